@@ -1,0 +1,33 @@
+# Every target makes .venv itself and installs again only when the dependency files change.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo up test check bench clean
+
+demo: .venv/installed
+	$(BIN)/memory-pipeline demo $(if $(DEMO_EXIT),--exit)
+
+up: .venv/installed
+	$(BIN)/memory-pipeline up
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q memory_pipeline_tests/unit memory_pipeline_tests/contract
+
+bench: .venv/installed
+	$(BIN)/memory-pipeline bench capture
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# torch by its own name and version first: the newest one would bring gigabytes of CUDA along.
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
