@@ -1,0 +1,190 @@
+"""The words of the pipeline as frozen types. They hold facts and decide nothing."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, NewType
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+
+TenantId = NewType("TenantId", str)
+MemoryId = NewType("MemoryId", int)
+Token = NewType("Token", int)
+
+Vector = npt.NDArray[np.float32]
+"""One embedding: shape (768,), float32, finite, not all zero."""
+
+Scalar = str | int | float | bool
+"""What Chroma can filter by."""
+
+DIMENSION = 768
+
+
+def document_id(memory_id: MemoryId) -> str:
+    """Name the document of a memory, as every collection does."""
+    return f"memory_log_{memory_id}"
+
+
+def memory_id_of(document: str) -> MemoryId | None:
+    """Read the memory id back out of a document id; None where the pipeline did not write it."""
+    number = document.removeprefix("memory_log_")
+    return MemoryId(int(number)) if re.fullmatch(r"memory_log_-?[0-9]{1,19}", document) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a stored vector comes from: the text it stands for, the model, the vector."""
+
+    text_hash: str
+    model: str
+    vector_hash: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Memory:
+    """A row of ``memory_logs`` as one snapshot showed it.
+
+    ``raw`` is ``raw_data::text`` as Postgres prints it. ``version`` is the row's ``xmin``.
+    """
+
+    id: MemoryId
+    tenant: TenantId
+    user_id: str | None
+    project_id: str | None
+    raw: str
+    embedding: Vector | None
+    created_at: datetime
+    updated_at: datetime
+    version: str
+    provenance: Provenance | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Document:
+    """What Chroma stores for a memory.
+
+    ``rewritten`` says that the collection may already hold an older vector under this id, so that
+    the new one has to be looked up after it was written.
+    """
+
+    memory_id: MemoryId
+    vector: Vector
+    text: str | None
+    metadata: Mapping[str, Scalar]
+    rewritten: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One built collection of a tenant: its id, where it lives and what it was built with."""
+
+    id: UUID
+    tenant: TenantId
+    server: UUID
+    collection_id: UUID | None
+    model: str
+    config_hash: str
+
+    @property
+    def collection(self) -> str:
+        """The collection's name: the generation's id and nothing that a caller could choose."""
+        return f"memories-{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An outbox row: this memory of this tenant is to be looked at again (None: all of them)."""
+
+    seq: int
+    memory_id: MemoryId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Changes that one token has claimed, with the generations to write them to."""
+
+    changes: tuple[Change, ...]
+    targets: tuple[Generation, ...]
+
+    @property
+    def memory_ids(self) -> tuple[MemoryId, ...]:
+        """Every memory concerned, once, in id order."""
+        return tuple(sorted({c.memory_id for c in self.changes if c.memory_id is not None}))
+
+    def only(self, ids: Collection[MemoryId]) -> "Claim":
+        """Return the part of the claim that is about these memories."""
+        return Claim(tuple(c for c in self.changes if c.memory_id in ids), self.targets)
+
+    def without(self, ids: Collection[MemoryId]) -> "Claim":
+        """Return the part of the claim that is not about these memories."""
+        return Claim(tuple(c for c in self.changes if c.memory_id not in ids), self.targets)
+
+    @property
+    def resets(self) -> bool:
+        """Whether the whole tenant is to be reconciled."""
+        return any(c.memory_id is None for c in self.changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why one memory could not be indexed this time."""
+
+    memory_id: MemoryId
+    reason: str
+
+
+Verdict = Literal["done", "busy", "fenced", "postponed", "refused", "replaced"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one sync of one tenant did.
+
+    ``done``: the claim came back empty. ``busy``: another worker holds the lease. ``fenced``: the
+    lease was lost on the way. ``postponed``: a dependency is down, the changes wait. ``refused``:
+    the collection was built with other settings. ``replaced``: the collection was damaged and a
+    new one was begun.
+    """
+
+    tenant: TenantId
+    verdict: Verdict = "done"
+    written: int = 0
+    deleted: int = 0
+    embedded: int = 0
+    reused: int = 0
+    failed: int = 0
+    buried: int = 0
+    newest_change: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result: the memory as Postgres has it now, nearest first."""
+
+    memory_id: MemoryId
+    distance: float
+    metadata: Mapping[str, Scalar]
+    memory: object = field(repr=False)
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantStatus:
+    """One line of ``memory-pipeline tenants``, as Postgres knows it."""
+
+    tenant: TenantId
+    partition_key: str
+    generation: UUID | None
+    collection_id: UUID | None
+    server: UUID | None
+    memories: int
+    pending_changes: int
+    dead_letters: int
+    lag_seconds: float
+    last_synced_at: datetime | None
+    last_error: str | None

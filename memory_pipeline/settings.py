@@ -1,0 +1,202 @@
+"""Every setting, in one frozen object, read from ``MEMORY_PIPELINE_*`` and checked once.
+
+No other module reads the environment. Settings say where things are and how they are done; they
+hold no connection and start nothing.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from memory_pipeline.errors import SettingsError
+
+PREFIX = "MEMORY_PIPELINE_"
+RESERVED_KEYS = frozenset({"hash", "ts", "project_id"})
+
+Fields = Annotated[tuple[str, ...], NoDecode]
+TenantBy = Literal["user_id", "project_id", "both"]
+
+
+class Settings(BaseSettings):
+    """How this installation works. Build it with ``Settings.load()``, which explains bad values."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    # -- where things are
+    home: Path = Field(Path(".memory_pipeline"), description="folder of all local data and logs")
+    database_url: SecretStr | None = Field(None, description="Postgres with memory_logs")
+    dagster_database_url: SecretStr | None = Field(None, description="Postgres of Dagster itself")
+    chroma_url: str | None = Field(None, description="Chroma server, http:// or https://")
+    chroma_token: SecretStr | None = Field(None, description="token sent to Chroma with each call")
+    chroma_token_header: str = Field("Authorization", description="header that carries the token")
+    webserver_port: int = Field(0, ge=0, le=65535, description="Dagster UI; 0 picks a free port")
+
+    # -- what a tenant and a document are
+    tenant_by: TenantBy = Field("user_id", description="the column that tells tenants apart")
+    document: Literal["full", "none"] = Field("full", description="store raw_data in Chroma or not")
+    text_fields: Fields = Field(
+        ("title", "summary", "details", "content", "text", "message", "*"),
+        description="fields of raw_data that are searched, in order; * is every other text",
+    )
+    text_limit: int = Field(4000, ge=1, le=1_000_000, description="characters of searchable text")
+    metadata_fields: Fields = Field(
+        ("date", "task", "component"), description="fields of raw_data to filter by"
+    )
+
+    # -- the model
+    embedder: Literal["model", "hashing"] = Field(
+        "model", description="the real model, or a lexical stand-in for tests"
+    )
+    model_dir: Path | None = Field(None, description="folder of the model; default: user cache")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    precision: Literal["auto", "bf16", "f32"] = Field("auto", description="arithmetic of the model")
+    embed_batch_size: int = Field(32, ge=1, le=1024, description="texts in one pass of the model")
+
+    # -- how changes are captured and synced
+    notify: Literal["on", "off"] = Field("on", description="wake-up hints through NOTIFY")
+    backup: Literal["on", "off"] = Field("on", description="keep vectors in memory_logs.embedding")
+    batch_size: int = Field(200, ge=1, le=5000, description="changes claimed at once")
+    batch_bytes: int = Field(16_000_000, ge=1, description="bytes of raw_data read at once")
+    lease_seconds: float = Field(8.0, ge=1, le=600, description="how long a worker owns a tenant")
+    request_seconds: float = Field(5.0, gt=0, le=300, description="longest call to Chroma")
+    grace_seconds: float = Field(5.0, ge=0, le=3600, description="how late a lost request may land")
+    max_attempts: int = Field(5, ge=1, le=100, description="tries before a memory is a dead letter")
+    retry_seconds: float = Field(2.0, gt=0, le=3600, description="first pause after an error")
+    retry_limit_seconds: float = Field(60.0, gt=0, le=86400, description="longest such pause")
+    sensor_seconds: int = Field(5, ge=1, le=3600, description="seconds between two sensor ticks")
+
+    @classmethod
+    def load(cls, **overrides: Any) -> "Settings":
+        """Read the environment, with ``overrides`` before it.
+
+        Raises:
+            SettingsError: a value is not allowed; the message names the variable, the value
+                (hidden where it may hold a secret) and what is allowed.
+
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            raise SettingsError("\n".join(_explain(e) for e in error.errors())) from None
+
+    @field_validator("text_fields", "metadata_fields", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Accept ``a,b,c`` from the environment."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("text_fields", "metadata_fields")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a list of different names, separated by commas")
+        return value
+
+    @field_validator("metadata_fields")
+    @classmethod
+    def _allowed_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for key in value:
+            if (
+                not key
+                or key in RESERVED_KEYS
+                or key.startswith(("#", "$"))
+                or key == "chroma:document"
+            ):
+                raise ValueError(
+                    f"{key!r} is taken; names may not be {', '.join(sorted(RESERVED_KEYS))}, "
+                    "nor start with # or $"
+                )
+        return value
+
+    @field_validator("chroma_url")
+    @classmethod
+    def _chroma_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if (
+            parts.scheme not in {"http", "https"}
+            or not parts.hostname
+            or parts.path not in {"", "/"}
+        ):
+            raise ValueError("http://host:port or https://host:port")
+        if parts.username or parts.password:
+            raise ValueError(
+                f"an address without credentials; the token goes in {PREFIX}CHROMA_TOKEN"
+            )
+        return value.rstrip("/")
+
+    @field_validator("database_url", "dagster_database_url")
+    @classmethod
+    def _postgres_address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and urlsplit(value.get_secret_value()).scheme not in {
+            "postgresql",
+            "postgres",
+        }:
+            raise ValueError("postgresql://user:password@host:port/database")
+        return value
+
+    @model_validator(mode="after")
+    def _timeouts_fit(self) -> "Settings":
+        # A request that outlives the lease is a zombie by construction.
+        if self.request_seconds > self.lease_seconds - 1:
+            raise ValueError(
+                f"{PREFIX}REQUEST_SECONDS={self.request_seconds} has to be at least one second "
+                f"below {PREFIX}LEASE_SECONDS={self.lease_seconds}"
+            )
+        return self
+
+    def model_cache(self) -> Path:
+        """Where the model's files live."""
+        if self.model_dir is not None:
+            return self.model_dir
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(base) / "memory_pipeline" / "all-mpnet-base-v2"
+
+    def shown(self) -> dict[str, object]:
+        """Return every setting as it may be printed: secrets and passwords are hidden."""
+        return {name: _redacted(getattr(self, name)) for name in type(self).model_fields}
+
+
+def _redacted(value: object) -> object:
+    if isinstance(value, SecretStr):
+        secret = value.get_secret_value()
+        return without_password(secret) if "://" in secret else "**********"
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def without_password(url: str) -> str:
+    """Return a URL fit for a log line: its password and its query's secrets are gone."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    user = (
+        f"{parts.username}:***@"
+        if parts.password
+        else f"{parts.username}@"
+        if parts.username
+        else ""
+    )
+    query = "" if "password" in parts.query else parts.query
+    return urlunsplit((parts.scheme, user + host, parts.path, query, ""))
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not where:
+        return message
+    secret = "url" in where or "token" in where
+    value = "(hidden)" if secret else repr(error["input"])
+    return f"{PREFIX}{where.upper()}={value}: {_allowed(message)}"
+
+
+def _allowed(message: str) -> str:
+    return message if message.startswith(("Input", "unable")) else f"allowed is {message}"
