@@ -1,0 +1,131 @@
+"""One local Chroma server: ``chroma run`` on the loopback interface, quiet, with files enough."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import yaml
+
+from memory_pipeline.local.processes import free_port
+from memory_pipeline.local.service import Service
+
+# A collection holds 4 files open; the usual limit of 1,024 ends at some 250 tenants.
+OPEN_FILES = 65_536
+# After SIGTERM the server finishes the requests that it has.
+STOP_SECONDS = 60.0
+PROBE_SECONDS = 2.0
+
+# The engine alone: the console script imports the whole client first, a second of CPU.
+RUN = "import sys, chromadb_rust_bindings as chroma; chroma.cli(sys.argv[1:])"
+
+
+@dataclass(frozen=True, slots=True)
+class ChromaProcess:
+    """A Chroma server that was started here, and where it answers."""
+
+    url: str
+    service: Service
+
+    @property
+    def pid(self) -> int:
+        """The server's process; after a restart, the new one's."""
+        identity = self.service.identity
+        return 0 if identity is None else identity.pid
+
+    def alive(self) -> bool:
+        """Whether the server process runs."""
+        return self.service.alive()
+
+    def stop(self) -> None:
+        """Stop it; requests under way are finished first, for up to a minute."""
+        self.service.stop()
+
+    def restart(self) -> None:
+        """Start it again at the same address and wait until it answers."""
+        self.service.stop()
+        self.service.start()
+        self.service.wait_until_healthy()
+
+
+def start_chroma(data_dir: Path, log_file: Path, port: int = 0) -> ChromaProcess:
+    """Start a server on ``data_dir`` and wait until it answers.
+
+    Args:
+        data_dir: where its data is; made where it does not exist.
+        log_file: where its output goes.
+        port: where it listens on 127.0.0.1; 0 picks a free one.
+
+    Raises:
+        ServiceFailed: it does not start; the message has the end of its log.
+
+    """
+    service = chroma_service(data_dir, log_file, port=port)
+    service.start()
+    try:
+        service.wait_until_healthy()
+    except BaseException:
+        service.stop()
+        raise
+    return ChromaProcess(chroma_url(service), service)
+
+
+def chroma_service(
+    data_dir: Path, log_file: Path, *, port: int = 0, environment: Mapping[str, str] | None = None
+) -> Service:
+    """Write the server's configuration and describe the service. Starts nothing."""
+    port = port or free_port()
+    data_dir = data_dir.absolute()
+    data_dir.mkdir(parents=True, exist_ok=True)
+    configuration = data_dir.with_name(f"{data_dir.name}.yaml")
+    configuration.write_text(
+        yaml.safe_dump(
+            {
+                "port": port,
+                "listen_address": "127.0.0.1",
+                "persist_path": str(data_dir),
+                "allow_reset": False,
+                "stdout_tracing": False,
+            }
+        )
+    )
+    url = f"http://127.0.0.1:{port}"
+    service = Service(
+        name="chroma",
+        command=(sys.executable, "-c", RUN, "chroma", "run", str(configuration)),
+        log_file=log_file,
+        healthy=lambda _: probe_chroma(url) == "up",
+        port=port,
+        stop_seconds=STOP_SECONDS,
+        open_files=OPEN_FILES,
+    )
+    # Chroma takes CHROMA_* from the environment before what stands in its file.
+    given = os.environ if environment is None else environment
+    service.environment = {k: v for k, v in given.items() if not k.startswith("CHROMA_")}
+    return service
+
+
+def chroma_url(service: Service) -> str:
+    """Return where a local server answers."""
+    return f"http://127.0.0.1:{service.port}"
+
+
+def probe_chroma(url: str) -> str:
+    """Ask a server for a sign of life: ``up``, ``down`` or ``hangs``."""
+    return probe_http(f"{url}/api/v2/heartbeat")
+
+
+def probe_http(url: str) -> str:
+    """Get a page: ``up`` (also where it wants a token), ``down``, or ``hangs`` (no answer)."""
+    local = urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
+    try:
+        # A proxy of the environment knows nothing about this machine's own ports.
+        with httpx.Client(trust_env=not local, timeout=PROBE_SECONDS) as client:
+            return "down" if client.get(url).is_server_error else "up"
+    except httpx.TimeoutException:
+        return "hangs"
+    except httpx.HTTPError:
+        return "down"

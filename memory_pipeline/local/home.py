@@ -1,0 +1,134 @@
+"""The files of a home that say what runs in it: services.json and addresses.json.
+
+services.json is written when everything is healthy and removed at the end. addresses.json stays:
+by it the next start takes the same ports again, and an address that a shell still has from
+``memory-pipeline env`` is known to be our own. Neither holds a password.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from pydantic import SecretStr
+
+from memory_pipeline.local.processes import Identity, free_port, is_free
+from memory_pipeline.settings import Settings
+
+URLS = ("database_url", "chroma_url", "dagster_database_url")
+SECRETS = frozenset({"password", "sslpassword"})
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One service that was started here: its process, its port where it has one, its log."""
+
+    pid: int
+    created: float
+    port: int | None = None
+    log: str = ""
+
+    def alive(self) -> bool:
+        """Whether this very process still runs."""
+        return Identity(self.pid, self.created).alive()
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A running stack: who supervises it, where its services answer, what one has to know."""
+
+    supervisor: Identity
+    ui_url: str
+    database_url: str
+    chroma_url: str
+    dagster_database_url: str
+    services: dict[str, Listed] = field(default_factory=dict)
+    note: str = ""
+
+    def url(self, name: str) -> str:
+        """Return one of the three addresses by the name of its setting."""
+        return str(getattr(self, name))
+
+    def write(self, home: Path) -> None:
+        """Write services.json, and what of it is worth knowing after the end."""
+        write_json(home / "services.json", asdict(self))
+        own = {
+            name: self.url(name)
+            for name, service in zip(URLS, ("postgres", "chroma", "postgres"), strict=True)
+            if service in self.services
+        }
+        ports = {name: service.port for name, service in self.services.items() if service.port}
+        write_json(home / "addresses.json", {"urls": own, "ports": ports})
+
+
+def listed(home: Path) -> Stack | None:
+    """Read services.json, whether what it names still runs or not; None where there is none."""
+    said = read_json(home / "services.json")
+    try:
+        services = {name: Listed(**service) for name, service in said.pop("services").items()}
+        return Stack(**said | {"supervisor": Identity(**said["supervisor"]), "services": services})
+    except (TypeError, KeyError, AttributeError):
+        return None
+
+
+def own_urls(home: Path) -> dict[str, str]:
+    """Return the addresses that services of this home had when they last were healthy."""
+    return {str(k): str(v) for k, v in read_json(home / "addresses.json").get("urls", {}).items()}
+
+
+def without_own(settings: Settings) -> Settings:
+    """Forget addresses that are our own services': they are ours to start, not somebody's."""
+    own = own_urls(home_of(settings))
+    return settings.model_copy(
+        update={name: None for name in URLS if url_of(settings, name) in {own.get(name)} - {None}}
+    )
+
+
+def usual_port(home: Path, name: str) -> int:
+    """Pick the port that the service had the last time, or a free one."""
+    port = read_json(home / "addresses.json").get("ports", {}).get(name)
+    return port if isinstance(port, int) and is_free(port) else free_port()
+
+
+def url_of(settings: Settings, name: str) -> str | None:
+    """Return one of the settings' addresses as plain text."""
+    value = getattr(settings, name)
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def home_of(settings: Settings) -> Path:
+    """Return the home as one path, however it is named."""
+    return settings.home.expanduser().resolve()
+
+
+def stripped(url: str) -> str:
+    """Return an address that still works where the password is known otherwise, without it."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    query = [(k, v) for k, v in parse_qsl(parts.query) if k not in SECRETS]
+    # libpq takes no + for a blank, and a socket's folder is easier to read with its slashes.
+    encoded = urlencode(query, safe="/").replace("+", "%20")
+    return urlunsplit((parts.scheme, user.partition(":")[0] + at + host, parts.path, encoded, ""))
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object; an absent or broken file is an empty one."""
+    try:
+        said = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all, readable for its owner alone."""
+    part = file.with_name(f"{file.name}.part")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as opened:
+        json.dump(content, opened, indent=2)
+        opened.write("\n")
+    part.replace(file)

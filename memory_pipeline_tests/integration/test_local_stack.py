@@ -1,0 +1,286 @@
+"""One stack for all of these tests: Dagster's processes cost seconds each. Order matters."""
+
+import os
+import shutil
+import signal
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from memory_pipeline.cli.services import exports
+from memory_pipeline.errors import PipelineError
+from memory_pipeline.local.home import Stack, stripped, without_own
+from memory_pipeline.local.leftovers import end_marked
+from memory_pipeline.local.processes import Identity, marked
+from memory_pipeline.local.running import discover, running, service_states
+from memory_pipeline.local.stack import down, up
+from memory_pipeline.settings import Settings
+
+Wait = Callable[..., None]
+
+DEFINITIONS = """
+import time
+import dagster as dg
+import psycopg
+from memory_pipeline.errors import ContractError
+
+@dg.op
+def wait_for_the_end():
+    time.sleep(600)
+
+@dg.job
+def endless():
+    wait_for_the_end()
+
+defs = dg.Definitions(jobs=[endless], executor=dg.in_process_executor)
+
+def migrate(settings):
+    with psycopg.connect(settings.database_url.get_secret_value(), autocommit=True) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS migrated ()")
+
+def refuse(settings):
+    raise ContractError("memory_logs does not fit")
+"""
+LAUNCH = """
+mutation { launchRun(executionParams: {mode: "default", runConfigData: {}, selector: {
+  repositoryLocationName: "memory_pipeline", repositoryName: "__repository__", jobName: "endless"
+}}) { __typename ... on LaunchRunSuccess { run { runId } } } }
+"""
+RUNS = "{ runsOrError { ... on Runs { results { runId status } } } }"
+NAMES = ["chroma", "code-server", "daemon", "postgres", "webserver"]
+
+
+@pytest.fixture(scope="module")
+def settings() -> Iterator[Settings]:
+    """Make a home that everybody may pass through, and definitions for Dagster to load."""
+    folder = Path(tempfile.mkdtemp(prefix="memory-pipeline-test-"))
+    folder.chmod(0o755)
+    (folder / "tiny_definitions.py").write_text(DEFINITIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        settings = Settings.load(home=folder / "home", embedder="hashing")
+        yield settings
+        down(settings, say=lambda _: None)
+    shutil.rmtree(folder)
+
+
+def start(settings: Settings) -> list[str]:
+    """Start a stack in the background; return what it says."""
+    said: list[str] = []
+    up(
+        settings,
+        detach=True,
+        definitions="tiny_definitions",
+        migrate="tiny_definitions:migrate",
+        say=said.append,
+    )
+    return said
+
+
+@pytest.fixture(scope="module")
+def stack(settings: Settings) -> Stack:
+    """Start the stack, once."""
+    start(settings)
+    stack = running(settings)
+    assert stack is not None
+    return stack
+
+
+def now(settings: Settings) -> Stack:
+    """Return the stack as it is recorded at this moment."""
+    stack = running(settings)
+    assert stack is not None
+    return stack
+
+
+def test_a_failed_start_leaves_nothing_running(settings: Settings) -> None:
+    """The reason is in the message, its kind in the class, and no process stays behind."""
+    with pytest.raises(PipelineError, match="memory_logs does not fit"):
+        up(
+            settings,
+            detach=True,
+            definitions="tiny_definitions",
+            migrate="tiny_definitions:refuse",
+        )
+    assert marked(settings.home) == []
+    assert set(service_states(settings).values()) == {"down"}
+    assert not (settings.home / "services.json").exists()
+
+
+def test_up_returns_when_everything_is_healthy(settings: Settings, stack: Stack) -> None:
+    """Whoever comes after `up --detach` need not wait for anything."""
+    assert service_states(settings) == dict.fromkeys(
+        ["postgres", "chroma", "code-server", "daemon", "webserver"], "up"
+    )
+    assert sorted(stack.services) == NAMES
+    with psycopg.connect(stack.database_url) as connection:
+        assert connection.execute("SELECT to_regclass('migrated')::text").fetchone() == (
+            "migrated",
+        )
+    assert stat.S_IMODE((settings.home / "services.json").stat().st_mode) == 0o600
+
+
+def test_everything_listens_on_this_machine_alone(stack: Stack) -> None:
+    """Neither Chroma nor Dagster has a login."""
+    for name in ("chroma", "code-server", "webserver"):
+        sockets = psutil.Process(stack.services[name].pid).net_connections(kind="tcp")
+        listening = {
+            s.laddr.ip.removeprefix("::ffff:") for s in sockets if s.status == psutil.CONN_LISTEN
+        }
+        assert listening == {"127.0.0.1"}, name
+
+
+def test_a_second_up_says_that_it_runs(settings: Settings, stack: Stack) -> None:
+    """It starts nothing and names the process and the address of the UI."""
+    (said,) = start(settings)
+    assert str(stack.supervisor.pid) in said
+    assert stack.ui_url in said
+    assert now(settings) == stack
+
+
+def test_addresses_that_are_not_set_are_found(settings: Settings, stack: Stack) -> None:
+    """The running services fill in what the settings leave open, and nothing else."""
+    found = discover(settings)
+    assert found.database_url is not None
+    assert found.database_url.get_secret_value() == stack.database_url
+    assert found.chroma_url == stack.chroma_url
+    other = settings.model_copy(update={"chroma_url": "http://chroma.example:1"})
+    assert discover(other).chroma_url == "http://chroma.example:1"
+    assert service_states(other)["chroma"] == "external down"
+
+
+def test_what_env_prints_leads_to_the_services_and_back(settings: Settings, stack: Stack) -> None:
+    """A shell that has evaluated it reaches Postgres, and a later `up` there still starts ours."""
+    variables = exports(settings)
+    parts = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname"}
+    conninfo = make_conninfo(**{key: variables[name] for name, key in parts.items()})
+    psycopg.connect(conninfo).close()
+    assert variables["DAGSTER_HOME"] == str(settings.home / "dagster")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        evaluated = Settings.load()
+        assert service_states(evaluated)["chroma"] == "up"
+        assert without_own(evaluated).chroma_url is None
+        assert without_own(evaluated).database_url is None
+
+
+def test_a_paused_service_hangs(settings: Settings, stack: Stack) -> None:
+    """A process that lives and does not answer is told apart from one that is down."""
+    paused = [now(settings).services[name].pid for name in ("chroma", "code-server", "daemon")]
+    for pid in paused:
+        os.kill(pid, signal.SIGSTOP)
+    states = service_states(settings)
+    for pid in paused:
+        os.kill(pid, signal.SIGCONT)
+    assert [states[n] for n in ("chroma", "code-server", "daemon")] == ["hangs"] * 3
+
+
+@pytest.mark.parametrize("name", ["chroma", "postgres"])
+def test_a_service_that_dies_is_started_again(
+    settings: Settings, stack: Stack, name: str, wait_until: Wait
+) -> None:
+    """It comes back at its address, and its new process is recorded."""
+    before = now(settings).services[name]
+    os.kill(before.pid, signal.SIGKILL)
+    wait_until(lambda: now(settings).services[name].pid != before.pid, within=30)
+    wait_until(lambda: service_states(settings)[name] == "up", within=30)
+    assert now(settings).services[name].port == before.port
+
+
+def test_a_dead_code_server_comes_back_for_the_webserver(
+    settings: Settings, stack: Stack, wait_until: Wait
+) -> None:
+    """It returns at the same port, so nobody has to be told."""
+    os.kill(now(settings).services["code-server"].pid, signal.SIGKILL)
+    wait_until(lambda: service_states(settings)["code-server"] == "down", within=10)
+    wait_until(lambda: service_states(settings)["code-server"] == "up", within=60)
+
+
+def test_up_after_kill_9_cleans_up_first(
+    settings: Settings, stack: Stack, wait_until: Wait
+) -> None:
+    """What broke: the supervisor was killed while a run worked, and its code server after it.
+
+    Not enough: stopping what services.json names; the worker is in no file, it belongs to nobody,
+    and its run holds a slot for ever. What must not change: the data, and the ports.
+    """
+    before = now(settings)
+    graphql = f"{before.ui_url}/graphql"
+    wait_until(
+        lambda: "LaunchRunSuccess" in httpx.post(graphql, json={"query": LAUNCH}).text, within=30
+    )
+    wait_until(lambda: "STARTED" in runs(before).values(), within=60)
+    (run,) = runs(before)
+    workers = [i for i in marked(settings.home) if _works(i)]
+    assert workers
+    for pid in (before.supervisor.pid, now(settings).services["code-server"].pid):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: running(settings) is None)
+    assert discover(settings).chroma_url == before.chroma_url
+    start(settings)
+    after = now(settings)
+    assert not any(worker.alive() for worker in workers)
+    assert {n: s.port for n, s in after.services.items()} == {
+        n: s.port for n, s in before.services.items()
+    }
+    assert runs(after)[run] == "FAILURE"
+
+
+def runs(stack: Stack) -> dict[str, str]:
+    """Return the status of every run that Dagster knows of."""
+    answer = httpx.post(f"{stack.ui_url}/graphql", json={"query": RUNS}).raise_for_status()
+    return {run["runId"]: run["status"] for run in answer.json()["data"]["runsOrError"]["results"]}
+
+
+def _works(identity: Identity) -> bool:
+    process = identity.process()
+    return process is not None and "spawn_main" in " ".join(process.cmdline())
+
+
+def test_down_leaves_no_process(settings: Settings, stack: Stack, wait_until: Wait) -> None:
+    """A run under way is told to end; nothing of the stack is left, and a second down says so."""
+    before = now(settings)
+    graphql = f"{before.ui_url}/graphql"
+    assert "LaunchRunSuccess" in httpx.post(graphql, json={"query": LAUNCH}).text
+    wait_until(lambda: any(_works(i) for i in marked(settings.home)), within=60)
+    said: list[str] = []
+    down(settings, say=said.append)
+    assert said == ["stopped"]
+    assert marked(settings.home) == []
+    assert not before.supervisor.alive()
+    assert not any(service.alive() for service in before.services.values())
+    assert not (settings.home / "services.json").exists()
+    assert discover(settings) == settings
+    down(settings, say=said.append)
+    assert said[1] == f"nothing runs in {settings.home}"
+
+
+def test_down_ends_what_a_killed_supervisor_left(settings: Settings, wait_until: Wait) -> None:
+    """Leftovers are found by their mark, whether or not anything was recorded."""
+    pid = os.posix_spawn(
+        shutil.which("sleep") or "sleep",
+        ["sleep", "600"],
+        {"MEMORY_PIPELINE_STACK": str(settings.home)},
+    )
+    wait_until(lambda: [i.pid for i in marked(settings.home)] == [pid])
+    assert not end_marked(settings.home / "other")
+    said: list[str] = []
+    down(settings, say=said.append)
+    assert said == ["stopped"]
+    os.waitpid(pid, 0)
+
+
+def test_a_recorded_address_holds_no_password() -> None:
+    """services.json names external servers, never their secrets."""
+    url = "postgresql://ada:se%40cret@db.example:5433/memories?sslmode=require&password=x"
+    assert stripped(url) == "postgresql://ada@db.example:5433/memories?sslmode=require"
+    socket = "postgresql://postgres@/a%20b?host=/tmp/a%20b"
+    assert stripped(socket) == socket
