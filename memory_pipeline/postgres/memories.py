@@ -1,0 +1,140 @@
+"""The rows of ``memory_logs``: read in binary by id, written as an application would write them."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import psycopg
+
+from memory_pipeline.errors import InvalidMemory
+from memory_pipeline.model import Memory, MemoryId, Provenance, TenantId, Vector
+from memory_pipeline.postgres.database import Database, queries
+from memory_pipeline.postgres.outbox import record_provenance
+from memory_pipeline.settings import Settings
+
+PAGE = 1000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class PostgresMemories:
+    """Memories as the pipeline reads them, and their embedding backup."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+
+    def read(self, ids: Sequence[MemoryId]) -> tuple[dict[MemoryId, Memory], tuple[MemoryId, ...]]:
+        """Return the rows that exist, and the ids left out because the batch is full."""
+        with self._database.transaction() as connection:
+            rows = list(
+                queries().read(connection, ids=list(ids), byte_limit=self._settings.batch_bytes)
+            )
+        fit = {MemoryId(row.id): _memory(row) for row in rows if row.fits}
+        return fit, tuple(MemoryId(row.id) for row in rows if not row.fits)
+
+    def back_up(
+        self, vectors: dict[MemoryId, tuple[Memory, Vector, Provenance]]
+    ) -> frozenset[MemoryId]:
+        """Store vectors where the row is still the one that was read; return those that are.
+
+        With ``backup=off`` nothing is stored and every row counts as done.
+        """
+        if not vectors or self._settings.backup == "off":
+            return frozenset(vectors)
+        with self._database.transaction() as connection:
+            queries().mark_backup(connection)
+            stored = queries().back_up(
+                connection,
+                ids=list(vectors),
+                versions=[memory.version for memory, _, _ in vectors.values()],
+                vectors=[vector for _, vector, _ in vectors.values()],
+            )
+            done = frozenset(MemoryId(row.id) for row in stored)
+            record_provenance(connection, {i: vectors[i][2] for i in done})
+        return done
+
+    def of_tenant(self, tenant: TenantId) -> Iterator[Memory]:
+        """Walk through a tenant's memories in id order, a page at a time, without their vectors."""
+        after: MemoryId | None = None
+        while True:
+            with self._database.transaction() as connection:
+                rows = list(queries().of_tenant(connection, tenant=tenant, after=after, limit=PAGE))
+            yield from map(_memory, rows)
+            if len(rows) < PAGE:
+                return
+            after = MemoryId(rows[-1].id)
+
+    def count(self, tenant: TenantId) -> int:
+        """Count a tenant's memories."""
+        with self._database.transaction() as connection:
+            return int(queries().count_of_tenant(connection, tenant=tenant))
+
+    def get(self, tenant: TenantId, ids: Sequence[MemoryId]) -> dict[MemoryId, Memory]:
+        """Return those of these memories that exist and are the tenant's."""
+        with self._database.transaction() as connection:
+            rows = queries().get(connection, tenant=tenant, ids=list(ids))
+            return {MemoryId(row.id): _memory(row) for row in rows}
+
+    def insert(
+        self, *, user_id: str, project_id: str | None, raw: str, created_at: datetime | None
+    ) -> MemoryId:
+        """Store a new memory; return its id. Raises InvalidMemory where Postgres refuses it."""
+        with _refusals(), self._database.transaction() as connection:
+            return MemoryId(
+                queries().insert(
+                    connection,
+                    user_id=user_id,
+                    project_id=project_id,
+                    raw=raw,
+                    created_at=created_at,
+                )
+            )
+
+    def update(self, tenant: TenantId, memory_id: MemoryId, raw: str) -> bool:
+        """Replace a memory's content; False where the tenant has no such memory."""
+        with _refusals(), self._database.transaction() as connection:
+            return bool(queries().update(connection, tenant=tenant, id=memory_id, raw=raw))
+
+    def delete(self, tenant: TenantId, memory_id: MemoryId) -> bool:
+        """Delete a memory; False where the tenant has no such memory."""
+        with self._database.transaction() as connection:
+            return bool(queries().delete(connection, tenant=tenant, id=memory_id))
+
+
+class _refusals:  # noqa: N801 - reads as a word where it is used
+    """Turn what Postgres says of a value into an InvalidMemory, without the value itself."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, psycopg.DataError | psycopg.IntegrityError):
+            said = error.diag.message_primary or str(error)
+            raise InvalidMemory(f"Postgres refuses this memory: {said}") from error
+
+
+def _memory(row: Any) -> Memory:
+    vector = row.embedding
+    known = row.text_hash is not None
+    return Memory(
+        id=MemoryId(row.id),
+        tenant=TenantId(row.tenant),
+        user_id=row.user_id,
+        project_id=row.project_id,
+        raw=row.raw,
+        embedding=None if vector is None else np.asarray(_floats(vector), dtype=np.float32),
+        created_at=_zoned(row.created_at),
+        updated_at=_zoned(row.updated_at),
+        version=row.version,
+        provenance=Provenance(row.text_hash, row.model, row.vector_hash) if known else None,
+    )
+
+
+def _zoned(when: datetime | None) -> datetime:
+    """Read a column without a time zone as UTC, and none at all as the beginning of time."""
+    when = when or EPOCH
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+def _floats(vector: Any) -> Any:
+    return vector.to_numpy() if hasattr(vector, "to_numpy") else vector

@@ -1,0 +1,209 @@
+"""Bring a database to what the pipeline needs: check, create, capture, attach; safe to repeat.
+
+The order is the design:
+1. check: nothing is changed in a database that does not fit
+2. create the schema (and memory_logs where there is none)
+3. capture: the triggers commit
+4. attach: only then the tenants that were there before are registered and marked, so a row is
+   either seen by the triggers or found by the attach
+"""
+
+import hashlib
+import io
+from importlib.resources import files
+from typing import Any, Literal
+
+import aiosql
+import alembic.command
+import alembic.config
+import psycopg
+from sqlalchemy import create_engine, pool
+from sqlalchemy.exc import DBAPIError, OperationalError
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_random_exponential,
+)
+
+from memory_pipeline.errors import ContractError, PostgresUnavailable, SettingsError
+from memory_pipeline.model import TenantId
+from memory_pipeline.postgres.contract import broken_triggers, check_contract
+from memory_pipeline.postgres.database import Connection, Database, queries
+from memory_pipeline.postgres.registry import PostgresRegistry
+from memory_pipeline.settings import Settings, TenantBy
+
+Vectors = Literal["trust", "recompute"]
+
+# DDL that waits for a lock makes every later statement of the application wait behind it.
+LOCK_TIMEOUT_MILLISECONDS = 200
+LOCK_PATIENCE_SECONDS = 60.0
+TENANTS_AT_ONCE = 1000
+
+GRANTS = """\
+-- 3. for the role that syncs (put its name in):
+-- GRANT USAGE ON SCHEMA memory_pipeline TO …;
+-- GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA memory_pipeline TO …;
+-- GRANT SELECT, UPDATE (embedding) ON public.memory_logs TO …;
+-- 4. then, as that role: memory-pipeline migrate (attaches to the rows from before)"""
+
+
+def migrate(settings: Settings, *, vectors: Vectors | None = None) -> None:
+    """Bring the database of the settings up to date.
+
+    Args:
+        settings: where Postgres is, what tells tenants apart, whether hints are sent.
+        vectors: what vectors are that the pipeline did not write itself: ``trust`` them as the
+            current model's, or ``recompute`` them (the default of a new installation).
+
+    Raises:
+        ContractError: the database or its memory_logs does not fit; nothing was changed.
+        SettingsError: the settings contradict what was decided when the pipeline was attached.
+        PostgresUnavailable: it cannot be reached.
+
+    """
+    database = Database.from_settings(settings)
+    try:
+        with database.transaction() as connection:
+            check_contract(connection)
+        # Of two migrates at once the second waits here, and finds nothing left to do.
+        with psycopg.connect(database.url, autocommit=True, connect_timeout=5) as one_at_a_time:
+            queries().lock_migrations(one_at_a_time)
+            _upgrade(database.url)
+            with database.transaction() as connection:
+                _decide(connection, settings.tenant_by, vectors)
+            _capture(database, settings)
+            _attach(database)
+    finally:
+        database.close()
+
+
+def migration_sql(settings: Settings) -> str:
+    """Return what migrate would run, for somebody else to run. Touches no database."""
+    steps = (
+        "-- 1. schema\nCREATE SCHEMA IF NOT EXISTS memory_pipeline;\n" + _offline_sql(),
+        f"-- 2. capture; with lock_timeout = '{LOCK_TIMEOUT_MILLISECONDS}ms', until it succeeds\n"
+        + "\n\n".join(_capture_steps(settings)),
+        GRANTS,
+    )
+    return "\n\n".join(steps) + "\n"
+
+
+def _alembic_config() -> alembic.config.Config:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(files("memory_pipeline.postgres.migrations")))
+    return config
+
+
+def _upgrade(url: str) -> None:
+    """Run the migrations that are new."""
+    engine = create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(url, connect_timeout=5),
+        poolclass=pool.NullPool,
+    )
+    try:
+        with engine.begin() as connection:
+            driver = connection.connection.driver_connection
+            if not queries().schema_exists(driver):
+                connection.exec_driver_sql("CREATE SCHEMA memory_pipeline")
+            config = _alembic_config()
+            config.attributes["connection"] = connection
+            alembic.command.upgrade(config, "head")
+    except OperationalError as error:
+        raise PostgresUnavailable(f"Postgres broke off: {error.orig}") from error
+    except DBAPIError as error:
+        raise ContractError(f"the schema cannot be created: {error.orig}") from error
+
+
+def _offline_sql() -> str:
+    out = io.StringIO()
+    config = _alembic_config()
+    config.output_buffer = out
+    alembic.command.upgrade(config, "head", sql=True)
+    return out.getvalue()
+
+
+def _decide(connection: Connection, tenant_by: TenantBy, vectors: Vectors | None) -> None:
+    queries().install(connection, tenant_by=tenant_by, vectors=vectors or "recompute")
+    decided = queries().installation(connection)
+    if decided.tenant_by != tenant_by:
+        raise SettingsError(
+            f"MEMORY_PIPELINE_TENANT_BY={tenant_by!r}: this database was attached with "
+            f"{decided.tenant_by!r}, and its collections are built so; set it back"
+        )
+    if vectors is not None and decided.vectors != vectors:
+        queries().set_vectors(connection, vectors=vectors)
+
+
+def _capture_steps(settings: Settings) -> list[str]:
+    """Return the statements of capture; the last notes on the function which ones they were."""
+    folder = files("memory_pipeline.postgres.migrations")
+    named: Any = aiosql.from_path(
+        str(folder / "capture.sql"), "psycopg", mandatory_parameters=False
+    )
+    steps = [
+        getattr(named, name).sql
+        for name in (
+            f"tenant_by_{settings.tenant_by}",
+            "capture_function",
+            "truncate_function",
+            "hint_function",
+            "capture_triggers",
+            "hint_on" if settings.notify == "on" else "hint_off",
+        )
+    ]
+    version = hashlib.sha256("".join(steps).encode()).hexdigest()[:16]
+    return [*steps, f"COMMENT ON FUNCTION memory_pipeline.capture() IS '{version}';"]
+
+
+def _capture(database: Database, settings: Settings) -> None:
+    """Create functions and triggers where they are not right; never make the application wait."""
+    steps = _capture_steps(settings)
+    with database.transaction() as connection:
+        broken = broken_triggers(connection)
+        version = queries().capture_version(connection)
+        if not broken and version and version in steps[-1]:
+            return
+    for attempt in Retrying(
+        retry=retry_if_exception_type(psycopg.errors.LockNotAvailable),
+        wait=wait_random_exponential(multiplier=1, max=8),
+        stop=stop_after_delay(LOCK_PATIENCE_SECONDS),
+        retry_error_callback=_locked_out,
+    ):
+        with attempt, database.transaction() as connection:
+            connection.execute(
+                "SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_MILLISECONDS}ms",)
+            )
+            cursor = psycopg.Cursor(connection)  # several statements at once need text mode
+            for step in steps:
+                cursor.execute(step)
+            if broken:
+                queries().detached(connection)
+
+
+def _locked_out(state: RetryCallState) -> None:
+    raise ContractError(
+        "memory_logs was locked by another transaction for "
+        f"{LOCK_PATIENCE_SECONDS:.0f} s; end it and run `memory-pipeline migrate` again"
+    ) from (state.outcome.exception() if state.outcome else None)
+
+
+def _attach(database: Database) -> None:
+    """Register the tenants that were there before the triggers; mark them for reconciliation."""
+    with database.transaction() as connection:
+        if queries().installation(connection).attached_at is not None:
+            return
+        tenants = [TenantId(row.tenant) for row in queries().existing_tenants(connection)]
+    registry = PostgresRegistry(database)
+    known = registry.keys()
+    for tenant in tenants:
+        if tenant not in known:
+            registry.register(tenant)
+    # Those that were registered before may have lost their last rows while capture was broken.
+    tenants = sorted({*tenants, *known})
+    with database.transaction() as connection:
+        for at in range(0, len(tenants), TENANTS_AT_ONCE):
+            queries().request_reset(connection, tenants=tenants[at : at + TENANTS_AT_ONCE])
+        queries().attached(connection)

@@ -1,0 +1,1 @@
+"""Versions, one file each."""

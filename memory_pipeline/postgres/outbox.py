@@ -1,0 +1,235 @@
+"""The outbox and the leases in Postgres: who may write a tenant, and what waits to be written.
+
+Each method is one short transaction. None of them talks to Chroma or to the model.
+"""
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+
+from memory_pipeline.errors import Fenced
+from memory_pipeline.model import (
+    Change,
+    Claim,
+    Failure,
+    MemoryId,
+    Provenance,
+    TenantId,
+    Token,
+)
+from memory_pipeline.ports import Lease
+from memory_pipeline.postgres.database import Connection, Database, queries
+from memory_pipeline.postgres.lease import PostgresLease
+from memory_pipeline.postgres.registry import read_generation
+from memory_pipeline.settings import Settings
+
+# A row that the application has locked, or that moved while it was embedded, is tried again soon.
+MISSED_PAUSE_SECONDS = 0.25
+
+_worker_numbers = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingTenant:
+    """A tenant with changes that may be claimed now."""
+
+    tenant: TenantId
+    changed_at: datetime
+    partition_key: str | None
+
+
+class PostgresOutbox:
+    """Changes that wait, and the leases under which they are claimed and acked."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{next(_worker_numbers)}"
+
+    def pending_tenants(self, *, paused: bool = False) -> list[PendingTenant]:
+        """Tell who has changes to claim, oldest first; TRUNCATEs are fanned out on the way."""
+        with self._database.transaction() as connection:
+            queries().fan_out_truncations(connection)
+            rows = queries().pending_tenants(connection, paused=paused)
+            return [PendingTenant(r.tenant, r.changed_at, r.partition_key) for r in rows]
+
+    def take(self, tenant: TenantId) -> PostgresLease | None:
+        """Take the tenant's lease with a new token; None while another worker holds it."""
+        with self._database.transaction() as connection:
+            token = queries().take(
+                connection,
+                tenant=tenant,
+                owner=self._owner,
+                lease_seconds=self._settings.lease_seconds,
+            )
+        if token is None:
+            return None
+        return PostgresLease(
+            tenant,
+            Token(token),
+            self._database,
+            self._settings.lease_seconds,
+            self._settings.request_seconds,
+        )
+
+    def claim(self, lease: Lease) -> Claim:
+        """Claim the tenant's oldest due changes under the token, with the generations to write.
+
+        A change that was claimed before, by anybody, may still be on its way to Chroma: its memory
+        gets a confirm, which cannot be claimed before that request has landed or died.
+        """
+        wait_seconds = self._settings.request_seconds + self._settings.grace_seconds
+        with self._database.transaction() as connection:
+            pointers = queries().hold_for_claim(connection, tenant=lease.tenant, token=lease.token)
+            if pointers is None:
+                raise Fenced(f"the lease with token {lease.token} is no longer ours")
+            claimed = list(
+                queries().claim(
+                    connection,
+                    tenant=lease.tenant,
+                    token=lease.token,
+                    batch_size=self._settings.batch_size,
+                )
+            )
+            again = sorted(
+                {
+                    r.memory_id
+                    for r in claimed
+                    if r.claimed_before is not None and r.memory_id is not None
+                }
+            )
+            if again:
+                queries().schedule_confirms(
+                    connection, tenant=lease.tenant, memory_ids=again, wait_seconds=wait_seconds
+                )
+            targets = [
+                read_generation(connection, pointer)
+                for pointer in (pointers.live, pointers.building)
+                if pointer is not None
+            ]
+        changes = sorted((r.seq, r.memory_id) for r in claimed)
+        return Claim(tuple(Change(seq, memory_id) for seq, memory_id in changes), tuple(targets))
+
+    def ack(
+        self,
+        lease: Lease,
+        claim: Claim,
+        *,
+        landed: dict[MemoryId, Provenance | None],
+        failures: Sequence[Failure],
+        missed: Sequence[MemoryId],
+        again: Sequence[MemoryId],
+    ) -> int:
+        """Forget what landed, charge what failed, let go what was missed, enqueue ``again``.
+
+        Only under the lease's token, all in one transaction. ``landed`` maps each memory that
+        Chroma now has right to the provenance of its vector, None where it was deleted.
+
+        Returns:
+            How many memories became dead letters.
+
+        Raises:
+            Fenced: the lease is lost; nothing was changed.
+
+        """
+        sql = queries()
+        with self._database.transaction() as connection:
+            if sql.hold_for_claim(connection, tenant=lease.tenant, token=lease.token) is None:
+                raise Fenced(f"the lease with token {lease.token} is no longer ours")
+            buried = self._charge(connection, lease, failures)
+            retried = {f.memory_id for f in failures} - buried
+            done = set(landed) | buried
+            if again:
+                sql.enqueue(connection, tenant=lease.tenant, memory_ids=sorted(set(again)))
+            sql.ack(
+                connection,
+                tenant=lease.tenant,
+                token=lease.token,
+                seqs=[c.seq for c in claim.changes if c.memory_id is None or c.memory_id in done],
+            )
+            self._let_go(connection, lease, claim, set(missed), MISSED_PAUSE_SECONDS)
+            self._let_go(connection, lease, claim, retried, self._settings.retry_seconds)
+            sql.clear_failures(connection, tenant=lease.tenant, memory_ids=list(landed))
+            _record(connection, landed)
+        return len(buried)
+
+    def pending(self, tenant: TenantId) -> int:
+        """Count the tenant's changes, due or not."""
+        with self._database.transaction() as connection:
+            return int(queries().pending(connection, tenant=tenant))
+
+    def let_go(self, lease: Lease, claim: Claim) -> None:
+        """Give changes back for which nothing was sent."""
+        with self._database.transaction() as connection:
+            self._let_go(connection, lease, claim, {c.memory_id for c in claim.changes}, 0)
+
+    def release(self, lease: Lease, *, error: str | None = None) -> None:
+        """Give the lease back; with an error, not before a pause that grows. Harmless when lost."""
+        with self._database.transaction() as connection:
+            if error is None:
+                queries().release(connection, tenant=lease.tenant, token=lease.token)
+            else:
+                queries().postpone(
+                    connection,
+                    tenant=lease.tenant,
+                    token=lease.token,
+                    error=error[:500],
+                    retry_seconds=self._settings.retry_seconds,
+                    retry_limit_seconds=self._settings.retry_limit_seconds,
+                )
+
+    def _charge(
+        self, connection: Connection, lease: Lease, failures: Sequence[Failure]
+    ) -> set[MemoryId]:
+        if not failures:
+            return set()
+        rows = queries().charge(
+            connection,
+            tenant=lease.tenant,
+            memory_ids=[f.memory_id for f in failures],
+            reasons=[f.reason[:500] for f in failures],
+            max_attempts=self._settings.max_attempts,
+        )
+        return {MemoryId(r.memory_id) for r in rows if r.buried}
+
+    def _let_go(
+        self,
+        connection: Connection,
+        lease: Lease,
+        claim: Claim,
+        ids: set[MemoryId] | set[MemoryId | None],
+        pause_seconds: float,
+    ) -> None:
+        seqs = [c.seq for c in claim.changes if c.memory_id in ids]
+        if seqs:
+            queries().let_go(
+                connection,
+                tenant=lease.tenant,
+                token=lease.token,
+                seqs=seqs,
+                pause_seconds=pause_seconds,
+            )
+
+
+def _record(connection: Connection, landed: dict[MemoryId, Provenance | None]) -> None:
+    kept = {i: p for i, p in landed.items() if p is not None}
+    gone = [i for i, p in landed.items() if p is None]
+    if kept:
+        record_provenance(connection, kept)
+    if gone:
+        queries().forget_provenance(connection, memory_ids=gone)
+
+
+def record_provenance(connection: Connection, provenance: dict[MemoryId, Provenance]) -> None:
+    """Note where the vectors of these memories come from."""
+    ordered = sorted(provenance.items())  # in id order: two workers never wait for each other
+    queries().record_provenance(
+        connection,
+        memory_ids=[i for i, _ in ordered],
+        text_hashes=[p.text_hash for _, p in ordered],
+        models=[p.model for _, p in ordered],
+        vector_hashes=[p.vector_hash for _, p in ordered],
+    )

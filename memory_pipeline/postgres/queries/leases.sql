@@ -1,0 +1,33 @@
+-- Leases: one writer a tenant, on Postgres' clock. The token only grows.
+
+-- name: take$
+-- Take the lease if nobody holds it; tell the new token, or nothing.
+UPDATE memory_pipeline.tenant
+SET lease_owner = %(owner)s,
+    lease_token = lease_token + 1,
+    lease_until = clock_timestamp() + make_interval(secs => %(lease_seconds)s)
+WHERE tenant = %(tenant)s
+  AND (lease_until IS NULL OR lease_until <= clock_timestamp())
+RETURNING lease_token;
+
+-- name: renew!
+-- Extend the lease, only under its token and only while it stands.
+UPDATE memory_pipeline.tenant
+SET lease_until = clock_timestamp() + make_interval(secs => %(lease_seconds)s)
+WHERE tenant = %(tenant)s AND lease_token = %(token)s AND lease_until > clock_timestamp();
+
+-- name: release!
+-- Give the lease back after success, only under its token.
+UPDATE memory_pipeline.tenant
+SET lease_until = NULL, lease_owner = NULL, retry_at = NULL, retries = 0, last_error = NULL,
+    last_synced_at = clock_timestamp()
+WHERE tenant = %(tenant)s AND lease_token = %(token)s;
+
+-- name: postpone!
+-- Give the lease back after an error, only under its token; the pause doubles, with jitter.
+UPDATE memory_pipeline.tenant
+SET lease_until = NULL, lease_owner = NULL, retries = retries + 1, last_error = %(error)s,
+    retry_at = clock_timestamp() + make_interval(secs =>
+        least(%(retry_limit_seconds)s, %(retry_seconds)s * power(2, least(retries, 16)))
+        * (0.75 + random() / 2))
+WHERE tenant = %(tenant)s AND lease_token = %(token)s;

@@ -1,0 +1,89 @@
+-- The application's table, read and written as an application would.
+
+-- name: read
+-- Read memories by id with the provenance of their vectors. Rows beyond the byte limit come without
+-- content (never the first).
+WITH sized AS (
+    SELECT m.id, sum(coalesce(pg_column_size(m.raw_data), 0)) OVER (ORDER BY m.id) AS bytes,
+           row_number() OVER (ORDER BY m.id) AS place
+    FROM public.memory_logs m WHERE m.id = ANY(%(ids)s::bigint[])
+)
+SELECT m.id, memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS tenant,
+       m.user_id::text AS user_id, m.project_id::text AS project_id,
+       s.bytes <= %(byte_limit)s OR s.place = 1 AS fits,
+       CASE WHEN s.bytes <= %(byte_limit)s OR s.place = 1 THEN coalesce(m.raw_data::text, 'null') END AS raw,
+       m.embedding, m.created_at, m.updated_at, m.xmin::text AS version,
+       p.text_hash, p.model, p.vector_hash
+FROM public.memory_logs m
+JOIN sized s ON s.id = m.id
+LEFT JOIN memory_pipeline.provenance p ON p.memory_id = m.id
+ORDER BY m.id;
+
+-- name: back_up
+-- Store vectors where the row is still the one that was read and nobody holds it: one short
+-- statement in id order, so that no application waits long and none is chosen as a deadlock's victim.
+WITH given AS (
+    SELECT * FROM unnest(%(ids)s::bigint[], %(versions)s::text[], %(vectors)s::vector[])
+        AS g (id, version, vector)
+), mine AS MATERIALIZED (
+    SELECT m.id FROM public.memory_logs m JOIN given ON given.id = m.id
+    WHERE m.xmin::text = given.version
+    ORDER BY m.id
+    FOR UPDATE OF m SKIP LOCKED
+)
+UPDATE public.memory_logs m SET embedding = given.vector
+FROM given JOIN mine ON mine.id = given.id
+WHERE m.id = given.id
+RETURNING m.id;
+
+-- name: mark_backup!
+-- Tell the trigger that this transaction stores vectors and nothing else.
+SELECT set_config('memory_pipeline.backup', pg_current_xact_id()::text, true);
+
+-- name: of_tenant
+-- Read a page of a tenant's memories for reconciliation, in id order, without their vectors.
+SELECT m.id, memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS tenant,
+       m.user_id::text AS user_id, m.project_id::text AS project_id, true AS fits,
+       coalesce(m.raw_data::text, 'null') AS raw, NULL::vector AS embedding, m.created_at, m.updated_at,
+       m.xmin::text AS version, NULL::text AS text_hash, NULL::text AS model,
+       NULL::text AS vector_hash
+FROM public.memory_logs m
+WHERE memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) = %(tenant)s
+  AND (%(after)s::bigint IS NULL OR m.id > %(after)s::bigint)
+ORDER BY m.id LIMIT %(limit)s;
+
+-- name: count_of_tenant$
+-- Count a tenant's memories.
+SELECT count(*) FROM public.memory_logs m
+WHERE memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) = %(tenant)s;
+
+-- name: insert$
+-- Store a new memory; tell its id.
+INSERT INTO public.memory_logs (user_id, project_id, raw_data, created_at)
+VALUES (%(user_id)s, %(project_id)s, %(raw)s::jsonb, coalesce(%(created_at)s, now()))
+RETURNING id;
+
+-- name: update!
+-- Replace the content of a tenant's memory.
+UPDATE public.memory_logs SET raw_data = %(raw)s::jsonb, updated_at = now()
+WHERE id = %(id)s AND memory_pipeline.tenant_of(user_id::text, project_id::text) = %(tenant)s;
+
+-- name: delete!
+-- Delete a tenant's memory.
+DELETE FROM public.memory_logs
+WHERE id = %(id)s AND memory_pipeline.tenant_of(user_id::text, project_id::text) = %(tenant)s;
+
+-- name: get
+-- Read memories of one tenant by id, for an application.
+SELECT m.id, memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS tenant,
+       m.user_id::text AS user_id, m.project_id::text AS project_id, true AS fits,
+       coalesce(m.raw_data::text, 'null') AS raw, NULL::vector AS embedding, m.created_at, m.updated_at,
+       m.xmin::text AS version, NULL::text AS text_hash, NULL::text AS model,
+       NULL::text AS vector_hash
+FROM public.memory_logs m
+WHERE m.id = ANY(%(ids)s::bigint[])
+  AND memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) = %(tenant)s;
+
+-- name: copy_in!
+-- Import memories in bulk.
+COPY public.memory_logs (user_id, project_id, raw_data, created_at) FROM STDIN;

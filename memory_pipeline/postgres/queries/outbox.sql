@@ -1,0 +1,131 @@
+-- The outbox. Every query that claims, acks or lets go names the caller's token as its guard.
+
+-- name: fan_out_truncations!
+-- Turn each TRUNCATE into one reset of every tenant that is registered by now.
+WITH gone AS (
+    DELETE FROM memory_pipeline.truncation RETURNING seq
+)
+INSERT INTO memory_pipeline.change (tenant, memory_id)
+SELECT t.tenant, NULL FROM memory_pipeline.tenant t WHERE EXISTS (SELECT FROM gone);
+
+-- name: pending_tenants
+-- Tell every tenant with changes that may be claimed now, oldest change first; loose index scan.
+-- Tenants whose pause has not ended are left out unless they are asked for all the same.
+WITH RECURSIVE named AS (
+    (SELECT tenant FROM memory_pipeline.change ORDER BY tenant LIMIT 1)
+    UNION ALL
+    SELECT (SELECT c.tenant FROM memory_pipeline.change c
+            WHERE c.tenant > named.tenant ORDER BY c.tenant LIMIT 1)
+    FROM named WHERE named.tenant IS NOT NULL
+)
+SELECT named.tenant AS tenant, oldest.changed_at AS changed_at,
+       t.partition_key AS partition_key
+FROM named
+JOIN LATERAL (
+    SELECT c.changed_at FROM memory_pipeline.change c
+    WHERE c.tenant = named.tenant
+      AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
+    ORDER BY c.seq LIMIT 1
+) AS oldest ON true
+LEFT JOIN memory_pipeline.tenant t ON t.tenant = named.tenant
+WHERE named.tenant IS NOT NULL
+  AND (%(paused)s OR t.retry_at IS NULL OR t.retry_at <= clock_timestamp())
+ORDER BY oldest.changed_at;
+
+-- name: hold_for_claim^
+-- Lock the lease for this transaction and tell the generations to write; nothing when it is lost.
+SELECT t.live, t.building
+FROM memory_pipeline.tenant t
+WHERE t.tenant = %(tenant)s AND t.lease_token = %(token)s AND t.lease_until > clock_timestamp()
+FOR NO KEY UPDATE;
+
+-- name: claim
+-- Claim the oldest changes that are due. Runs in the transaction that locked the lease. Tells the
+-- token that had each before: whoever it was may still write.
+WITH due AS MATERIALIZED (
+    SELECT c.seq, c.claim_token
+    FROM memory_pipeline.change c
+    WHERE c.tenant = %(tenant)s
+      AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
+    ORDER BY c.seq
+    LIMIT %(batch_size)s
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE memory_pipeline.change c
+SET claim_token = %(token)s
+FROM due
+WHERE c.tenant = %(tenant)s AND c.seq = due.seq
+RETURNING c.seq, c.memory_id, due.claim_token AS claimed_before;
+
+-- name: schedule_confirms!
+-- Look at these memories again once every request that may be on its way has landed. A confirm that
+-- is already scheduled is moved out. Runs in the claim's transaction.
+INSERT INTO memory_pipeline.change (tenant, memory_id, not_before, confirm)
+SELECT %(tenant)s, m, clock_timestamp() + make_interval(secs => %(wait_seconds)s), true
+FROM unnest(%(memory_ids)s::bigint[]) AS m
+ON CONFLICT (tenant, memory_id) WHERE confirm
+DO UPDATE SET
+    not_before = greatest(memory_pipeline.change.not_before, EXCLUDED.not_before),
+    claim_token = NULL;
+
+-- name: ack!
+-- Forget changes, only under the token that claimed them and only while its lease stands.
+DELETE FROM memory_pipeline.change c
+WHERE c.tenant = %(tenant)s AND c.seq = ANY(%(seqs)s::bigint[]) AND c.claim_token = %(token)s
+  AND EXISTS (
+      SELECT FROM memory_pipeline.tenant t
+      WHERE t.tenant = %(tenant)s AND t.lease_token = %(token)s
+        AND t.lease_until > clock_timestamp()
+  );
+
+-- name: let_go!
+-- Give changes back unclaimed, not before a pause; only where nothing was sent for them.
+UPDATE memory_pipeline.change c
+SET claim_token = NULL,
+    not_before = CASE WHEN %(pause_seconds)s > 0
+                      THEN clock_timestamp() + make_interval(secs => %(pause_seconds)s) END
+WHERE c.tenant = %(tenant)s AND c.seq = ANY(%(seqs)s::bigint[]) AND c.claim_token = %(token)s;
+
+-- name: enqueue!
+-- Append changes of memories that are to be looked at again.
+INSERT INTO memory_pipeline.change (tenant, memory_id)
+SELECT %(tenant)s, m FROM unnest(%(memory_ids)s::bigint[]) AS m;
+
+-- name: charge
+-- Count one more failed attempt of each memory; bury at the limit.
+INSERT INTO memory_pipeline.failure AS f (tenant, memory_id, attempts, first_error, last_error, buried_at)
+SELECT %(tenant)s, g.memory_id, 1, g.reason, g.reason,
+       CASE WHEN %(max_attempts)s <= 1 THEN clock_timestamp() END
+FROM unnest(%(memory_ids)s::bigint[], %(reasons)s::text[]) AS g (memory_id, reason)
+ON CONFLICT (tenant, memory_id) DO UPDATE SET
+    attempts = f.attempts + 1,
+    last_error = EXCLUDED.last_error,
+    last_at = clock_timestamp(),
+    buried_at = CASE WHEN f.attempts + 1 >= %(max_attempts)s
+                     THEN coalesce(f.buried_at, clock_timestamp()) END
+RETURNING f.memory_id, f.attempts, f.buried_at IS NOT NULL AS buried;
+
+-- name: clear_failures!
+-- Forget the failures of memories that landed.
+DELETE FROM memory_pipeline.failure
+WHERE tenant = %(tenant)s AND memory_id = ANY(%(memory_ids)s::bigint[]);
+
+-- name: record_provenance!
+-- Note where the vectors of memories come from.
+INSERT INTO memory_pipeline.provenance AS p (memory_id, text_hash, model, vector_hash)
+SELECT * FROM unnest(%(memory_ids)s::bigint[], %(text_hashes)s::text[], %(models)s::text[],
+                     %(vector_hashes)s::text[])
+ON CONFLICT (memory_id) DO UPDATE SET
+    text_hash = EXCLUDED.text_hash, model = EXCLUDED.model, vector_hash = EXCLUDED.vector_hash
+WHERE (p.text_hash, p.model, p.vector_hash)
+      IS DISTINCT FROM (EXCLUDED.text_hash, EXCLUDED.model, EXCLUDED.vector_hash);
+
+-- name: forget_provenance!
+-- Forget the provenance of memories that no longer exist.
+DELETE FROM memory_pipeline.provenance p
+WHERE p.memory_id = ANY(%(memory_ids)s::bigint[])
+  AND NOT EXISTS (SELECT FROM public.memory_logs m WHERE m.id = p.memory_id);
+
+-- name: pending$
+-- Count the tenant's changes, whatever their state.
+SELECT count(*) FROM memory_pipeline.change WHERE tenant = %(tenant)s;

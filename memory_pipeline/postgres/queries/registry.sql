@@ -1,0 +1,84 @@
+-- The registry: tenants, their generations and the Chroma servers that hold them.
+
+-- name: partition_key$
+-- Tell a tenant's partition key; nothing where it is not registered.
+SELECT partition_key FROM memory_pipeline.tenant WHERE tenant = %(tenant)s;
+
+-- name: register$
+-- Register a tenant under a partition key; nothing where either is taken.
+INSERT INTO memory_pipeline.tenant (tenant, partition_key)
+VALUES (%(tenant)s, %(partition_key)s)
+ON CONFLICT DO NOTHING
+RETURNING partition_key;
+
+-- name: partition_keys
+-- Tell every tenant with its partition key, in the order of registration.
+SELECT tenant, partition_key FROM memory_pipeline.tenant ORDER BY registered_at, tenant;
+
+-- name: generation^
+-- Tell one generation.
+SELECT g.id, g.tenant, g.server, g.collection_id, g.model, g.config_hash
+FROM memory_pipeline.generation g WHERE g.id = %(id)s;
+
+-- name: live_generation^
+-- Tell the generation that a tenant's searches go to, by one indexed read.
+SELECT g.id, g.tenant, g.server, g.collection_id, g.model, g.config_hash
+FROM memory_pipeline.tenant t JOIN memory_pipeline.generation g ON g.id = t.live
+WHERE t.tenant = %(tenant)s;
+
+-- name: begin_generation!
+-- Note a generation before its collection is created, so that no collection is ever unknown.
+INSERT INTO memory_pipeline.generation (id, tenant, server, model, config_hash)
+VALUES (%(id)s, %(tenant)s, %(server)s, %(model)s, %(config_hash)s);
+
+-- name: go_live!
+-- Make a tenant's first generation live and enqueue a reset; only under the token of its lease.
+WITH mine AS (
+    UPDATE memory_pipeline.tenant SET live = %(id)s
+    WHERE tenant = %(tenant)s AND live IS NULL AND lease_token = %(token)s
+      AND lease_until > clock_timestamp()
+    RETURNING tenant
+), named AS (
+    UPDATE memory_pipeline.generation SET collection_id = %(collection_id)s, state = 'live'
+    WHERE id = %(id)s AND EXISTS (SELECT FROM mine)
+)
+INSERT INTO memory_pipeline.change (tenant, memory_id) SELECT tenant, NULL FROM mine;
+
+-- name: abandon!
+-- Mark a generation as damaged and stop using it; only under the token of the tenant's lease.
+WITH mine AS (
+    UPDATE memory_pipeline.tenant
+    SET live = nullif(live, %(id)s), building = nullif(building, %(id)s)
+    WHERE tenant = %(tenant)s AND lease_token = %(token)s AND lease_until > clock_timestamp()
+    RETURNING tenant
+)
+UPDATE memory_pipeline.generation SET state = 'corrupt', ended_at = clock_timestamp()
+WHERE id = %(id)s AND EXISTS (SELECT FROM mine);
+
+-- name: recently_abandoned$
+-- Count a tenant's generations that were found damaged within the last hour.
+SELECT count(*) FROM memory_pipeline.generation
+WHERE tenant = %(tenant)s AND state = 'corrupt'
+  AND ended_at > clock_timestamp() - interval '1 hour';
+
+-- name: installation_id$
+-- Tell which installation this is.
+SELECT id FROM memory_pipeline.installation;
+
+-- name: servers
+-- Tell every registered server and how many generations it serves.
+SELECT s.id, s.url, s.state, count(t.tenant)::integer AS tenants
+FROM memory_pipeline.server s
+LEFT JOIN memory_pipeline.generation g ON g.server = s.id
+LEFT JOIN memory_pipeline.tenant t ON t.live = g.id
+GROUP BY s.id ORDER BY s.registered_at, s.id;
+
+-- name: register_server!
+-- Register a server by the UUID in its marker, or note its new address.
+INSERT INTO memory_pipeline.server (id, url) VALUES (%(id)s, %(url)s)
+ON CONFLICT (id) DO UPDATE SET url = EXCLUDED.url, state = 'ready'
+WHERE (server.url, server.state) IS DISTINCT FROM (EXCLUDED.url, 'ready');
+
+-- name: mark_server!
+-- Note what state a server was found in.
+UPDATE memory_pipeline.server SET state = %(state)s WHERE id = %(id)s AND state <> %(state)s;

@@ -1,0 +1,49 @@
+-- What a person wants to know. Read-only.
+
+-- name: totals^
+-- Count memories, what waits and what is buried.
+SELECT (SELECT count(*) FROM public.memory_logs) AS memories,
+       (SELECT count(*) FROM public.memory_logs m
+        WHERE octet_length(memory_pipeline.tenant_of(m.user_id::text, m.project_id::text)) <= 1000
+              IS NOT TRUE)
+           AS memories_without_tenant,
+       (SELECT count(*) FROM memory_pipeline.change)
+         + (SELECT count(*) FROM memory_pipeline.truncation) AS pending_changes,
+       (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(changed_at)), 0)::float8
+        FROM (SELECT changed_at FROM memory_pipeline.change
+              UNION ALL SELECT truncated_at FROM memory_pipeline.truncation) AS waits)
+           AS oldest_pending_seconds,
+       (SELECT count(*) FROM memory_pipeline.failure WHERE buried_at IS NOT NULL) AS dead_letters,
+       (SELECT count(*) FROM memory_pipeline.failure WHERE buried_at IS NULL) AS retrying,
+       (SELECT count(*) FROM memory_pipeline.tenant) AS tenants,
+       (SELECT count(*) FROM memory_pipeline.tenant WHERE retry_at > clock_timestamp())
+           AS paused_tenants;
+
+-- name: tenants
+-- Tell every registered tenant with its collection, its memories and what waits.
+WITH held AS (
+    SELECT memory_pipeline.tenant_of(user_id::text, project_id::text) AS tenant, count(*) AS memories
+    FROM public.memory_logs GROUP BY 1
+), waits AS (
+    SELECT tenant, count(*) AS pending, min(changed_at) AS oldest
+    FROM memory_pipeline.change GROUP BY tenant
+), dead AS (
+    SELECT tenant, count(*) AS letters FROM memory_pipeline.failure
+    WHERE buried_at IS NOT NULL GROUP BY tenant
+)
+SELECT t.tenant, t.partition_key, t.live AS generation, g.collection_id, g.server,
+       coalesce(held.memories, 0) AS memories, coalesce(waits.pending, 0) AS pending_changes,
+       coalesce(dead.letters, 0) AS dead_letters,
+       coalesce(extract(epoch FROM clock_timestamp() - waits.oldest), 0)::float8 AS lag_seconds,
+       t.last_synced_at, t.last_error
+FROM memory_pipeline.tenant t
+LEFT JOIN memory_pipeline.generation g ON g.id = t.live
+LEFT JOIN held ON held.tenant = t.tenant
+LEFT JOIN waits ON waits.tenant = t.tenant
+LEFT JOIN dead ON dead.tenant = t.tenant
+ORDER BY t.registered_at, t.tenant;
+
+-- name: newest_changes
+-- Tell the newest change of each of these tenants: the version of their memories.
+SELECT tenant, max(seq) AS seq, count(*) AS pending
+FROM memory_pipeline.change WHERE tenant = ANY(%(tenants)s::text[]) GROUP BY tenant;

@@ -1,0 +1,140 @@
+"""The registry in Postgres: tenants, the generations they search, the servers that hold them.
+
+A collection is found through here and nowhere else: never by a name that a caller could form.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from memory_pipeline.errors import ContractError, Fenced, PipelineError
+from memory_pipeline.model import Generation, TenantId
+from memory_pipeline.ports import Lease
+from memory_pipeline.postgres.database import Connection, Database, queries
+
+# Commas break Dagster's UI, spaces its backfills, "..." is a range: so letters, digits, . _ - only.
+SAFE_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A Chroma server that is registered, with the number of tenants it serves."""
+
+    id: UUID
+    url: str
+    state: str
+    tenants: int
+
+
+def partition_keys(tenant: TenantId) -> Iterator[str]:
+    """Propose partition keys, the most readable first; the last is unique by itself."""
+    if SAFE_KEY.fullmatch(tenant) and ".." not in tenant:
+        yield tenant
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", tenant).strip("-")[:60] or "tenant"
+    digest = hashlib.sha256(tenant.encode("utf-8", "surrogatepass")).hexdigest()
+    yield f"{slug}-{digest[:8]}"
+    yield f"{slug}-{digest}"
+
+
+def read_generation(connection: Connection, generation_id: UUID) -> Generation:
+    """Read one generation inside a transaction that already knows its id."""
+    row = queries().generation(connection, id=generation_id)
+    if row is None:
+        raise PipelineError(f"generation {generation_id} is not in the registry")
+    return Generation(*row)
+
+
+class PostgresRegistry:
+    """Tenants, generations and servers."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def register(self, tenant: TenantId) -> str:
+        """Register a tenant unless it is; return its partition key. Commits before any write."""
+        for proposed in partition_keys(tenant):
+            with self._database.transaction() as connection:
+                known = queries().partition_key(connection, tenant=tenant) or queries().register(
+                    connection, tenant=tenant, partition_key=proposed
+                )
+            if known is not None:
+                return str(known)
+        raise PipelineError(f"every partition key of tenant {tenant!r} is taken")
+
+    def keys(self) -> dict[TenantId, str]:
+        """Return every tenant with its partition key, in the order of registration."""
+        with self._database.transaction() as connection:
+            rows = queries().partition_keys(connection)
+            return {TenantId(r.tenant): r.partition_key for r in rows}
+
+    def live(self, tenant: TenantId) -> Generation | None:
+        """Return the generation that searches of this tenant go to now."""
+        with self._database.transaction() as connection:
+            row = queries().live_generation(connection, tenant=tenant)
+            return None if row is None else Generation(*row)
+
+    def begin(self, tenant: TenantId, server: UUID, *, model: str, config_hash: str) -> Generation:
+        """Note a new generation before its collection exists."""
+        generation = Generation(uuid4(), tenant, server, None, model, config_hash)
+        with self._database.transaction() as connection:
+            queries().begin_generation(
+                connection,
+                id=generation.id,
+                tenant=tenant,
+                server=server,
+                model=model,
+                config_hash=config_hash,
+            )
+        return generation
+
+    def go_live(self, lease: Lease, generation: Generation) -> None:
+        """Make a tenant's first generation live; enqueue the reset that fills it. Raises Fenced."""
+        with self._database.transaction() as connection:
+            live = queries().go_live(
+                connection,
+                id=generation.id,
+                tenant=lease.tenant,
+                token=lease.token,
+                collection_id=generation.collection_id,
+            )
+        if live != 1:
+            raise Fenced(f"the lease with token {lease.token} is no longer ours")
+
+    def abandon(self, lease: Lease, generation: UUID) -> None:
+        """Stop using a damaged generation. Raises Fenced."""
+        with self._database.transaction() as connection:
+            abandoned = queries().abandon(
+                connection, id=generation, tenant=lease.tenant, token=lease.token
+            )
+        if abandoned != 1:
+            raise Fenced(f"the lease with token {lease.token} is no longer ours")
+
+    def recently_abandoned(self, tenant: TenantId) -> int:
+        """Count the tenant's generations that were found damaged within the last hour."""
+        with self._database.transaction() as connection:
+            return int(queries().recently_abandoned(connection, tenant=tenant))
+
+    def installation(self) -> UUID:
+        """Return the id of this installation. Raises ContractError before the first migrate."""
+        with self._database.transaction() as connection:
+            known = queries().installation_id(connection)
+        if known is None:
+            raise ContractError("this database is not migrated: run `memory-pipeline migrate`")
+        return UUID(str(known))
+
+    def servers(self) -> list[Server]:
+        """Return every registered Chroma server."""
+        with self._database.transaction() as connection:
+            return [Server(*row) for row in queries().servers(connection)]
+
+    def register_server(self, server: UUID, url: str) -> None:
+        """Register a server by the UUID in its marker, or note its new address."""
+        with self._database.transaction() as connection:
+            queries().register_server(connection, id=server, url=url)
+
+    def mark_server(self, server: UUID, state: str) -> None:
+        """Note what state a server was found in."""
+        with self._database.transaction() as connection:
+            queries().mark_server(connection, id=server, state=state)

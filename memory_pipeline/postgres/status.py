@@ -1,0 +1,65 @@
+"""What a person wants to know, read from Postgres. Changes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memory_pipeline.model import TenantId, TenantStatus
+from memory_pipeline.postgres.contract import broken_triggers
+from memory_pipeline.postgres.database import Database, queries
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The installation in numbers; times in seconds."""
+
+    memories: int
+    memories_without_tenant: int
+    pending_changes: int
+    oldest_pending_seconds: float
+    dead_letters: int
+    retrying: int
+    tenants: int
+    paused_tenants: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewestChange:
+    """The version of a tenant's memories: the number of its newest change, and how many wait."""
+
+    tenant: TenantId
+    seq: int
+    pending: int
+
+
+class PostgresStatus:
+    """Figures for ``status``, ``tenants`` and the Dagster UI."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def totals(self) -> Totals:
+        """Count everything."""
+        with self._database.transaction() as connection:
+            return Totals(*queries().totals(connection))
+
+    def tenants(self) -> list[TenantStatus]:
+        """Return one line a registered tenant."""
+        with self._database.transaction() as connection:
+            return [TenantStatus(*row) for row in queries().tenants(connection)]
+
+    def newest_changes(self, tenants: Sequence[TenantId]) -> list[NewestChange]:
+        """Return the newest waiting change of each of these tenants that has one."""
+        with self._database.transaction() as connection:
+            rows = queries().newest_changes(connection, tenants=list(tenants))
+            return [NewestChange(*row) for row in rows]
+
+    def trusts_vectors(self) -> bool:
+        """Say whether vectors that the pipeline did not write count as the current model's."""
+        with self._database.transaction() as connection:
+            decided = queries().installation(connection)
+            return decided is not None and decided.vectors == "trust"
+
+    def broken_capture(self) -> list[str]:
+        """Name every capture trigger that is missing or would not always fire."""
+        with self._database.transaction() as connection:
+            return broken_triggers(connection)

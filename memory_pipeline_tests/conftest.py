@@ -1,0 +1,127 @@
+"""One real Postgres and Chroma a session; a fresh database and collections a test."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from memory_pipeline.chroma.client import ChromaClient
+from memory_pipeline.chroma.servers import MARKER
+from memory_pipeline.embedding import HashingEmbedder
+from memory_pipeline.errors import Corrupt
+from memory_pipeline.local.chroma import ChromaProcess, start_chroma
+from memory_pipeline.local.postgres import EmbeddedPostgres, start_postgres
+from memory_pipeline.pipeline import Pipeline, opened
+from memory_pipeline.postgres.migrate import migrate
+from memory_pipeline.settings import Settings
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the shell's settings out of every test."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("MEMORY_PIPELINE_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """Start the embedded Postgres once; without fsync, for nothing here outlives the session."""
+    server = start_postgres(tmp_path_factory.mktemp("postgres") / "data", durable=False)
+    server.create_database("template_migrated")
+    migrate(Settings.load(database_url=server.url("template_migrated")))
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def chroma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaProcess]:
+    """Start one Chroma server; every test database makes collections of its own on it."""
+    place = tmp_path_factory.mktemp("chroma")
+    server = start_chroma(place / "data", place / "chroma.log")
+    yield server
+    server.stop()
+
+
+def _create_database(postgres: EmbeddedPostgres, *, template: str | None) -> str:
+    name = f"test_{next(_numbers)}"
+    create = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+    if template:
+        create += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
+        connection.execute(create)
+    return postgres.url(name)
+
+
+@pytest.fixture
+def empty_database(postgres: EmbeddedPostgres) -> str:
+    """Return the address of a database with nothing in it."""
+    return _create_database(postgres, template=None)
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres) -> str:
+    """Return the address of a freshly migrated database."""
+    return _create_database(postgres, template="template_migrated")
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[psycopg.Connection]:
+    """Connect as the application would; every statement commits by itself."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def settings(database_url: str, chroma: ChromaProcess, tmp_path: Path) -> Settings:
+    """Return settings for a test's own database and the session's Chroma."""
+    return Settings.load(
+        home=tmp_path / "home",
+        database_url=database_url,
+        chroma_url=chroma.url,
+        embedder="hashing",
+        retry_seconds=0.05,
+        retry_limit_seconds=0.2,
+        grace_seconds=0.1,
+        request_seconds=3.0,
+        lease_seconds=6.0,
+    )
+
+
+@pytest.fixture
+def pipeline(settings: Settings, unmarked_chroma: None) -> Iterator[Pipeline]:
+    """Return the parts, connected to a test's own database; the embedder is the stand-in."""
+    with opened(settings, embedder=HashingEmbedder()) as parts:
+        yield parts
+
+
+@pytest.fixture
+def unmarked_chroma(chroma: ChromaProcess) -> None:
+    """Take the marker away: to a fresh database, the session's Chroma is a new server."""
+    client = ChromaClient(chroma.url, Settings.load())
+    with suppress(Corrupt), client.call(5.0) as server:
+        server.delete_collection(MARKER)
+    client.close()
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    """Return a function that polls a condition under a deadline; nothing sleeps blindly."""
+
+    def wait(condition: Callable[[], object], *, within: float = 5.0) -> None:
+        deadline = time.monotonic() + within
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"not so within {within} s: {condition}")
+            time.sleep(0.02)
+
+    return wait

@@ -1,0 +1,948 @@
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from threading import Barrier, Event
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import psycopg
+import pytest
+from psycopg import IsolationLevel
+
+from memory_pipeline.content import vector_hash
+from memory_pipeline.drain import Drain
+from memory_pipeline.errors import Fenced
+from memory_pipeline.model import (
+    Change,
+    Claim,
+    Failure,
+    Generation,
+    MemoryId,
+    Provenance,
+    TenantId,
+    Vector,
+    document_id,
+)
+from memory_pipeline.pipeline import Pipeline
+from memory_pipeline.postgres.database import Database
+from memory_pipeline.postgres.lease import PostgresLease
+from memory_pipeline.postgres.memories import PostgresMemories
+from memory_pipeline.postgres.migrate import migrate
+from memory_pipeline.postgres.outbox import PostgresOutbox
+from memory_pipeline.postgres.registry import PostgresRegistry
+from memory_pipeline.postgres.status import PostgresStatus
+from memory_pipeline.settings import Settings
+from memory_pipeline_tests.builders import remember
+
+ADA = TenantId("ada")
+REQUEST_SECONDS, GRACE_SECONDS = 3.0, 2.0
+OURS = np.full(768, 0.5, dtype=np.float32)
+PROVENANCE = Provenance("text", "model", "vector")
+TABLES = ("change", "tenant", "generation", "failure", "provenance", "truncation")
+
+
+# -- Leases, claims and acks: Postgres alone.
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """Connect as the pipeline does, with room for several workers."""
+    opened = Database(database_url, size=12)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def limits(database_url: str) -> Settings:
+    """Return settings with batches of 7."""
+    return Settings.load(
+        database_url=database_url,
+        request_seconds=REQUEST_SECONDS,
+        grace_seconds=GRACE_SECONDS,
+        batch_size=7,
+    )
+
+
+@pytest.fixture
+def registry(database: Database) -> PostgresRegistry:
+    """Return the registry, where ada is registered."""
+    registry = PostgresRegistry(database)
+    registry.register(ADA)
+    return registry
+
+
+@pytest.fixture
+def outbox(database: Database, limits: Settings, registry: PostgresRegistry) -> PostgresOutbox:
+    """Return one worker's outbox."""
+    return PostgresOutbox(database, limits)
+
+
+@pytest.fixture
+def memories(database: Database, limits: Settings) -> PostgresMemories:
+    """Return the pipeline's view of memory_logs."""
+    return PostgresMemories(database, limits)
+
+
+def one(db: psycopg.Connection, query: str, *values: object) -> Any:
+    """Ask for one value."""
+    row = db.execute(query, values).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def state(db: psycopg.Connection) -> dict[str, list[str]]:
+    """Tell everything that the pipeline keeps."""
+    return {
+        table: sorted(map(repr, db.execute(f"SELECT * FROM memory_pipeline.{table}")))
+        for table in TABLES
+    }
+
+
+def pending(db: psycopg.Connection) -> list[int | None]:
+    """Tell which memories wait, confirms included."""
+    return [m for (m,) in db.execute("SELECT memory_id FROM memory_pipeline.change ORDER BY seq")]
+
+
+def confirms(db: psycopg.Connection) -> dict[int, tuple[datetime, int | None]]:
+    """Tell the confirms that are scheduled: when, and the token that has them."""
+    return {
+        memory_id: (not_before, token)
+        for memory_id, not_before, token in db.execute(
+            "SELECT memory_id, not_before, claim_token FROM memory_pipeline.change WHERE confirm"
+        )
+    }
+
+
+def expire(db: psycopg.Connection) -> None:
+    """Let ada's lease end, as if its holder had been frozen."""
+    db.execute(
+        "UPDATE memory_pipeline.tenant SET lease_until = clock_timestamp() - interval '1 s'"
+        " WHERE tenant = 'ada'"
+    )
+
+
+def taken(outbox: PostgresOutbox) -> PostgresLease:
+    """Take ada's lease, which has to be free."""
+    lease = outbox.take(ADA)
+    assert lease is not None
+    return lease
+
+
+def acked(outbox: PostgresOutbox, lease: PostgresLease, claim: Claim) -> int:
+    """Ack everything as landed."""
+    return outbox.ack(
+        lease,
+        claim,
+        landed=dict.fromkeys(claim.memory_ids, PROVENANCE),
+        failures=[],
+        missed=[],
+        again=[],
+    )
+
+
+def test_of_many_workers_one_gets_the_lease(outbox: PostgresOutbox) -> None:
+    """One writer a tenant, however many ask at the same moment."""
+    together = Barrier(8)
+
+    def take(_: int) -> PostgresLease | None:
+        together.wait()
+        return outbox.take(ADA)
+
+    with ThreadPoolExecutor(8) as threads:
+        leases = list(threads.map(take, range(8)))
+
+    assert len([lease for lease in leases if lease]) == 1
+
+
+def test_an_expired_lease_is_taken_over_once(
+    db: psycopg.Connection, outbox: PostgresOutbox
+) -> None:
+    """Of many workers that find a dead one's lease, one takes over."""
+    first = taken(outbox)
+    expire(db)
+
+    with ThreadPoolExecutor(8) as threads:
+        leases = [lease for lease in threads.map(lambda _: outbox.take(ADA), range(8)) if lease]
+
+    assert [lease.token for lease in leases] == [first.token + 1]
+
+
+def test_the_token_only_grows(db: psycopg.Connection, outbox: PostgresOutbox) -> None:
+    """No token is ever used twice, whichever way a lease ended."""
+    tokens = []
+    for end in (
+        outbox.release,
+        lambda lease: outbox.release(lease, error="outage"),
+        lambda _: expire(db),
+        lambda _: None,
+    ):
+        lease = taken(outbox)
+        tokens.append(lease.token)
+        end(lease)
+
+    assert tokens == [1, 2, 3, 4]
+
+
+def test_a_lease_that_is_held_outlives_its_first_term(
+    db: psycopg.Connection, outbox: PostgresOutbox
+) -> None:
+    """Renewing extends the lease under the same token, and nobody else gets it."""
+    lease = taken(outbox)
+    db.execute("UPDATE memory_pipeline.tenant SET lease_until = clock_timestamp() + interval '1 s'")
+
+    assert 0 < lease.hold() <= REQUEST_SECONDS
+
+    left = one(
+        db, "SELECT extract(epoch FROM lease_until - clock_timestamp()) FROM memory_pipeline.tenant"
+    )
+    assert left > 7
+    assert outbox.take(ADA) is None
+
+
+@pytest.fixture(params=["expired", "taken over", "released"])
+def dead(
+    request: pytest.FixtureRequest, db: psycopg.Connection, outbox: PostgresOutbox
+) -> tuple[PostgresLease, Claim]:
+    """Return a lease that ended after a claim, and what was claimed under it."""
+    memory_id = remember(db)
+    lease = taken(outbox)
+    claim = outbox.claim(lease)
+    assert claim.memory_ids == (memory_id,)
+    if request.param == "released":
+        outbox.release(lease)
+    else:
+        expire(db)
+    if request.param == "taken over":
+        outbox.claim(taken(outbox))
+    return lease, claim
+
+
+@pytest.mark.parametrize("act", ["hold", "claim", "ack", "go live", "abandon"])
+def test_under_a_dead_token_nothing_changes(
+    db: psycopg.Connection,
+    database: Database,
+    outbox: PostgresOutbox,
+    dead: tuple[PostgresLease, Claim],
+    act: str,
+) -> None:
+    """P1: renewal, claim, ack and every change of the pointers name the token, and are refused."""
+    lease, claim = dead
+    registry = PostgresRegistry(database)
+    generation = begun(registry)
+    failure = Failure(MemoryId(1), "poison")
+    acts: dict[str, Callable[[], object]] = {
+        "hold": lease.hold,
+        "claim": lambda: outbox.claim(lease),
+        "ack": lambda: outbox.ack(
+            lease,
+            claim,
+            landed={MemoryId(1): PROVENANCE},
+            failures=[failure],
+            missed=[],
+            again=[MemoryId(1)],
+        ),
+        "go live": lambda: registry.go_live(lease, generation),
+        "abandon": lambda: registry.abandon(lease, generation.id),
+    }
+    before = state(db)
+
+    with pytest.raises(Fenced):
+        acts[act]()
+
+    assert state(db) == before
+
+
+@pytest.mark.parametrize("dead", ["taken over"], indirect=True)
+@pytest.mark.parametrize("error", [None, "outage"])
+def test_a_dead_worker_cannot_give_back_what_another_holds(
+    db: psycopg.Connection,
+    outbox: PostgresOutbox,
+    dead: tuple[PostgresLease, Claim],
+    error: str | None,
+) -> None:
+    """P1: release and let go are harmless under a dead token."""
+    lease, claim = dead
+    before = state(db)
+
+    outbox.let_go(lease, claim)
+    outbox.release(lease, error=error)
+
+    assert state(db) == before
+
+
+def test_a_takeover_schedules_a_confirm_after_every_late_write(
+    db: psycopg.Connection, outbox: PostgresOutbox
+) -> None:
+    """P1: a dead worker's request may still land, until request timeout and grace are over."""
+    memory_id = remember(db)
+    outbox.claim(taken(outbox))
+    expire(db)
+    lease = taken(outbox)
+    began = one(db, "SELECT clock_timestamp()")
+
+    assert outbox.claim(lease).memory_ids == (memory_id,)
+
+    not_before, token = confirms(db)[memory_id]
+    assert (not_before - began).total_seconds() >= REQUEST_SECONDS + GRACE_SECONDS
+    assert token is None
+
+
+def test_a_claim_of_what_ones_own_token_had_schedules_a_confirm_as_well(
+    db: psycopg.Connection, outbox: PostgresOutbox
+) -> None:
+    """P1: after a timeout one's own first request may land later than the second."""
+    memory_id = remember(db)
+    lease = taken(outbox)
+    outbox.claim(lease)
+
+    outbox.claim(lease)
+
+    assert list(confirms(db)) == [memory_id]
+
+
+def test_a_first_claim_schedules_no_confirm(db: psycopg.Connection, outbox: PostgresOutbox) -> None:
+    """P2: what nobody had before is written once."""
+    remember(db)
+    lease = taken(outbox)
+
+    acked(outbox, lease, outbox.claim(lease))
+
+    assert pending(db) == []
+
+
+def test_what_was_let_go_unsent_needs_no_confirm(
+    db: psycopg.Connection, outbox: PostgresOutbox
+) -> None:
+    """P2: where nothing was sent, nothing can land late."""
+    memory_id = remember(db)
+    lease = taken(outbox)
+    outbox.let_go(lease, outbox.claim(lease))
+
+    assert outbox.claim(lease).memory_ids == (memory_id,)
+
+    assert confirms(db) == {}
+
+
+def test_another_takeover_moves_the_confirm_out(
+    db: psycopg.Connection, outbox: PostgresOutbox
+) -> None:
+    """P1: each worker that died leaves a request of its own on its way."""
+    memory_id = remember(db)
+    outbox.claim(taken(outbox))
+    expire(db)
+    outbox.claim(taken(outbox))
+    first, _ = confirms(db)[memory_id]
+    expire(db)
+
+    outbox.claim(taken(outbox))
+
+    second, _ = confirms(db)[memory_id]
+    assert second > first
+    assert len(pending(db)) == 2
+
+
+def test_a_confirm_that_dies_itself_is_scheduled_again(
+    db: psycopg.Connection, outbox: PostgresOutbox
+) -> None:
+    """P1: a confirm is an ordinary change: its worker may be frozen as well."""
+    memory_id = remember(db)
+    lease = taken(outbox)
+    outbox.claim(lease)
+    acked(outbox, lease, outbox.claim(lease))
+    db.execute("UPDATE memory_pipeline.change SET not_before = clock_timestamp() WHERE confirm")
+    assert outbox.claim(lease).memory_ids == (memory_id,)
+    expire(db)
+    lease = taken(outbox)
+    began = one(db, "SELECT clock_timestamp()")
+
+    claim = outbox.claim(lease)
+    acked(outbox, lease, claim)
+
+    not_before, token = confirms(db)[memory_id]
+    assert (not_before - began).total_seconds() >= REQUEST_SECONDS + GRACE_SECONDS
+    assert token is None
+    assert outbox.claim(lease).changes == ()
+
+
+def test_a_confirm_is_not_claimed_before_its_time(
+    db: psycopg.Connection, outbox: PostgresOutbox
+) -> None:
+    """P1: looking before the late request has landed proves nothing."""
+    memory_id = remember(db)
+    lease = taken(outbox)
+    outbox.claim(lease)
+    acked(outbox, lease, outbox.claim(lease))
+    outbox.release(lease)
+
+    assert outbox.pending_tenants() == []
+    assert outbox.claim(taken(outbox)).changes == ()
+
+    db.execute("UPDATE memory_pipeline.change SET not_before = clock_timestamp()")
+    assert [p.tenant for p in outbox.pending_tenants()] == [ADA]
+    expire(db)
+    assert outbox.claim(taken(outbox)).memory_ids == (memory_id,)
+
+
+def test_a_confirm_counts_as_pending(
+    db: psycopg.Connection, database: Database, outbox: PostgresOutbox
+) -> None:
+    """P1: a tenant whose last write is not confirmed is never shown as done."""
+    remember(db)
+    lease = taken(outbox)
+    outbox.claim(lease)
+    acked(outbox, lease, outbox.claim(lease))
+
+    status = PostgresStatus(database)
+    assert outbox.pending(ADA) == 1
+    assert status.totals().pending_changes == 1
+    assert [t.pending_changes for t in status.tenants()] == [1]
+
+
+def test_an_ack_forgets_only_what_its_own_token_claimed(
+    db: psycopg.Connection, outbox: PostgresOutbox
+) -> None:
+    """P1: a change that nobody claimed survives even an ack that names it."""
+    memory_id = remember(db)
+    lease = taken(outbox)
+    claim = outbox.claim(lease)
+    db.execute("UPDATE memory_logs SET raw_data = '{}'")
+    newer = one(db, "SELECT max(seq) FROM memory_pipeline.change")
+
+    acked(outbox, lease, Claim((*claim.changes, Change(newer, MemoryId(memory_id))), ()))
+
+    assert [s for (s,) in db.execute("SELECT seq FROM memory_pipeline.change")] == [newer]
+
+
+def test_a_change_that_arrives_between_claim_and_ack_stays(
+    db: psycopg.Connection, outbox: PostgresOutbox
+) -> None:
+    """P1: the ack is by change, not by memory."""
+    memory_id = remember(db)
+    lease = taken(outbox)
+    claim = outbox.claim(lease)
+    db.execute("UPDATE memory_logs SET raw_data = '{}'")
+
+    acked(outbox, lease, claim)
+
+    assert pending(db) == [memory_id]
+    assert outbox.claim(lease).memory_ids == (memory_id,)
+
+
+def test_a_change_that_is_not_committed_yet_is_neither_acked_nor_lost(
+    db: psycopg.Connection, database_url: str, outbox: PostgresOutbox
+) -> None:
+    """T1, P1: a lower number may commit after a higher one was acked."""
+    with psycopg.connect(database_url) as slow:
+        early = remember(slow)
+        late = remember(db)
+        lease = taken(outbox)
+        claim = outbox.claim(lease)
+        assert claim.memory_ids == (late,)
+        acked(outbox, lease, claim)
+        assert outbox.claim(lease).changes == ()
+        slow.commit()
+
+    assert outbox.claim(lease).memory_ids == (early,)
+
+
+def test_an_ack_never_waits_for_the_applications_open_transaction(
+    db: psycopg.Connection, database_url: str, outbox: PostgresOutbox
+) -> None:
+    """P6: and the application, which appends only, never waits for a claim."""
+    memory_id = remember(db)
+    lease = taken(outbox)
+    claim = outbox.claim(lease)
+    with psycopg.connect(database_url) as application:
+        application.execute("SET lock_timeout = '200ms'")
+        application.execute("UPDATE memory_logs SET raw_data = '{}'")
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(acked, outbox, lease, claim).result(timeout=5)
+        application.execute("UPDATE memory_logs SET raw_data = '[]'")
+
+    assert pending(db) == [memory_id, memory_id]
+
+
+def test_a_batch_never_exceeds_its_limit(
+    db: psycopg.Connection, database_url: str, outbox: PostgresOutbox
+) -> None:
+    """T9: rows that somebody has locked are skipped, not made up for by more."""
+    for _ in range(40):
+        remember(db)
+    db.execute("ANALYZE memory_pipeline.change")
+    lease = taken(outbox)
+    with psycopg.connect(database_url) as other:
+        other.execute("SELECT FROM memory_pipeline.change WHERE seq % 3 = 0 FOR UPDATE")
+
+        claim = outbox.claim(lease)
+
+    assert len(claim.changes) == 7
+    assert one(
+        db, "SELECT count(*) FROM memory_pipeline.change WHERE claim_token IS NOT NULL"
+    ) == len(claim.changes)
+
+
+def test_a_batch_never_exceeds_its_limit_while_changes_arrive(
+    db: psycopg.Connection, database_url: str, outbox: PostgresOutbox
+) -> None:
+    """T9: claims beside writers and beside each other take 7 at most, and together lose nothing."""
+    lease, written = taken(outbox), Event()
+
+    def write() -> None:
+        with psycopg.connect(database_url, autocommit=True) as application:
+            for _ in range(200):
+                remember(application)
+        written.set()
+
+    def claim_and_ack(_: int) -> list[int]:
+        sizes: list[int] = []
+        while not written.is_set() or outbox.pending(ADA):
+            claim = outbox.claim(lease)
+            sizes.append(len(claim.changes))
+            acked(outbox, lease, claim)
+            db.execute("DELETE FROM memory_pipeline.change WHERE confirm")
+        return sizes
+
+    with ThreadPoolExecutor(3) as threads:
+        writing = threads.submit(write)
+        sizes = [size for each in threads.map(claim_and_ack, range(2)) for size in each]
+        writing.result()
+
+    assert max(sizes) <= 7
+    assert sum(sizes) >= 200
+    assert one(db, "SELECT count(*) FROM memory_pipeline.provenance") == 200
+
+
+def begun(registry: PostgresRegistry) -> Generation:
+    """Begin a generation of ada's on a server that is registered, and nothing else."""
+    server = uuid4()
+    registry.register_server(server, "http://nowhere:1")
+    return registry.begin(ADA, server, model="m", config_hash="c")
+
+
+def test_a_claim_names_the_generations_of_this_moment(
+    db: psycopg.Connection, registry: PostgresRegistry, outbox: PostgresOutbox
+) -> None:
+    """Races 10: nobody writes to a target that was remembered from an earlier claim."""
+    old, new, building = begun(registry), begun(registry), begun(registry)
+    lease = taken(outbox)
+    registry.go_live(lease, old)
+    assert [g.id for g in outbox.claim(lease).targets] == [old.id]
+    registry.abandon(lease, old.id)
+    registry.go_live(lease, new)
+    db.execute("UPDATE memory_pipeline.tenant SET building = %s", (building.id,))
+
+    assert [g.id for g in outbox.claim(lease).targets] == [new.id, building.id]
+
+
+def test_a_building_generation_that_fails_is_abandoned_alone(
+    db: psycopg.Connection, registry: PostgresRegistry, outbox: PostgresOutbox
+) -> None:
+    """Races 12: the live generation stays live."""
+    live, building = begun(registry), begun(registry)
+    lease = taken(outbox)
+    registry.go_live(lease, live)
+    db.execute("UPDATE memory_pipeline.tenant SET building = %s", (building.id,))
+
+    registry.abandon(lease, building.id)
+
+    assert [g.id for g in outbox.claim(lease).targets] == [live.id]
+
+
+# -- The embedding backup beside the application: Postgres alone.
+
+
+def test_the_backup_skips_what_the_application_holds(
+    db: psycopg.Connection, database_url: str, memories: PostgresMemories
+) -> None:
+    """Races 1, P6: the backup waits for nobody, so no application can be a deadlock's victim."""
+    free, held = (MemoryId(remember(db)) for _ in range(2))
+    rows, _ = memories.read([free, held])
+    with ThreadPoolExecutor(1) as threads, psycopg.connect(database_url) as application:
+        application.execute("SET lock_timeout = '200ms'")
+        application.execute("UPDATE memory_logs SET raw_data = '1' WHERE id = %s", (held,))
+        backing_up = threads.submit(
+            memories.back_up, {i: (rows[i], OURS, PROVENANCE) for i in (held, free)}
+        )
+        try:
+            assert backing_up.result(timeout=5) == {free}
+        finally:
+            application.execute("UPDATE memory_logs SET raw_data = '2' WHERE id = %s", (free,))
+            application.commit()
+
+    assert one(db, "SELECT raw_data FROM memory_logs WHERE id = %s", held) == 1
+    assert one(db, "SELECT raw_data FROM memory_logs WHERE id = %s", free) == 2
+
+
+def test_a_repeatable_read_application_is_spared_in_every_row_that_it_touched(
+    db: psycopg.Connection, database_url: str, memories: PostgresMemories
+) -> None:
+    """Races 1: only a row that it reads first and writes after the backup remains, as is said."""
+    touched, other = (MemoryId(remember(db)) for _ in range(2))
+    rows, _ = memories.read([touched, other])
+    with psycopg.connect(database_url) as application:
+        application.isolation_level = IsolationLevel.REPEATABLE_READ
+        application.execute("SET LOCAL lock_timeout = '200ms'")
+        application.execute("SELECT FROM memory_logs WHERE id = %s FOR UPDATE", (touched,))
+        with ThreadPoolExecutor(1) as threads:
+            stored = threads.submit(
+                memories.back_up, {i: (rows[i], OURS, PROVENANCE) for i in rows}
+            ).result(timeout=5)
+        application.execute("UPDATE memory_logs SET raw_data = '[]' WHERE id = %s", (touched,))
+
+    assert stored == {other}
+
+
+def test_with_the_backup_off_a_repeatable_read_application_never_has_to_retry(
+    db: psycopg.Connection, database_url: str, database: Database, limits: Settings
+) -> None:
+    """Races 1: the named residual goes away with backup=off."""
+    memory_id = MemoryId(remember(db))
+    memories = PostgresMemories(database, limits.model_copy(update={"backup": "off"}))
+    rows, _ = memories.read([memory_id])
+    with psycopg.connect(database_url) as application:
+        application.isolation_level = IsolationLevel.REPEATABLE_READ
+        application.execute("SELECT FROM memory_logs")
+        assert memories.back_up({memory_id: (rows[memory_id], OURS, PROVENANCE)}) == {memory_id}
+        application.execute("UPDATE memory_logs SET raw_data = '[]'")
+
+    assert one(db, "SELECT embedding IS NULL FROM memory_logs")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "UPDATE memory_logs SET embedding = array_fill(0.25, ARRAY[768])::vector",
+        "UPDATE memory_logs SET raw_data = '{}'",
+        "UPDATE memory_logs SET user_id = 'bob'",
+        "UPDATE memory_logs SET id = 99",
+        "DELETE FROM memory_logs",
+    ],
+)
+def test_the_backup_overwrites_nothing_that_moved_since_it_was_read(
+    db: psycopg.Connection, memories: PostgresMemories, write: str
+) -> None:
+    """Races 2: compare-and-set on the row's version; neither vector nor provenance is stored."""
+    memory_id = MemoryId(remember(db))
+    rows, _ = memories.read([memory_id])
+    db.execute(write)
+    before = list(db.execute("SELECT id, user_id, raw_data, embedding::text FROM memory_logs"))
+
+    assert memories.back_up({memory_id: (rows[memory_id], OURS, PROVENANCE)}) == frozenset()
+
+    assert before == list(
+        db.execute("SELECT id, user_id, raw_data, embedding::text FROM memory_logs")
+    )
+    assert one(db, "SELECT count(*) FROM memory_pipeline.provenance") == 0
+
+
+# -- The whole way, with the real Chroma.
+
+
+def drain(pipeline: Pipeline) -> None:
+    """Sync until nothing can be claimed."""
+    for outcome in Drain(pipeline.outbox, pipeline.sync()).run(paused=True):
+        assert outcome.verdict in {"done", "replaced"}, outcome
+
+
+def live(pipeline: Pipeline, tenant: str = "ada") -> Generation:
+    """Return the generation that a tenant's searches go to."""
+    generation = pipeline.registry.live(TenantId(tenant))
+    assert generation is not None
+    return generation
+
+
+def indexed(pipeline: Pipeline, tenant: str = "ada") -> set[str]:
+    """Tell which documents a tenant's collection holds."""
+    return set(pipeline.index.hashes(live(pipeline, tenant), hold=lambda: 5.0))
+
+
+def vector_of(pipeline: Pipeline, memory_id: int) -> Vector:
+    """Return the vector that Chroma has for a memory of ada's."""
+    generation = live(pipeline)
+    with pipeline.servers.client(generation.server).collection(generation, 5.0) as collection:
+        found: Any = collection.get(ids=[document_id(MemoryId(memory_id))], include=["embeddings"])
+    return np.asarray(found["embeddings"][0], dtype=np.float32)
+
+
+def stored_vector(db: psycopg.Connection, memory_id: int) -> Vector:
+    """Return the vector that Postgres has for a memory."""
+    text = one(db, "SELECT embedding::text FROM memory_logs WHERE id = %s", memory_id)
+    return np.fromstring(text.strip("[]"), dtype=np.float32, sep=",")
+
+
+def test_a_slow_transaction_with_a_lower_number_still_arrives(
+    pipeline: Pipeline, db: psycopg.Connection, database_url: str
+) -> None:
+    """T1, P1: commit order is not id order, and no cursor passes over it."""
+    with psycopg.connect(database_url) as slow:
+        early = remember(slow, summary="the slow one")
+        late = remember(db, summary="the fast one")
+        drain(pipeline)
+        assert indexed(pipeline) == {f"memory_log_{late}"}
+        slow.commit()
+
+    drain(pipeline)
+
+    assert indexed(pipeline) == {f"memory_log_{early}", f"memory_log_{late}"}
+
+
+def test_a_memory_that_the_application_holds_stays_pending_and_arrives_as_it_was_committed(
+    pipeline: Pipeline,
+    db: psycopg.Connection,
+    database_url: str,
+    wait_until: Callable[..., None],
+) -> None:
+    """Races 1 and 2: a missed backup leaves the change pending, and the next read is the truth."""
+    memory_id = remember(db, summary="before")
+    with psycopg.connect(database_url) as application:
+        application.execute('UPDATE memory_logs SET raw_data = \'{"summary": "after"}\'')
+        outcome = pipeline.sync().run(ADA)
+        assert (outcome.verdict, outcome.written) == ("done", 0)
+        assert pending(db) == [memory_id]
+        application.commit()
+
+    def done() -> bool:
+        drain(pipeline)
+        return pipeline.outbox.pending(ADA) == 0
+
+    wait_until(done)
+    hits = pipeline.search.search(ADA, "after")
+    assert [(h.memory_id, h.memory) for h in hits] == [(memory_id, {"summary": "after"})]
+    assert vector_hash(vector_of(pipeline, memory_id)) == vector_hash(
+        pipeline.embedder.embed(["after"])[0]
+    )
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param("UPDATE memory_logs SET embedding = NULL", id="nulled"),
+        pytest.param(
+            "UPDATE memory_logs SET embedding = array_fill(0.25, ARRAY[768])::vector",
+            id="replaced",
+        ),
+    ],
+)
+def test_a_vector_that_the_application_touched_is_never_taken_for_ours(
+    pipeline: Pipeline, db: psycopg.Connection, write: str
+) -> None:
+    """Races 2: the text is the same and the provenance is there, but it is not that vector's."""
+    memory_id = remember(db, summary="the same text")
+    drain(pipeline)
+    ours = stored_vector(db, memory_id)
+    db.execute(write)
+
+    drain(pipeline)
+
+    assert np.array_equal(stored_vector(db, memory_id), ours)
+    assert np.allclose(vector_of(pipeline, memory_id), ours, atol=1e-6)
+    assert pending(db) == []
+
+
+def test_a_vector_of_the_application_is_used_where_it_is_trusted(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Races 2: with vectors=trust what the application stores is the model's, before and after."""
+    migrate(pipeline.settings, vectors="trust")
+    memory_id = remember(db, summary="the same text")
+    drain(pipeline)
+    db.execute("UPDATE memory_logs SET embedding = array_fill(0.25, ARRAY[768])::vector")
+
+    drain(pipeline)
+
+    theirs = np.full(768, 0.25, dtype=np.float32)
+    assert np.array_equal(stored_vector(db, memory_id), theirs)
+    assert np.allclose(vector_of(pipeline, memory_id), theirs, atol=1e-6)
+
+
+def test_a_vector_nulled_under_trust_is_computed(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Races 2: trust covers what is there, not what is missing."""
+    migrate(pipeline.settings, vectors="trust")
+    memory_id = remember(db, summary="the same text")
+    drain(pipeline)
+    ours = stored_vector(db, memory_id)
+    db.execute("UPDATE memory_logs SET embedding = NULL")
+
+    drain(pipeline)
+
+    assert np.array_equal(stored_vector(db, memory_id), ours)
+
+
+def test_two_workers_of_one_tenant_never_write_at_once(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """One writer a tenant: the second says busy, and nothing is written twice or lost."""
+    ids = {f"memory_log_{remember(db, summary=f'memory {n}')}" for n in range(30)}
+    sync = pipeline.sync()
+    together = Barrier(3)
+
+    def run(_: int) -> str:
+        together.wait()
+        return sync.run(ADA).verdict
+
+    with ThreadPoolExecutor(3) as threads:
+        verdicts = list(threads.map(run, range(3)))
+    drain(pipeline)
+
+    assert set(verdicts) <= {"done", "busy"}
+    assert indexed(pipeline) == ids
+    assert one(db, "SELECT count(*) FROM memory_pipeline.generation") == 1
+    assert pending(db) == []
+
+
+def test_search_shows_nothing_that_was_deleted_or_moved_while_chroma_still_has_it(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Races 11, P3, P4: existence and tenant are read from Postgres on each search."""
+    gone, moved, kept = (remember(db, summary=f"tea number {n}") for n in range(3))
+    drain(pipeline)
+    db.execute("DELETE FROM memory_logs WHERE id = %s", (gone,))
+    db.execute("UPDATE memory_logs SET user_id = 'bob' WHERE id = %s", (moved,))
+    assert len(indexed(pipeline)) == 3
+
+    assert [h.memory_id for h in pipeline.search.search(ADA, "tea")] == [kept]
+    assert pipeline.search.search(TenantId("bob"), "tea") == []
+
+    drain(pipeline)
+    assert indexed(pipeline) == {f"memory_log_{kept}"}
+    assert indexed(pipeline, "bob") == {f"memory_log_{moved}"}
+
+
+def test_an_id_that_a_truncate_gave_to_another_tenant_is_not_shown_to_the_old_one(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Races 11 and 19, P3: not even before the reset, which then empties the old one."""
+    first = remember(db, "ada", "a secret of ada")
+    drain(pipeline)
+    db.execute("TRUNCATE memory_logs RESTART IDENTITY")
+    assert remember(db, "bob", "a secret of bob") == first
+    assert indexed(pipeline) == {f"memory_log_{first}"}
+
+    assert pipeline.search.search(ADA, "secret") == []
+
+    drain(pipeline)
+    assert indexed(pipeline) == set()
+    assert [h.memory for h in pipeline.search.search(TenantId("bob"), "secret")] == [
+        {"summary": "a secret of bob"}
+    ]
+
+
+def test_a_search_follows_the_pointer_at_once(pipeline: Pipeline, db: psycopg.Connection) -> None:
+    """Races 11: no search goes to a generation that was replaced."""
+    memory_id = remember(db, summary="tea")
+    drain(pipeline)
+    old = live(pipeline)
+    assert [h.memory_id for h in pipeline.search.search(ADA, "tea")] == [memory_id]
+    lease = pipeline.outbox.take(ADA)
+    assert lease is not None
+    pipeline.registry.abandon(lease, old.id)
+    pipeline.outbox.release(lease)
+    assert pipeline.search.search(ADA, "tea") == []
+
+    pipeline.sync().run(ADA)
+
+    assert live(pipeline).id != old.id
+    assert [h.memory_id for h in pipeline.search.search(ADA, "tea")] == [memory_id]
+
+
+def test_a_memory_that_is_rewritten_is_there_at_every_moment(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Races 15: no delete before the upsert, so no reader ever misses a memory that exists."""
+    ids = [remember(db, summary=f"version 0 of {n}") for n in range(20)]
+    drain(pipeline)
+    generation, updated = live(pipeline), Event()
+    names = [document_id(MemoryId(i)) for i in ids]
+
+    def read() -> list[int]:
+        counts: list[int] = []
+        while not updated.is_set():
+            with pipeline.servers.client(generation.server).collection(generation, 5.0) as c:
+                counts.append(len(c.get(ids=names, include=[])["ids"]))
+        return counts
+
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(read)
+        try:
+            for version in range(1, 11):
+                db.execute(
+                    "UPDATE memory_logs SET raw_data ="
+                    " jsonb_build_object('summary', 'version ' || %s || ' of ' || id)",
+                    (str(version),),
+                )
+                drain(pipeline)
+        finally:
+            updated.set()
+
+    assert set(reading.result()) == {20}
+
+
+def test_a_memory_that_is_rewritten_is_found_by_its_new_vector(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Races 15: after many changes of vectors each memory is still found by what it says now."""
+    ids = [remember(db, summary=f"apple {n}") for n in range(60)]
+    drain(pipeline)
+    for word in ("pear", "plum", "fig"):
+        db.execute(
+            "UPDATE memory_logs SET raw_data = jsonb_build_object('summary', %s || ' ' || id)",
+            (word,),
+        )
+        drain(pipeline)
+
+    unfound = [
+        i for i in ids if i not in {h.memory_id for h in pipeline.search.search(ADA, f"fig {i}")}
+    ]
+    assert unfound == []
+
+
+def test_a_late_write_of_a_dead_worker_is_mended_by_the_confirm(
+    pipeline: Pipeline, db: psycopg.Connection, wait_until: Callable[..., None]
+) -> None:
+    """P1, P2: what landed after the takeover's write is overwritten once the confirm is due."""
+    memory_id = remember(db, summary="old text")
+    drain(pipeline)
+    generation = live(pipeline)
+    with pipeline.servers.client(generation.server).collection(generation, 5.0) as collection:
+        late: Any = collection.get(
+            ids=[document_id(MemoryId(memory_id))], include=["embeddings", "metadatas"]
+        )
+    db.execute('UPDATE memory_logs SET raw_data = \'{"summary": "new text"}\'')
+    dying = pipeline.outbox.take(ADA)
+    assert dying is not None
+    pipeline.outbox.claim(dying)
+    expire(db)
+    drain(pipeline)
+    right = pipeline.index.hashes(generation, hold=lambda: 5.0)
+    assert len(pending(db)) == 1
+
+    with pipeline.servers.client(generation.server).collection(generation, 5.0) as collection:
+        collection.upsert(
+            ids=late["ids"], embeddings=late["embeddings"], metadatas=late["metadatas"]
+        )
+    assert pipeline.index.hashes(generation, hold=lambda: 5.0) != right
+
+    def confirmed() -> bool:
+        drain(pipeline)
+        return pipeline.outbox.pending(ADA) == 0
+
+    wait_until(confirmed, within=10)
+    assert pipeline.index.hashes(generation, hold=lambda: 5.0) == right
+
+
+@pytest.mark.parametrize("column", ["raw_data", "created_at", "updated_at"])
+def test_a_memory_with_a_null_delays_no_other(
+    pipeline: Pipeline, db: psycopg.Connection, column: str
+) -> None:
+    """P5: an attached table may lack NOT NULL; such a row harms itself alone."""
+    db.execute(f"ALTER TABLE memory_logs ALTER COLUMN {column} DROP NOT NULL")
+    odd = remember(db, summary="odd")
+    db.execute(f"UPDATE memory_logs SET {column} = NULL WHERE id = %s", (odd,))
+    good = remember(db, summary="good")
+
+    drain(pipeline)
+
+    assert f"memory_log_{good}" in indexed(pipeline)
