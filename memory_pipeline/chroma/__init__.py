@@ -1,0 +1,1 @@
+"""Chroma: the derived index. Reached over HTTP only, and trusted with nothing."""

@@ -1,0 +1,161 @@
+"""One Chroma server over HTTP, with a time limit on every call.
+
+The client library sets none (``timeout=None``), and shares one HTTP session among all clients of a
+process; so the limit travels in a context variable and is put on each request as it leaves.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import httpx
+
+from memory_pipeline.errors import Corrupt, PipelineError
+from memory_pipeline.model import Generation
+from memory_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from chromadb.api import ServerAPI
+    from chromadb.api.models.Collection import Collection
+    from chromadb.types import Collection as CollectionModel
+
+CONNECT_SECONDS = 2.0
+
+_limit: ContextVar[float] = ContextVar("chroma_seconds", default=5.0)
+_status: ContextVar[int] = ContextVar("chroma_status", default=0)
+
+
+class _Connection(threading.local):
+    """One thread's connection: an error of one thread never closes what another is using."""
+
+    server: "ServerAPI | None" = None
+
+    def __init__(self) -> None:
+        self.collections: dict[UUID, Collection] = {}
+
+
+class ChromaClient:
+    """Connections to one server, one a thread; collections are looked up once, by generation."""
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self.url = url
+        self._settings = settings
+        self._mine = _Connection()
+        self._all: list[ServerAPI] = []
+
+    @contextmanager
+    def call(self, seconds: float, *, generation: UUID | None = None) -> Iterator["ServerAPI"]:
+        """Lend the client for calls that may take ``seconds`` each; errors come out translated."""
+        from memory_pipeline.chroma.errors import translated  # noqa: PLC0415 - chromadb is slow
+
+        limit, status = _limit.set(seconds), _status.set(0)
+        try:
+            with translated(self.url, generation=generation, status=_status.get):
+                yield self._connected()
+        except PipelineError:
+            # A broken keep-alive connection (after a 413, say) would fail the next call too.
+            self._disconnect()
+            raise
+        finally:
+            _limit.reset(limit)
+            _status.reset(status)
+
+    @contextmanager
+    def collection(self, generation: Generation, seconds: float) -> Iterator["Collection"]:
+        """Lend a generation's collection. Raises Corrupt when it is gone or is another one."""
+        with self.call(seconds, generation=generation.id) as server:
+            known = self._mine.collections.get(generation.id)
+            if known is None:
+                known = opened(server, server.get_collection(generation.collection))
+                if generation.collection_id not in {None, known.id}:
+                    raise Corrupt(
+                        f"collection {generation.collection} was replaced behind our back",
+                        generation=generation.id,
+                    )
+                self._mine.collections[generation.id] = known
+            yield known
+
+    def close(self) -> None:
+        """Close every thread's connection, at the end."""
+        self._disconnect()
+        while self._all:
+            _close(self._all.pop())
+
+    def _connected(self) -> "ServerAPI":
+        if self._mine.server is None:
+            self._mine.server = _connect(self.url, self._settings)
+            self._all.append(self._mine.server)
+        return self._mine.server
+
+    def _disconnect(self) -> None:
+        server, self._mine.server = self._mine.server, None
+        self._mine.collections.clear()
+        if server is not None and server in self._all:
+            self._all.remove(server)
+            _close(server)
+
+
+def opened(server: "ServerAPI", model: "CollectionModel") -> "Collection":
+    """Wrap a collection without its embedding function: one from a stranger could run code."""
+    from chromadb.api.models.Collection import Collection  # noqa: PLC0415
+
+    return Collection(client=server, model=model, embedding_function=None)
+
+
+def _connect(url: str, settings: Settings) -> "ServerAPI":
+    """Build the client's transport. No call is made before the limit is in place.
+
+    The library's own ``HttpClient`` makes three calls while it is built, none of them limited.
+    """
+    from chromadb.api import ServerAPI  # noqa: PLC0415 - costs a second or two
+    from chromadb.config import Settings as ChromaSettings  # noqa: PLC0415
+    from chromadb.config import System  # noqa: PLC0415
+
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    system = System(
+        ChromaSettings(
+            chroma_api_impl="chromadb.api.fastapi.FastAPI",
+            chroma_server_host=parts.hostname,
+            chroma_server_http_port=parts.port or (443 if tls else 8000),
+            chroma_server_ssl_enabled=tls,
+            chroma_server_ssl_verify=True if tls else None,
+            chroma_server_headers=_credentials(settings),
+            anonymized_telemetry=False,
+        )
+    )
+    server: ServerAPI = system.instance(ServerAPI)  # type: ignore[type-abstract]  # its way
+    _session(server).event_hooks = {"request": [_put_limit], "response": [_note_status]}
+    system.start()
+    return server
+
+
+def _close(server: "ServerAPI") -> None:
+    _session(server).close()  # stop() alone leaves the sockets open
+    server.stop()
+
+
+def _session(server: Any) -> httpx.Client:
+    return cast("httpx.Client", server._session)  # noqa: SLF001 - no public way to it
+
+
+def _credentials(settings: Settings) -> dict[str, str]:
+    if settings.chroma_token is None:
+        return {}
+    secret = settings.chroma_token.get_secret_value()
+    bearer = settings.chroma_token_header.lower() == "authorization" and " " not in secret
+    return {settings.chroma_token_header: f"Bearer {secret}" if bearer else secret}
+
+
+def _put_limit(request: httpx.Request) -> None:
+    seconds = _limit.get()
+    limit = httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
+    request.extensions["timeout"] = limit.as_dict()
+
+
+def _note_status(response: httpx.Response) -> None:
+    _status.set(response.status_code)

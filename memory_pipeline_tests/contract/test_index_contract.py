@@ -1,0 +1,254 @@
+"""What every index promises: the fake in memory and Chroma alike."""
+
+from dataclasses import replace
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from memory_pipeline.errors import Corrupt, Fenced, PipelineError, Poison
+from memory_pipeline.model import Generation, MemoryId, TenantId
+from memory_pipeline.settings import Settings
+from memory_pipeline_tests.fakes import (
+    FakeIndex,
+    FakeWorld,
+    QueryableIndex,
+    a_document,
+    a_vector,
+    no_lease,
+)
+
+
+@pytest.fixture(params=["fake", "real"])
+def index(request: pytest.FixtureRequest) -> QueryableIndex:
+    """Return an index of either kind."""
+    if request.param == "fake":
+        return FakeIndex(FakeWorld(Settings.load()))
+    found: QueryableIndex = request.getfixturevalue("pipeline").index
+    return found
+
+
+@pytest.fixture
+def generation(index: QueryableIndex) -> Generation:
+    """Return a generation whose collection was just created."""
+    return _created(index)
+
+
+def _created(index: QueryableIndex, tenant: str = "ada") -> Generation:
+    begun = Generation(uuid4(), TenantId(tenant), index.place(), None, "model", "config")
+    return index.create(begun, memories=0, hold=no_lease)
+
+
+def _nearest(
+    index: QueryableIndex,
+    generation: Generation,
+    seed: int,
+    *,
+    limit: int = 5,
+    where: dict[str, object] | None = None,
+) -> list[int]:
+    found = index.query(generation, a_vector(seed), limit=limit, where=where, seconds=5.0)
+    return [match.memory_id for match in found]
+
+
+def test_a_new_collection_is_empty_and_has_an_id(
+    index: QueryableIndex, generation: Generation
+) -> None:
+    """A generation knows its collection's own id, and starts with nothing."""
+    assert generation.collection_id is not None
+    assert index.hashes(generation, hold=no_lease) == {}
+
+
+def test_a_collection_is_never_shared_by_two_creates(
+    index: QueryableIndex, generation: Generation
+) -> None:
+    """Creating a name that exists fails; it never returns what somebody else fills."""
+    index.write(generation, [a_document(1)], [], hold=no_lease)
+    with pytest.raises(PipelineError):
+        index.create(replace(generation, collection_id=None), memories=0, hold=no_lease)
+    assert set(index.hashes(generation, hold=no_lease)) == {"memory_log_1"}
+
+
+def test_what_was_written_is_held_and_found(index: QueryableIndex, generation: Generation) -> None:
+    """A document is there under its memory's id, with its hash, and its own vector finds it."""
+    index.write(generation, [a_document(n) for n in (1, 2, 3)], [], hold=no_lease)
+    assert index.hashes(generation, hold=no_lease) == {
+        f"memory_log_{n}": f"hash of {n}" for n in (1, 2, 3)
+    }
+    assert [_nearest(index, generation, n, limit=1) for n in (1, 2, 3)] == [[1], [2], [3]]
+
+
+def test_matches_come_nearest_first_with_their_distance(
+    index: QueryableIndex, generation: Generation
+) -> None:
+    """The first match of a document's own vector is itself, at distance nought."""
+    index.write(generation, [a_document(n) for n in range(1, 21)], [], hold=no_lease)
+    found = index.query(generation, a_vector(7), limit=20, where=None, seconds=5.0)
+    distances = [match.distance for match in found]
+    assert found[0].memory_id == 7
+    assert distances[0] == pytest.approx(0.0, abs=1e-5)
+    assert distances == sorted(distances)
+    assert len(found) == 20
+
+
+def test_writing_the_same_again_changes_nothing(
+    index: QueryableIndex, generation: Generation
+) -> None:
+    """A write may be repeated after an unknown outcome."""
+    documents = [a_document(n) for n in (1, 2)]
+    index.write(generation, documents, [MemoryId(3)], hold=no_lease)
+    once = index.hashes(generation, hold=no_lease)
+    index.write(generation, documents, [MemoryId(3)], hold=no_lease)
+    assert index.hashes(generation, hold=no_lease) == once
+
+
+def test_a_later_write_replaces_the_vector_and_the_metadata(
+    index: QueryableIndex, generation: Generation
+) -> None:
+    """What is searched for is what was written last."""
+    index.write(generation, [a_document(1, seed=1, task="old"), a_document(2)], [], hold=no_lease)
+    changed = a_document(1, seed=77, task="new", rewritten=True)
+    index.write(generation, [changed], [], hold=no_lease)
+    [match] = index.query(generation, a_vector(77), limit=1, where=None, seconds=5.0)
+    assert (match.memory_id, match.metadata["task"]) == (1, "new")
+    assert match.distance == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_key_that_a_later_write_leaves_out_stays(
+    index: QueryableIndex, generation: Generation
+) -> None:
+    """Upserts merge metadata, which is why every key is always sent."""
+    index.write(generation, [a_document(1, task="old")], [], hold=no_lease)
+    index.write(generation, [a_document(1, date="2026")], [], hold=no_lease)
+    [match] = index.query(generation, a_vector(1), limit=1, where=None, seconds=5.0)
+    assert (match.metadata["task"], match.metadata["date"]) == ("old", "2026")
+
+
+def test_deletes_take_away_and_unknown_ones_are_silent(
+    index: QueryableIndex, generation: Generation
+) -> None:
+    """A delete of what is not there is no error: the same delete may come twice."""
+    index.write(generation, [a_document(1), a_document(2)], [], hold=no_lease)
+    index.write(generation, [], [MemoryId(1), MemoryId(404)], hold=no_lease)
+    index.write(generation, [], [MemoryId(1)], hold=no_lease)
+    assert set(index.hashes(generation, hold=no_lease)) == {"memory_log_2"}
+    assert _nearest(index, generation, 1) == [2]
+
+
+def test_zero_and_negative_ids_are_ids(index: QueryableIndex, generation: Generation) -> None:
+    """Every bigint that Postgres allows as a memory's id names a document."""
+    ids = [-(2**63), -1, 0, 2**63 - 1]
+    index.write(
+        generation, [a_document(n, seed=5 + k) for k, n in enumerate(ids)], [], hold=no_lease
+    )
+    assert set(index.hashes(generation, hold=no_lease)) == {f"memory_log_{n}" for n in ids}
+    assert [_nearest(index, generation, 5 + k, limit=1) for k in range(4)] == [[n] for n in ids]
+    index.write(generation, [], [MemoryId(n) for n in ids], hold=no_lease)
+    assert index.hashes(generation, hold=no_lease) == {}
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"task": {"$eq": "walk"}}, {1, 2}),
+        ({"task": {"$ne": "walk"}}, {3, 4}),
+        ({"ts": {"$gte": 20}}, {2, 3, 4}),
+        ({"ts": {"$gt": 10}}, {2, 3, 4}),
+        ({"ts": {"$lt": 20}}, {1}),
+        ({"task": {"$in": ["swim", "run"]}}, {3, 4}),
+        ({"task": {"$nin": ["swim"]}}, {1, 2, 4}),
+        ({"$and": [{"task": {"$eq": "walk"}}, {"ts": {"$lte": 10}}]}, {1}),
+        ({"$or": [{"task": {"$eq": "run"}}, {"ts": {"$eq": 10}}]}, {1, 4}),
+        ({"done": {"$eq": True}}, {1}),
+        ({"done": {"$eq": 1}}, set()),
+    ],
+)
+def test_a_filter_lets_through_what_meets_it(
+    index: QueryableIndex,
+    generation: Generation,
+    where: dict[str, object],
+    expected: set[int],
+) -> None:
+    """Every operator that searches use means the same everywhere; a boolean is no number."""
+    documents = [
+        a_document(1, task="walk", ts=10, done=True),
+        a_document(2, task="walk", ts=20, done=False),
+        a_document(3, task="swim", ts=30, done=False),
+        a_document(4, task="run", ts=40, done=False),
+    ]
+    index.write(generation, documents, [], hold=no_lease)
+    assert set(_nearest(index, generation, 1, where=where)) == expected
+
+
+def test_generations_share_nothing(index: QueryableIndex, generation: Generation) -> None:
+    """The same memory in two collections is two documents."""
+    other = _created(index, "bob")
+    index.write(generation, [a_document(1, task="ada's")], [], hold=no_lease)
+    index.write(other, [a_document(1, task="bob's"), a_document(2)], [], hold=no_lease)
+    index.write(generation, [], [MemoryId(2)], hold=no_lease)
+    assert set(index.hashes(other, hold=no_lease)) == {"memory_log_1", "memory_log_2"}
+    [match] = index.query(generation, a_vector(1), limit=1, where=None, seconds=5.0)
+    assert match.metadata["task"] == "ada's"
+
+
+def test_a_control_write_changes_nothing(index: QueryableIndex, generation: Generation) -> None:
+    """It asks whether the collection takes writes at all."""
+    index.write(generation, [a_document(1)], [], hold=no_lease)
+    index.control(generation, hold=no_lease)
+    assert index.hashes(generation, hold=no_lease) == {"memory_log_1": "hash of 1"}
+
+
+def test_a_vector_of_the_wrong_dimension_is_poison(
+    index: QueryableIndex, generation: Generation
+) -> None:
+    """What can never be stored is refused as what it is, and leaves the collection usable."""
+    index.write(generation, [a_document(1)], [], hold=no_lease)
+    short = replace(a_document(2), vector=np.ones(3, dtype=np.float32))
+    with pytest.raises(Poison):
+        index.write(generation, [short], [], hold=no_lease)
+    index.write(generation, [a_document(3)], [], hold=no_lease)
+    assert set(index.hashes(generation, hold=no_lease)) == {"memory_log_1", "memory_log_3"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_vector_that_is_not_finite_is_poison(
+    index: QueryableIndex, generation: Generation, value: float
+) -> None:
+    """NaN and infinity have no direction."""
+    broken = replace(a_document(2), vector=np.full(768, value, dtype=np.float32))
+    with pytest.raises(Poison):
+        index.write(generation, [broken], [], hold=no_lease)
+    index.write(generation, [a_document(3)], [], hold=no_lease)
+    assert set(index.hashes(generation, hold=no_lease)) == {"memory_log_3"}
+
+
+def test_a_lone_surrogate_is_poison(index: QueryableIndex, generation: Generation) -> None:
+    """A text that no UTF-8 can carry is refused, not a crash."""
+    with pytest.raises(Poison):
+        index.write(generation, [a_document(1, text='"\ud800"')], [], hold=no_lease)
+    index.write(generation, [a_document(2)], [], hold=no_lease)
+    assert set(index.hashes(generation, hold=no_lease)) == {"memory_log_2"}
+
+
+def test_nothing_is_sent_once_the_lease_is_lost(
+    index: QueryableIndex, generation: Generation
+) -> None:
+    """The lease is asked before each request, and a lost one stops the write."""
+
+    def lost() -> float:
+        raise Fenced("the lease is lost")
+
+    index.write(generation, [a_document(1)], [], hold=no_lease)
+    with pytest.raises(Fenced):
+        index.write(generation, [a_document(2)], [MemoryId(1)], hold=lost)
+    assert set(index.hashes(generation, hold=no_lease)) == {"memory_log_1"}
+
+
+def test_an_unknown_collection_is_corrupt(index: QueryableIndex, generation: Generation) -> None:
+    """A collection that is not there, or is another than noted, is to be replaced."""
+    gone = Generation(uuid4(), TenantId("ada"), generation.server, uuid4(), "model", "config")
+    other = replace(generation, collection_id=uuid4())
+    for damaged in (gone, other):
+        with pytest.raises(Corrupt) as found:
+            index.write(damaged, [a_document(1)], [], hold=no_lease)
+        assert found.value.generation == damaged.id

@@ -1,0 +1,674 @@
+"""The world in memory: rows, outbox, leases on a clock of its own, collections. For simulations.
+
+Small and honest: it keeps the guards of the real thing (tokens, leases, versions, due times) and
+nothing else. The contract tests say the same sentences to it and to the real thing.
+
+Every method of a port is a step with a name such as ``outbox.claim``. A test may script what goes
+wrong at a step (``fail``), and may let others act before it (``watch``).
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+from uuid import UUID, uuid4
+
+import numpy as np
+
+from memory_pipeline.chroma.index import CONTROL_ID, Match
+from memory_pipeline.conditions import RANGES, kind_of
+from memory_pipeline.errors import ChromaUnavailable, Corrupt, Fenced, Poison
+from memory_pipeline.model import (
+    DIMENSION,
+    Change,
+    Claim,
+    Document,
+    Failure,
+    Generation,
+    Memory,
+    MemoryId,
+    Provenance,
+    Scalar,
+    TenantId,
+    Token,
+    Vector,
+    document_id,
+    memory_id_of,
+)
+from memory_pipeline.ports import Hold, Index, Lease
+from memory_pipeline.postgres.outbox import MISSED_PAUSE_SECONDS
+from memory_pipeline.settings import Settings
+
+SAFETY_SECONDS = 0.5
+HOUR_SECONDS = 3600.0
+BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
+
+Lands = Literal["never", "now", "late"]
+
+
+class QueryableIndex(Index, Protocol):
+    """An index that can be searched, too."""
+
+    def query(
+        self,
+        generation: Generation,
+        vector: Vector,
+        *,
+        limit: int,
+        where: Mapping[str, Any] | None,
+        seconds: float,
+    ) -> list[Match]:
+        """Return the nearest documents, nearest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong at a step, and whether the step takes effect all the same."""
+
+    error: BaseException
+    lands: Lands = "never"
+
+
+@dataclass(slots=True)
+class FakeChange:
+    """An outbox row."""
+
+    seq: int
+    tenant: TenantId
+    memory_id: MemoryId | None
+    not_before: float = 0.0
+    claim_token: Token | None = None
+    confirm: bool = False
+
+
+@dataclass(slots=True)
+class FakeTenant:
+    """A row of the registry: pointers, lease, pause."""
+
+    live: UUID | None = None
+    building: UUID | None = None
+    token: int = 0
+    lease_until: float = 0.0
+    retry_at: float = 0.0
+    retries: int = 0
+    last_error: str | None = None
+
+
+@dataclass(slots=True)
+class FakeFailure:
+    """The attempts that failed for one memory."""
+
+    attempts: int
+    last_error: str
+    buried: bool = False
+
+
+@dataclass(slots=True)
+class FakeDocument:
+    """What a collection holds under one id."""
+
+    vector: Vector
+    text: str | None
+    metadata: dict[str, Scalar]
+
+
+@dataclass(slots=True)
+class FakeCollection:
+    """A collection on the one fake server."""
+
+    id: UUID
+    documents: dict[str, FakeDocument] = field(default_factory=dict)
+
+
+class FakeWorld:
+    """Postgres and Chroma in one object; its clock moves only when a test moves it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.now = 1.0
+        self.server = uuid4()
+        self.rows: dict[MemoryId, Memory] = {}
+        self.changes: dict[int, FakeChange] = {}
+        self.truncations = 0
+        self.tenants: dict[TenantId, FakeTenant] = {}
+        self.generations: dict[UUID, Generation] = {}
+        self.abandoned: dict[UUID, float] = {}
+        self.failures: dict[tuple[TenantId, MemoryId], FakeFailure] = {}
+        self.provenance: dict[MemoryId, Provenance] = {}
+        self.collections: dict[str, FakeCollection] = {}
+        self.in_flight: deque[Callable[[], None]] = deque()
+        self.watch: Callable[[str], None] = lambda _: None
+        self._faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
+        self._numbers = 0
+
+    # ---- what the test does
+
+    def fail(
+        self, step: str, error: BaseException, *, lands: Lands = "never", times: int = 1
+    ) -> None:
+        """Let the next calls of a step end in an error; ``late`` is for ``index.write`` alone."""
+        self._faults[step].extend([Fault(error, lands)] * times)
+
+    def land(self) -> None:
+        """Let the oldest request arrive that is still on its way to the index."""
+        try:
+            self.in_flight.popleft()()
+        except Corrupt:
+            return  # its collection is gone: nobody is left to hear of it
+
+    def number(self) -> int:
+        """Draw from the one sequence of ids, versions and change numbers."""
+        self._numbers += 1
+        return self._numbers
+
+    # ---- what an application does
+
+    def put(
+        self,
+        tenant: str,
+        raw: str,
+        *,
+        memory_id: int | None = None,
+        embedding: Vector | None = None,
+    ) -> MemoryId:
+        """Insert a memory, or change all of it: content, vector, tenant."""
+        number = self.number()
+        found = MemoryId(number if memory_id is None else memory_id)
+        before = self.rows.get(found)
+        self.rows[found] = Memory(
+            id=found,
+            tenant=TenantId(tenant),
+            user_id=tenant,
+            project_id=None,
+            raw=raw,
+            embedding=embedding,
+            created_at=before.created_at if before else BEGINNING,
+            updated_at=BEGINNING,
+            version=str(number),
+        )
+        if before is not None and before.tenant != tenant:
+            self.enqueue(before.tenant, found)
+        self.enqueue(TenantId(tenant), found)
+        return found
+
+    def delete(self, memory_id: MemoryId) -> None:
+        """Delete a memory."""
+        gone = self.rows.pop(memory_id, None)
+        if gone is not None:
+            self.enqueue(gone.tenant, memory_id)
+
+    def truncate(self) -> None:
+        """Delete everything of everyone; ids stay free for others."""
+        self.rows.clear()
+        self.truncations += 1
+
+    # ---- what the ports share
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Fault | None]:
+        """Let others act, then do the step unless a scripted error says otherwise."""
+        self.watch(name)
+        fault = self._faults[name].popleft() if self._faults[name] else None
+        if fault is not None and fault.lands == "never":
+            raise fault.error
+        yield fault
+        if fault is not None:
+            raise fault.error
+
+    def enqueue(self, tenant: TenantId, memory_id: MemoryId | None) -> None:
+        """Append a change, as the trigger does."""
+        seq = self.number()
+        self.changes[seq] = FakeChange(seq, tenant, memory_id)
+
+    def tenant(self, tenant: TenantId) -> FakeTenant:
+        """Return a registered tenant, or one that nobody can lease."""
+        return self.tenants.get(tenant, FakeTenant(token=-1))
+
+    def holds(self, lease: Lease) -> bool:
+        """Say whether this lease still stands."""
+        tenant = self.tenant(lease.tenant)
+        return tenant.token == lease.token and tenant.lease_until > self.now
+
+    def fence(self, lease: Lease) -> None:
+        """Raise Fenced unless the lease still stands."""
+        if not self.holds(lease):
+            raise Fenced(f"the lease with token {lease.token} is no longer ours")
+
+
+@dataclass(frozen=True, slots=True)
+class FakeLease:
+    """A lease as its holder sees it."""
+
+    world: FakeWorld
+    tenant: TenantId
+    token: Token
+
+    def hold(self) -> float:
+        """Renew; return the seconds that the next call may take. Raises Fenced."""
+        with self.world.step("lease.hold"):
+            self.world.fence(self)
+            settings = self.world.settings
+            self.world.tenant(self.tenant).lease_until = self.world.now + settings.lease_seconds
+        return min(settings.request_seconds, settings.lease_seconds - SAFETY_SECONDS)
+
+
+class FakeOutbox:
+    """The outbox and the leases."""
+
+    def __init__(self, world: FakeWorld) -> None:
+        self.world = world
+
+    def pending_tenants(self, *, paused: bool = False) -> list[TenantId]:
+        """Tell who has changes to claim, oldest first; TRUNCATEs are fanned out on the way."""
+        world = self.world
+        if world.truncations:
+            world.truncations = 0
+            for tenant in world.tenants:
+                world.enqueue(tenant, None)
+        due = [c.tenant for c in world.changes.values() if c.not_before <= world.now]
+        return [
+            tenant
+            for tenant in dict.fromkeys(due)
+            if paused or world.tenant(tenant).retry_at <= world.now
+        ]
+
+    def pending(self, tenant: TenantId) -> int:
+        """Count the tenant's changes, due or not."""
+        return sum(c.tenant == tenant for c in self.world.changes.values())
+
+    def take(self, tenant: TenantId) -> FakeLease | None:
+        """Take the tenant's lease with a new token; None while another worker holds it."""
+        world = self.world
+        with world.step("outbox.take"):
+            known = world.tenants.get(tenant)
+            if known is None or known.lease_until > world.now:
+                return None
+            known.token += 1
+            known.lease_until = world.now + world.settings.lease_seconds
+            return FakeLease(world, tenant, Token(known.token))
+
+    def claim(self, lease: Lease) -> Claim:
+        """Claim the oldest due changes; schedule confirms for those that were claimed before."""
+        world = self.world
+        with world.step("outbox.claim"):
+            world.fence(lease)
+            due = [
+                c
+                for c in world.changes.values()
+                if c.tenant == lease.tenant and c.not_before <= world.now
+            ][: world.settings.batch_size]
+            again = {c.memory_id for c in due if c.claim_token and c.memory_id is not None}
+            for change in due:
+                change.claim_token = lease.token
+            for memory_id in sorted(again):
+                self._confirm(lease.tenant, memory_id)
+            tenant = world.tenant(lease.tenant)
+            return Claim(
+                tuple(Change(c.seq, c.memory_id) for c in due),
+                tuple(world.generations[g] for g in (tenant.live, tenant.building) if g),
+            )
+
+    def ack(
+        self,
+        lease: Lease,
+        claim: Claim,
+        *,
+        landed: dict[MemoryId, Provenance | None],
+        failures: Sequence[Failure],
+        missed: Sequence[MemoryId],
+        again: Sequence[MemoryId],
+    ) -> int:
+        """Forget what landed, charge what failed, let go what was missed, enqueue ``again``."""
+        world = self.world
+        with world.step("outbox.ack"):
+            world.fence(lease)
+            buried = {f.memory_id for f in failures if self._charge(lease.tenant, f)}
+            for memory_id in sorted(set(again)):
+                world.enqueue(lease.tenant, memory_id)
+            for change in self._claimed(lease, claim):
+                if change.memory_id is None or change.memory_id in {*landed, *buried}:
+                    del world.changes[change.seq]
+            retried = {f.memory_id for f in failures} - buried
+            self._give_back(lease, claim, set(missed), MISSED_PAUSE_SECONDS)
+            self._give_back(lease, claim, retried, world.settings.retry_seconds)
+            for memory_id, provenance in landed.items():
+                world.failures.pop((lease.tenant, memory_id), None)
+                if provenance is not None:
+                    world.provenance[memory_id] = provenance
+                elif memory_id not in world.rows:
+                    world.provenance.pop(memory_id, None)
+            return len(buried)
+
+    def let_go(self, lease: Lease, claim: Claim) -> None:
+        """Give changes back for which nothing was sent."""
+        with self.world.step("outbox.let_go"):
+            self._give_back(lease, claim, {c.memory_id for c in claim.changes}, 0.0)
+
+    def release(self, lease: Lease, *, error: str | None = None) -> None:
+        """Give the lease back; with an error, not before a pause that grows. Harmless when lost."""
+        world = self.world
+        with world.step("outbox.release"):
+            tenant = world.tenant(lease.tenant)
+            if tenant.token != lease.token:
+                return
+            tenant.lease_until, tenant.last_error = 0.0, error
+            if error is None:
+                tenant.retry_at, tenant.retries = 0.0, 0
+            else:
+                pause_seconds = world.settings.retry_seconds * 2.0 ** min(tenant.retries, 16)
+                tenant.retry_at = world.now + min(world.settings.retry_limit_seconds, pause_seconds)
+                tenant.retries += 1
+
+    def _confirm(self, tenant: TenantId, memory_id: MemoryId) -> None:
+        world = self.world
+        known = [
+            c
+            for c in world.changes.values()
+            if c.confirm and (c.tenant, c.memory_id) == (tenant, memory_id)
+        ]
+        seq = known[0].seq if known else world.number()
+        wait_seconds = world.settings.request_seconds + world.settings.grace_seconds
+        world.changes[seq] = FakeChange(
+            seq, tenant, memory_id, not_before=world.now + wait_seconds, confirm=True
+        )
+
+    def _charge(self, tenant: TenantId, failure: Failure) -> bool:
+        key = (tenant, failure.memory_id)
+        known = self.world.failures.get(key)
+        attempts = 1 + (known.attempts if known else 0)
+        buried = attempts >= self.world.settings.max_attempts
+        self.world.failures[key] = FakeFailure(attempts, failure.reason, buried)
+        return buried
+
+    def _claimed(self, lease: Lease, claim: Claim) -> list[FakeChange]:
+        changes = [self.world.changes.get(c.seq) for c in claim.changes]
+        return [c for c in changes if c is not None and c.claim_token == lease.token]
+
+    def _give_back(
+        self,
+        lease: Lease,
+        claim: Claim,
+        ids: set[MemoryId] | set[MemoryId | None],
+        pause_seconds: float,
+    ) -> None:
+        for change in self._claimed(lease, claim):
+            if change.memory_id in ids:
+                change.claim_token = None
+                change.not_before = self.world.now + pause_seconds if pause_seconds else 0.0
+
+
+class FakeMemories:
+    """The rows, read by id, and their embedding backup."""
+
+    def __init__(self, world: FakeWorld) -> None:
+        self.world = world
+
+    def read(self, ids: Sequence[MemoryId]) -> tuple[dict[MemoryId, Memory], tuple[MemoryId, ...]]:
+        """Return the rows that exist, and the ids left out because the batch is full."""
+        with self.world.step("memories.read"):
+            fit: dict[MemoryId, Memory] = {}
+            left_out: list[MemoryId] = []
+            size = 0
+            for memory_id in sorted(set(ids) & set(self.world.rows)):
+                row = self.world.rows[memory_id]
+                size += len(row.raw)
+                if fit and size > self.world.settings.batch_bytes:
+                    left_out.append(memory_id)
+                else:
+                    fit[memory_id] = replace(row, provenance=self.world.provenance.get(memory_id))
+            return fit, tuple(left_out)
+
+    def of_tenant(self, tenant: TenantId) -> Iterator[Memory]:
+        """Walk through a tenant's memories in id order, without their vectors."""
+        with self.world.step("memories.of_tenant"):
+            rows = [r for _, r in sorted(self.world.rows.items()) if r.tenant == tenant]
+        yield from (replace(row, embedding=None) for row in rows)
+
+    def count(self, tenant: TenantId) -> int:
+        """Count a tenant's memories."""
+        with self.world.step("memories.count"):
+            return sum(row.tenant == tenant for row in self.world.rows.values())
+
+    def back_up(
+        self, vectors: dict[MemoryId, tuple[Memory, Vector, Provenance]]
+    ) -> frozenset[MemoryId]:
+        """Store vectors where the row is still the one that was read; return those that are."""
+        world = self.world
+        with world.step("memories.back_up"):
+            if world.settings.backup == "off":
+                return frozenset(vectors)
+            done: set[MemoryId] = set()
+            for memory_id, (read, vector, provenance) in vectors.items():
+                row = world.rows.get(memory_id)
+                if row is not None and row.version == read.version:
+                    version = str(world.number())
+                    world.rows[memory_id] = replace(row, embedding=vector, version=version)
+                    world.provenance[memory_id] = provenance
+                    done.add(memory_id)
+            return frozenset(done)
+
+
+class FakeRegistry:
+    """Tenants and the generations that they search."""
+
+    def __init__(self, world: FakeWorld) -> None:
+        self.world = world
+
+    def register(self, tenant: TenantId) -> str:
+        """Register a tenant unless it is; return its partition key."""
+        with self.world.step("registry.register"):
+            self.world.tenants.setdefault(tenant, FakeTenant())
+            return str(tenant)
+
+    def live(self, tenant: TenantId) -> Generation | None:
+        """Return the generation that searches of this tenant go to now."""
+        with self.world.step("registry.live"):
+            live = self.world.tenant(tenant).live
+            return None if live is None else self.world.generations[live]
+
+    def begin(self, tenant: TenantId, server: UUID, *, model: str, config_hash: str) -> Generation:
+        """Note a new generation before its collection exists."""
+        with self.world.step("registry.begin"):
+            generation = Generation(uuid4(), tenant, server, None, model, config_hash)
+            self.world.generations[generation.id] = generation
+            return generation
+
+    def go_live(self, lease: Lease, generation: Generation) -> None:
+        """Make a tenant's first generation live; enqueue the reset that fills it. Raises Fenced."""
+        with self.world.step("registry.go_live"):
+            self.world.fence(lease)
+            tenant = self.world.tenant(lease.tenant)
+            if tenant.live is not None:
+                raise Fenced("the tenant has a live generation by now")
+            tenant.live = generation.id
+            self.world.generations[generation.id] = generation
+            self.world.enqueue(lease.tenant, None)
+
+    def abandon(self, lease: Lease, generation: UUID) -> None:
+        """Stop using a damaged generation. Raises Fenced."""
+        with self.world.step("registry.abandon"):
+            self.world.fence(lease)
+            tenant = self.world.tenant(lease.tenant)
+            tenant.live = None if tenant.live == generation else tenant.live
+            tenant.building = None if tenant.building == generation else tenant.building
+            self.world.abandoned[generation] = self.world.now
+
+    def recently_abandoned(self, tenant: TenantId) -> int:
+        """Count the tenant's generations that were found damaged within the last hour."""
+        with self.world.step("registry.recently_abandoned"):
+            return sum(
+                self.world.generations[g].tenant == tenant and when > self.world.now - HOUR_SECONDS
+                for g, when in self.world.abandoned.items()
+            )
+
+
+class FakeIndex:
+    """Collections of documents on one server; every document is always reachable."""
+
+    def __init__(self, world: FakeWorld) -> None:
+        self.world = world
+
+    def recognise(self) -> None:
+        """Check that the server is who it is."""
+        with self.world.step("index.recognise"):
+            return
+
+    def place(self) -> UUID:
+        """Choose the server of a new generation."""
+        with self.world.step("index.place"):
+            return self.world.server
+
+    def create(self, generation: Generation, *, memories: int, hold: Hold) -> Generation:
+        """Create the generation's collection; return it with the collection's id."""
+        del memories  # decides how a real collection is tuned
+        hold()
+        with self.world.step("index.create"):
+            if generation.collection in self.world.collections:
+                raise ChromaUnavailable(f"collection {generation.collection} already exists")
+            collection = FakeCollection(uuid4())
+            self.world.collections[generation.collection] = collection
+            return replace(generation, collection_id=collection.id)
+
+    def prime(self, generation: Generation, *, hold: Hold) -> None:
+        """Prepare a collection for the first write after a lease was taken."""
+        hold()
+        with self.world.step("index.prime"):
+            self._collection(generation)
+
+    def write(
+        self,
+        generation: Generation,
+        documents: Sequence[Document],
+        deletes: Sequence[MemoryId],
+        *,
+        hold: Hold,
+    ) -> None:
+        """Bring the documents and deletes into the collection."""
+        if not documents and not deletes:
+            return
+        hold()
+        with self.world.step("index.write") as fault:
+            refuse(documents)
+            self._collection(generation)
+            if fault is not None and fault.lands == "late":
+                self.world.in_flight.append(lambda: self._apply(generation, documents, deletes))
+            else:
+                self._apply(generation, documents, deletes)
+
+    def control(self, generation: Generation, *, hold: Hold) -> None:
+        """Send a write that changes nothing and cannot be refused."""
+        hold()
+        with self.world.step("index.control"):
+            self._collection(generation).documents.pop(CONTROL_ID, None)
+
+    def hashes(self, generation: Generation, *, hold: Hold) -> dict[str, str]:
+        """Return document id to content hash of all that the collection holds."""
+        hold()
+        with self.world.step("index.hashes"):
+            held = self._collection(generation).documents
+            return {name: str(d.metadata.get("hash", "")) for name, d in held.items()}
+
+    def query(
+        self,
+        generation: Generation,
+        vector: Vector,
+        *,
+        limit: int,
+        where: Mapping[str, Any] | None,
+        seconds: float,
+    ) -> list[Match]:
+        """Return the nearest documents, nearest first."""
+        del seconds  # nothing here takes any
+        with self.world.step("index.query"):
+            matches = [
+                Match(memory_id, cosine_distance(vector, found.vector), dict(found.metadata))
+                for name, found in self._collection(generation).documents.items()
+                if (memory_id := memory_id_of(name)) is not None and meets(found.metadata, where)
+            ]
+        return sorted(matches, key=lambda m: m.distance)[:limit]
+
+    def _collection(self, generation: Generation) -> FakeCollection:
+        found = self.world.collections.get(generation.collection)
+        if found is None or generation.collection_id not in {None, found.id}:
+            raise Corrupt("the collection is gone or another", generation=generation.id)
+        return found
+
+    def _apply(
+        self, generation: Generation, documents: Sequence[Document], deletes: Sequence[MemoryId]
+    ) -> None:
+        held = self._collection(generation).documents
+        for memory_id in deletes:
+            held.pop(document_id(memory_id), None)
+        for document in documents:
+            name = document_id(document.memory_id)
+            before = held.get(name)
+            # As Chroma does: what an upsert does not mention stays.
+            held[name] = FakeDocument(
+                document.vector,
+                document.text if document.text is not None or before is None else before.text,
+                {**(before.metadata if before else {}), **document.metadata},
+            )
+
+
+def refuse(documents: Sequence[Document]) -> None:
+    """Raise Poison for what no collection takes."""
+    for document in documents:
+        if document.vector.shape != (DIMENSION,) or not np.isfinite(document.vector).all():
+            raise Poison("the vector has the wrong dimension or is not finite")
+        try:
+            (document.text or "").encode()
+        except UnicodeEncodeError as error:
+            raise Poison("the text has lone surrogates") from error
+
+
+def cosine_distance(one: Vector, other: Vector) -> float:
+    """Measure as Chroma does; a zero vector is far from everything."""
+    length = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return 1.0 - float(one @ other) / length if length else 1.0
+
+
+def meets(metadata: Mapping[str, Scalar], where: Mapping[str, Any] | None) -> bool:
+    """Tell whether metadata meets a Chroma filter."""
+    return all(_meets(metadata, key, asked) for key, asked in (where or {}).items())
+
+
+def _meets(metadata: Mapping[str, Scalar], key: str, asked: Any) -> bool:
+    if key in {"$and", "$or"}:
+        parts = (meets(metadata, part) for part in asked)
+        return all(parts) if key == "$and" else any(parts)
+    found = metadata.get(key)
+    [(op, value)] = asked.items() if isinstance(asked, Mapping) else [("$eq", asked)]
+    if op in RANGES:
+        return isinstance(found, int | float) and bool(RANGES[op](found, value))
+    values = value if op in {"$in", "$nin"} else [value]
+    among = any(found == v and kind_of(found) == kind_of(v) for v in values)
+    return among if op in {"$eq", "$in"} else not among
+
+
+def a_vector(seed: int) -> Vector:
+    """Make a vector of length one; another seed, another direction."""
+    values = np.random.default_rng(seed).standard_normal(DIMENSION).astype(np.float32)
+    vector: Vector = values / np.linalg.norm(values)
+    return vector
+
+
+def a_document(
+    memory_id: int,
+    *,
+    seed: int | None = None,
+    text: str | None = '{"summary": "a memory"}',
+    rewritten: bool = False,
+    **metadata: Scalar,
+) -> Document:
+    """Make a document whose vector is told by its seed, which is its id unless given."""
+    vector = a_vector(abs(memory_id) if seed is None else seed)
+    found: dict[str, Scalar] = {"hash": f"hash of {memory_id}", **metadata}
+    return Document(MemoryId(memory_id), vector, text, found, rewritten)
+
+
+def no_lease() -> float:
+    """Hold as somebody whose lease never ends."""
+    return 5.0
