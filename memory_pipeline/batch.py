@@ -1,0 +1,117 @@
+"""The steps of a batch that talk to the model and to Chroma. The heart says when; these say how.
+
+What is refused is singled out here, and charged only when a control beside it passes: a model or a
+collection that refuses everything is broken, and no memory is to blame.
+"""
+
+import time
+from collections.abc import Sequence
+
+from memory_pipeline.content import Recipe, compose
+from memory_pipeline.errors import Corrupt, EmbedderUnavailable, Poison
+from memory_pipeline.model import Failure, Generation, MemoryId, document_id, memory_id_of
+from memory_pipeline.plan import Draft, EmbeddedDraft, isolate
+from memory_pipeline.ports import Embedder, Hold, Index, Lease, Memories
+
+CONTROL_TEXT = "a text that every model can embed"
+FIRST_SLICE = 8
+LARGEST_SLICE = 64
+MEMORIES_A_RENEWAL = 1000
+
+
+def embed_drafts(
+    embedder: Embedder, drafts: Sequence[Draft], *, hold: Hold, slice_seconds: float
+) -> tuple[list[EmbeddedDraft], list[Failure]]:
+    """Embed in slices that are short against the lease; single out what the model refuses.
+
+    Raises:
+        EmbedderUnavailable: the model fails on a control text as well.
+        Fenced: the lease was lost between two slices.
+
+    """
+    done: list[EmbeddedDraft] = []
+    failures: list[Failure] = []
+    at, size = 0, FIRST_SLICE
+
+    def attempt(part: Sequence[Draft]) -> None:
+        vectors = embedder.embed([draft.content.text for draft in part])
+        done.extend(d.embedded(v, embedder.model) for d, v in zip(part, vectors, strict=True))
+
+    while at < len(drafts):
+        hold()
+        began = time.monotonic()
+        part = drafts[at : at + size]
+        refused = isolate(part, attempt)
+        if refused:
+            _embed_control(embedder)
+        failures += [Failure(d.memory.id, f"embedding: {why}") for d, why in refused]
+        at += len(part)
+        each_seconds = (time.monotonic() - began) / len(part)
+        size = max(1, min(LARGEST_SLICE, int(slice_seconds / max(each_seconds, 1e-6))))
+    return done, failures
+
+
+def _embed_control(embedder: Embedder) -> None:
+    try:
+        embedder.embed([CONTROL_TEXT])
+    except Poison as broken:
+        raise EmbedderUnavailable(f"the model fails on a control text too: {broken}") from broken
+
+
+def write_documents(
+    index: Index,
+    generation: Generation,
+    ready: Sequence[EmbeddedDraft],
+    deletes: Sequence[MemoryId],
+    *,
+    hold: Hold,
+) -> list[Failure]:
+    """Write to one generation; single out what Chroma refuses.
+
+    Raises:
+        Corrupt: a control write is refused as well.
+        ChromaUnavailable, Fenced: as the index raises them.
+
+    """
+    index.write(generation, (), deletes, hold=hold)
+
+    def attempt(part: Sequence[EmbeddedDraft]) -> None:
+        index.write(generation, [draft.document for draft in part], (), hold=hold)
+
+    refused = isolate(ready, attempt)
+    if refused:
+        try:
+            index.control(generation, hold=hold)
+        except Poison as broken:
+            raise Corrupt(
+                f"a control write fails too: {broken}", generation=generation.id
+            ) from broken
+    return [Failure(d.memory.id, f"index: {why}") for d, why in refused]
+
+
+def find_differing(
+    index: Index,
+    memories: Memories,
+    targets: Sequence[Generation],
+    recipe: Recipe,
+    *,
+    lease: Lease,
+) -> list[MemoryId]:
+    """Compare a whole tenant by content hash; return what differs in any generation.
+
+    Raises:
+        Fenced: the lease was lost on the way.
+
+    """
+    held = [index.hashes(generation, hold=lease.hold) for generation in targets]
+    unseen = {name for hashes in held for name in hashes}
+    differing: list[MemoryId] = []
+    for number, memory in enumerate(memories.of_tenant(lease.tenant)):
+        if number % MEMORIES_A_RENEWAL == 0:
+            lease.hold()  # a large tenant takes longer than a lease
+        name = document_id(memory.id)
+        unseen.discard(name)
+        wanted = compose(memory, recipe).content_hash
+        if any(hashes.get(name) != wanted for hashes in held):
+            differing.append(memory.id)
+    return differing + [i for name in sorted(unseen) if (i := memory_id_of(name)) is not None]

@@ -1,0 +1,124 @@
+"""What a batch has to do, decided from what was read; no I/O. The heart acts on it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from memory_pipeline.content import Content, Recipe, compose, vector_hash
+from memory_pipeline.errors import Poison
+from memory_pipeline.model import Document, Memory, MemoryId, Provenance, TenantId, Vector
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draft:
+    """A memory with its content, still without a vector."""
+
+    memory: Memory
+    content: Content
+
+    def embedded(self, vector: Vector, model: str) -> "EmbeddedDraft":
+        """Join it with the vector that this model made of its text."""
+        provenance = Provenance(self.content.text_hash, model, vector_hash(vector))
+        return EmbeddedDraft(self.memory, self.content, vector, provenance)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddedDraft:
+    """A memory with its content and the vector that stands for it."""
+
+    memory: Memory
+    content: Content
+    vector: Vector
+    provenance: Provenance
+
+    @property
+    def document(self) -> Document:
+        """What Chroma shall store."""
+        return Document(
+            self.memory.id,
+            self.vector,
+            self.content.document,
+            self.content.metadata,
+            # A memory with provenance was written before, perhaps with another vector.
+            rewritten=self.memory.provenance is not None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be deleted, what has its vector already, and what has to be embedded."""
+
+    deletes: tuple[MemoryId, ...] = ()
+    covered: tuple[EmbeddedDraft, ...] = ()
+    to_embed: tuple[Draft, ...] = ()
+
+
+def plan_batch(
+    tenant: TenantId,
+    ids: Sequence[MemoryId],
+    rows: dict[MemoryId, Memory],
+    *,
+    recipe: Recipe,
+    model: str,
+    trust: bool,
+) -> Plan:
+    """Decide for each memory of a claim, from its row as it stands now.
+
+    A memory that is gone, or that is another tenant's by now, is deleted from this tenant.
+    """
+    deletes: list[MemoryId] = []
+    covered: list[EmbeddedDraft] = []
+    to_embed: list[Draft] = []
+    for memory_id in ids:
+        memory = rows.get(memory_id)
+        if memory is None or memory.tenant != tenant:
+            deletes.append(memory_id)
+            continue
+        content = compose(memory, recipe)
+        provenance = covering(memory, content, model=model, trust=trust)
+        if provenance is None or memory.embedding is None:
+            to_embed.append(Draft(memory, content))
+        else:
+            covered.append(EmbeddedDraft(memory, content, memory.embedding, provenance))
+    # Texts of one length embed together fastest.
+    to_embed.sort(key=lambda d: len(d.content.text))
+    return Plan(tuple(deletes), tuple(covered), tuple(to_embed))
+
+
+def covering(memory: Memory, content: Content, *, model: str, trust: bool) -> Provenance | None:
+    """Tell the provenance of the stored vector if it is this text's under this model.
+
+    A vector that the pipeline did not write (no provenance, or another vector's) is the
+    application's: taken for the current model's when ``trust`` says so, computed anew otherwise.
+    """
+    vector = memory.embedding
+    if vector is None:
+        return None
+    stored = Provenance(content.text_hash, model, vector_hash(vector))
+    known = memory.provenance
+    if known is not None and known.vector_hash == stored.vector_hash:
+        return known if known == stored else None
+    return stored if trust and bool(np.isfinite(vector).all() and vector.any()) else None
+
+
+def isolate(batch: Sequence[T], attempt: Callable[[Sequence[T]], None]) -> list[tuple[T, Poison]]:
+    """Attempt a batch; when it is refused, halve it until the refused ones stand alone.
+
+    Returns:
+        Each one that is refused by itself, with why; everything else was attempted with success.
+
+    """
+    if not batch:
+        return []
+    try:
+        attempt(batch)
+    except Poison as refusal:
+        if len(batch) == 1:
+            return [(batch[0], refusal)]
+        middle = len(batch) // 2
+        return [*isolate(batch[:middle], attempt), *isolate(batch[middle:], attempt)]
+    return []
