@@ -1,0 +1,1 @@
+"""Dagster: the control plane. Thin adapters over the core, which never imports Dagster."""
