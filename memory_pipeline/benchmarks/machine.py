@@ -1,0 +1,27 @@
+"""What the figures were measured on, so that they can be compared."""
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import psutil
+
+
+def machine() -> dict[str, object]:
+    """Return the facts of this machine that a figure depends on."""
+    return {
+        "cores": os.cpu_count() or 0,
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "load_1m": round(os.getloadavg()[0], 2),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "chromadb": version("chromadb"),
+        "psycopg": version("psycopg"),
+    }
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the median, rounded to what can be meant."""
+    return round(statistics.median(values), 3)

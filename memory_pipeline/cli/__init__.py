@@ -1,0 +1,48 @@
+"""The command line. Each command is a few lines over the core.
+
+Exit codes: 0 done · 1 findings · 2 wrong usage, input or settings · 3 a service is unavailable.
+"""
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from memory_pipeline.cli import bench, data, demo, observe, services
+from memory_pipeline.cli.console import fail
+from memory_pipeline.errors import PipelineError, Transient
+from memory_pipeline.logs import configure_logging
+
+EXIT_USAGE = 2
+EXIT_UNAVAILABLE = 3
+
+
+class _Commands(TyperGroup):
+    """Turns foreseeable errors into one line and an exit code; anything else is a bug and shows."""
+
+    def invoke(self, ctx: Any) -> Any:
+        configure_logging(quiet=True)
+        try:
+            return super().invoke(ctx)
+        except Transient as error:
+            fail(str(error), code=EXIT_UNAVAILABLE)
+        except PipelineError as error:
+            fail(str(error), code=EXIT_USAGE)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="memory-pipeline",
+    help="Keeps one ChromaDB collection per tenant true to the memories in Postgres.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for room in (services, data, observe, demo):
+    room.register(app)
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,114 @@
+"""The demo: real memories travel from Postgres through Dagster into Chroma, and are searched."""
+
+import time
+from importlib.resources import as_file, files
+from typing import Annotated
+
+import typer
+
+from memory_pipeline.cli.console import err, fail, out, progress_bar
+from memory_pipeline.cli.data import EXIT_UNAVAILABLE, hits_table, pull
+from memory_pipeline.imports import import_file, read_lines
+from memory_pipeline.local.running import discover, ui_url
+from memory_pipeline.local.stack import down, running, up
+from memory_pipeline.model import TenantId
+from memory_pipeline.pipeline import Pipeline, opened
+from memory_pipeline.settings import Settings
+from memory_pipeline.store import MemoryStore
+
+PATIENCE_SECONDS = 300.0
+LOOK_SECONDS = 0.5
+
+QUESTIONS = (
+    ("ada", "Why did people pay two times for one order?"),
+    ("ben", "What made the battery run flat?"),
+    ("elif", "How do we shut out employees who quit?"),
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this room."""
+    app.command()(demo)
+
+
+def demo(
+    end: Annotated[bool, typer.Option("--exit", help="End after the searches.")] = False,
+) -> None:
+    """Start everything, import a sample, let Dagster sync it, and search it by meaning."""
+    settings = Settings.load()
+    if settings.embedder == "model":
+        pull()
+    was_running = running(settings)
+    if not was_running:
+        err.print("starting Postgres, Chroma and Dagster …")
+        up(settings, detach=True)
+    try:
+        _show(discover(settings))
+        if not end and not was_running:
+            err.print("Ctrl-C ends the demo and stops the services.")
+            _wait_for_ctrl_c()
+    finally:
+        if not was_running:
+            down(settings)
+
+
+def _show(settings: Settings) -> None:
+    with opened(settings) as pipeline:
+        imported = _import_sample(pipeline)
+        err.print(
+            f"imported {imported} memories of 5 tenants into memory_logs"
+            if imported
+            else "the sample is in memory_logs already"
+        )
+        _wait_for_sync(pipeline, ui_url(settings))
+    with MemoryStore(settings) as store:
+        for tenant, question in QUESTIONS:
+            out.print(f"\n{tenant}: {question}", style="bold", markup=False)
+            out.print(hits_table(store.search(tenant, question, k=3)))
+    out.print(f"\nDagster shows every tenant: {ui_url(settings)}/assets/memory_index")
+    out.print("Try next, in another terminal:")
+    for line in (
+        'memory-pipeline search --tenant ada "a customer paid two times"',
+        'memory-pipeline remember --user ada \'{"summary": "the cat sleeps on the router"}\'',
+        "memory-pipeline status",
+        "memory-pipeline tenants",
+    ):
+        out.print(f"  .venv/bin/{line}", markup=False)
+
+
+def _import_sample(pipeline: Pipeline) -> int:
+    sample = files("memory_pipeline.local") / "sample.jsonl"
+    with as_file(sample) as path:
+        with path.open("rb") as file:
+            tenants = {TenantId(line.user_id) for line in read_lines(file, compressed=False)}
+        held = sum(pipeline.memories.count(tenant) for tenant in tenants)
+        return 0 if held else import_file(pipeline.database, path)
+
+
+def _wait_for_sync(pipeline: Pipeline, ui: str) -> None:
+    """Watch Dagster's sensor bring the outbox to zero."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    most = waiting = pipeline.status.totals().pending_changes
+    err.print(f"Dagster's sensor syncs them now; watch it at {ui}")
+    with progress_bar("changes") as bar:
+        task = bar.add_task("syncing", total=most)
+        while waiting:
+            if time.monotonic() > deadline:
+                fail(
+                    f"{waiting} changes still wait after {PATIENCE_SECONDS:.0f} s; "
+                    "`memory-pipeline status` says why",
+                    code=EXIT_UNAVAILABLE,
+                )
+            time.sleep(LOOK_SECONDS)
+            waiting = pipeline.status.totals().pending_changes
+            most = max(most, waiting)
+            bar.update(task, total=most, completed=most - waiting)
+    err.print("all of them are in their tenants' collections")
+
+
+def _wait_for_ctrl_c() -> None:
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        err.print("stopping …")

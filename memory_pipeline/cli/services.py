@@ -1,0 +1,81 @@
+"""Commands over the services of this machine: up, down, env."""
+
+import shlex
+from typing import Annotated
+
+import typer
+from psycopg.conninfo import conninfo_to_dict
+
+from memory_pipeline.cli.console import err, out
+from memory_pipeline.local.home import URLS, home_of, url_of
+from memory_pipeline.local.processes import ServiceFailed
+from memory_pipeline.local.running import discover, running
+from memory_pipeline.local.stack import down as stop_stack
+from memory_pipeline.local.stack import up as start_stack
+from memory_pipeline.settings import PREFIX, Settings
+
+# What libpq, and so psql, reads from the environment.
+LIBPQ = {
+    "host": "PGHOST",
+    "port": "PGPORT",
+    "user": "PGUSER",
+    "dbname": "PGDATABASE",
+    "password": "PGPASSWORD",
+    "sslmode": "PGSSLMODE",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this room."""
+    for command in (up, down, env):
+        app.command()(command)
+
+
+def up(
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when all runs.")] = False,
+) -> None:
+    """Start Postgres, Chroma and Dagster, but for those that settings name; Ctrl-C stops them."""
+    settings = Settings.load()
+    if running(settings) is None:
+        err.print("starting …" if detach else "starting … (Ctrl-C stops everything)")
+    start_stack(settings, detach=detach, say=_say)
+
+
+def down() -> None:
+    """Stop what up has started here."""
+    stop_stack(Settings.load(), say=_say)
+
+
+def env() -> None:
+    """Print how other programs reach the services: eval "$(memory-pipeline env)"."""
+    for name, value in exports(Settings.load()).items():
+        typer.echo(f"export {name}={shlex.quote(value)}")  # rich would read :names: as emoji
+
+
+def exports(settings: Settings) -> dict[str, str]:
+    """Return the variables by which psql, dagster and other programs reach what runs.
+
+    Raises:
+        ServiceFailed: nothing runs here, and the settings name no database either.
+
+    """
+    settings = discover(settings)
+    urls = {name: url_of(settings, name) for name in URLS}
+    database = urls["database_url"]
+    if database is None:
+        raise ServiceFailed(
+            f"nothing runs in {home_of(settings)}: start it with `memory-pipeline up`"
+        )
+    parts = conninfo_to_dict(database)
+    # Always a port: an older PGPORT of the shell would go to another server.
+    variables = {"PGPORT": "5432"} | {
+        name: str(parts[key]) for key, name in LIBPQ.items() if parts.get(key)
+    }
+    variables |= {f"{PREFIX}{name.upper()}": url for name, url in urls.items() if url}
+    variables[f"{PREFIX}HOME"] = str(home_of(settings))
+    dagster_home = home_of(settings) / "dagster"
+    return variables | ({"DAGSTER_HOME": str(dagster_home)} if dagster_home.exists() else {})
+
+
+def _say(line: str) -> None:
+    out.print(line, markup=False)

@@ -1,0 +1,74 @@
+"""The product as a user has it: the installed command, and one stack started by it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = Path(sys.executable).with_name("memory-pipeline")
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Cli:
+    """Runs memory-pipeline with one home and the settings of a test."""
+
+    home: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment that the command sees: this machine's settings are not in it."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("MEMORY_PIPELINE_")}
+        ours = {"HOME": str(self.home), "EMBEDDER": "hashing", **self.settings}
+        return {**kept, **{f"MEMORY_PIPELINE_{name}": value for name, value in ours.items()}}
+
+    def __call__(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command and expect an exit code."""
+        done = subprocess.run(
+            [str(COMMAND), *words],
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def json(self, *words: str) -> Any:
+        """Run a command with --json and return what it prints."""
+        return json.loads(self(*words, "--json").stdout)
+
+    def with_settings(self, **settings: str) -> "Cli":
+        """Return the same command with other settings."""
+        return Cli(self.home, {**self.settings, **settings})
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Cli]:
+    """Start everything as a user does, once; stop it at the end."""
+    # Open for all to enter, as pytest's own folders are not: else root's data would go elsewhere.
+    place = Path(tempfile.mkdtemp(prefix="memory-pipeline-"))
+    place.chmod(0o755)
+    cli = Cli(place / "home", {"SENSOR_SECONDS": "1"})
+    try:
+        cli("up", "--detach")
+        yield cli
+    finally:
+        cli("down")
+        shutil.rmtree(place)
+
+
+@pytest.fixture
+def lonely(tmp_path: Path) -> Cli:
+    """Return the command in a home where nothing runs."""
+    return Cli(tmp_path / "home")

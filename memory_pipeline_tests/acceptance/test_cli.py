@@ -1,0 +1,117 @@
+"""The command line without services: what it says, and how it ends."""
+
+import re
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from memory_pipeline_tests.acceptance.conftest import ROOT, Cli
+
+COMMANDS = [
+    "up",
+    "down",
+    "env",
+    "demo",
+    "migrate",
+    "import",
+    "remember",
+    "forget",
+    "sync",
+    "search",
+    "status",
+    "tenants",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_stands_in_the_readme(lonely: Cli, command: str) -> None:
+    """Nobody has to read the code to learn what there is."""
+    assert lonely(command, "--help").stdout.strip()
+    assert re.search(rf"`[^`]*\b{command}\b", (ROOT / "README.md").read_text())
+
+
+def test_every_command_of_the_readme_exists(lonely: Cli) -> None:
+    """The README promises nothing that is not there."""
+    named = set(re.findall(r"memory-pipeline ([a-z]+)", (ROOT / "README.md").read_text()))
+    listed = lonely("--help").stdout
+    assert {name for name in named if not re.search(rf"\b{name}\b", listed)} == set()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("remember", "--user", "ada", "a memory"),
+        ("search", "--tenant", "ada", "words"),
+        ("sync",),
+        ("tenants",),
+        ("env",),
+        ("migrate",),
+    ],
+)
+def test_with_nothing_running_a_command_ends_with_3_and_says_what_to_do(
+    lonely: Cli, words: tuple[str, ...]
+) -> None:
+    """One clear line, no traceback."""
+    said = lonely(*words, code=3).stderr.strip()
+    assert "memory-pipeline up" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_postgres_down_is_one_clear_line_and_3(lonely: Cli) -> None:
+    """The password of the address is not in it."""
+    dead = lonely.with_settings(DATABASE_URL="postgresql://ada:secret@127.0.0.1:9/app")
+    said = dead("remember", "--user", "ada", "a memory", code=3).stderr.strip()
+    assert "Postgres" in said
+    assert "127.0.0.1:9" in said
+    assert "secret" not in said
+    assert len(said.splitlines()) == 1
+
+
+def test_status_without_services_says_what_is_down(lonely: Cli) -> None:
+    """A program can tell, and so can a person."""
+    said = lonely("status", code=3)
+    assert "down" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("BATCH_SIZE", "many", "MEMORY_PIPELINE_BATCH_SIZE='many'"),
+        ("TENANT_BY", "nobody", "'user_id', 'project_id' or 'both'"),
+        ("CHROMA_URL", "ftp://x", "MEMORY_PIPELINE_CHROMA_URL"),
+        ("DATABASE_URL", "mysql://u:secret@h/d", "postgresql://"),
+        ("METADATA_FIELDS", "date,hash", "'hash' is taken"),
+        ("REQUEST_SECONDS", "30", "MEMORY_PIPELINE_LEASE_SECONDS"),
+    ],
+)
+def test_a_bad_setting_names_variable_value_and_what_is_allowed(
+    lonely: Cli, name: str, value: str, says: str
+) -> None:
+    """Exit 2, and no secret in the message."""
+    said = lonely.with_settings(**{name: value})("status", code=2).stderr
+    assert says in said
+    assert "secret" not in said
+
+
+def test_migrate_prints_sql_for_a_dba(lonely: Cli) -> None:
+    """Without any database."""
+    printed = lonely("migrate", "--sql").stdout
+    for part in ("CREATE TABLE memory_pipeline.change", "memory_pipeline_capture", "ENABLE ALWAYS"):
+        assert part in printed
+
+
+def test_a_built_wheel_holds_all_that_is_needed(tmp_path: Path) -> None:
+    """SQL, templates and the sample are installed with the code."""
+    subprocess.run(
+        ["python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    for file in (ROOT / "memory_pipeline").rglob("*"):
+        if file.suffix in {".py", ".sql", ".yaml", ".jsonl", ".typed"}:
+            assert str(file.relative_to(ROOT)) in held
+    assert not any(name.startswith("memory_pipeline_tests") for name in held)
