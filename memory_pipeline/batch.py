@@ -5,7 +5,7 @@ collection that refuses everything is broken, and no memory is to blame.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from memory_pipeline.content import Recipe, compose
 from memory_pipeline.errors import Corrupt, EmbedderUnavailable, Poison
@@ -14,31 +14,38 @@ from memory_pipeline.plan import Draft, EmbeddedDraft, isolate
 from memory_pipeline.ports import Embedder, Hold, Index, Lease, Memories
 
 CONTROL_TEXT = "a text that every model can embed"
-FIRST_SLICE = 8
+FIRST_SLICE = 1  # whatever the text and the machine: the first tells how fast both are
 LARGEST_SLICE = 64
 MEMORIES_A_RENEWAL = 1000
 
 
 def embed_drafts(
-    embedder: Embedder, drafts: Sequence[Draft], *, hold: Hold, slice_seconds: float
-) -> tuple[list[EmbeddedDraft], list[Failure]]:
+    embedder: Embedder,
+    drafts: Sequence[Draft],
+    *,
+    hold: Hold,
+    slice_seconds: float,
+    keep: Callable[[Sequence[EmbeddedDraft]], None],
+) -> list[Failure]:
     """Embed in slices that are short against the lease; single out what the model refuses.
+
+    Each slice is handed to ``keep`` when it is done, so that a lease lost on the way costs no
+    vector that was computed.
 
     Raises:
         EmbedderUnavailable: the model fails on a control text as well.
         Fenced: the lease was lost between two slices.
 
     """
-    done: list[EmbeddedDraft] = []
     failures: list[Failure] = []
     at, size = 0, FIRST_SLICE
 
     def attempt(part: Sequence[Draft]) -> None:
+        hold()
         vectors = embedder.embed([draft.content.text for draft in part])
-        done.extend(d.embedded(v, embedder.model) for d, v in zip(part, vectors, strict=True))
+        keep([d.embedded(v, embedder.model) for d, v in zip(part, vectors, strict=True)])
 
     while at < len(drafts):
-        hold()
         began = time.monotonic()
         part = drafts[at : at + size]
         refused = isolate(part, attempt)
@@ -46,9 +53,16 @@ def embed_drafts(
             _embed_control(embedder)
         failures += [Failure(d.memory.id, f"embedding: {why}") for d, why in refused]
         at += len(part)
-        each_seconds = (time.monotonic() - began) / len(part)
-        size = max(1, min(LARGEST_SLICE, int(slice_seconds / max(each_seconds, 1e-6))))
-    return done, failures
+        # Texts come shortest first: the next are as long as the one that would end the slice.
+        characters = sum(len(draft.content.text) + 1 for draft in part)
+        a_character = max((time.monotonic() - began) / characters, 1e-9)
+        size = 1
+        while size < min(LARGEST_SLICE, len(drafts) - at) and (
+            size * 2 * (len(drafts[min(at + size * 2, len(drafts)) - 1].content.text) + 1)
+            <= slice_seconds / a_character
+        ):
+            size *= 2
+    return failures
 
 
 def _embed_control(embedder: Embedder) -> None:

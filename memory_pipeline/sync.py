@@ -16,7 +16,7 @@ is open during 5 and 6.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from memory_pipeline.batch import embed_drafts, find_differing, write_documents
@@ -34,11 +34,12 @@ from memory_pipeline.logs import get_logger
 from memory_pipeline.model import (
     Claim,
     Generation,
+    MemoryId,
     Outcome,
     TenantId,
     Verdict,
 )
-from memory_pipeline.plan import plan_batch
+from memory_pipeline.plan import EmbeddedDraft, plan_batch
 from memory_pipeline.ports import Embedder, Index, Lease, Memories, Outbox, Registry
 
 log = get_logger("memory_pipeline.sync")
@@ -173,11 +174,23 @@ class Sync:
         )
         if plan.to_embed and not self.embedder.loaded:
             raise _ColdModel
-        embedded, failures = embed_drafts(  # 5
-            self.embedder, plan.to_embed, hold=lease.hold, slice_seconds=self.slice_seconds
-        )
-        stored = self.memories.back_up(
-            {d.memory.id: (d.memory, d.vector, d.provenance) for d in embedded}
+        embedded: list[EmbeddedDraft] = []
+        stored: set[MemoryId] = set()
+
+        def keep(drafts: Sequence[EmbeddedDraft]) -> None:
+            embedded.extend(drafts)
+            stored.update(
+                self.memories.back_up(
+                    {d.memory.id: (d.memory, d.vector, d.provenance) for d in drafts}
+                )
+            )
+
+        failures = embed_drafts(  # 5
+            self.embedder,
+            plan.to_embed,
+            hold=lease.hold,
+            slice_seconds=self.slice_seconds,
+            keep=keep,
         )
         ready = [*plan.covered, *(d for d in embedded if d.memory.id in stored)]
         for generation in claim.targets:  # 6

@@ -5,6 +5,7 @@ process; so the limit travels in a context variable and is put on each request a
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 2.0
 
-_limit: ContextVar[float] = ContextVar("chroma_seconds", default=5.0)
+_deadline: ContextVar[float] = ContextVar("chroma_deadline")
 _status: ContextVar[int] = ContextVar("chroma_status", default=0)
 
 
@@ -52,7 +53,7 @@ class ChromaClient:
         """Lend the client for calls that may take ``seconds`` each; errors come out translated."""
         from memory_pipeline.chroma.errors import translated  # noqa: PLC0415 - chromadb is slow
 
-        limit, status = _limit.set(seconds), _status.set(0)
+        limit, status = _deadline.set(time.monotonic() + seconds), _status.set(0)
         try:
             with translated(self.url, generation=generation, status=_status.get):
                 yield self._connected()
@@ -61,7 +62,7 @@ class ChromaClient:
             self._disconnect()
             raise
         finally:
-            _limit.reset(limit)
+            _deadline.reset(limit)
             _status.reset(status)
 
     @contextmanager
@@ -152,7 +153,10 @@ def _credentials(settings: Settings) -> dict[str, str]:
 
 
 def _put_limit(request: httpx.Request) -> None:
-    seconds = _limit.get()
+    # One deadline for all the requests that a call makes: a lease was renewed for it once.
+    seconds = _deadline.get(time.monotonic() + CONNECT_SECONDS) - time.monotonic()
+    if seconds <= 0:
+        raise httpx.PoolTimeout("no time left to send it", request=request)
     limit = httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
     request.extensions["timeout"] = limit.as_dict()
 

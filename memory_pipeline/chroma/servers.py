@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from memory_pipeline.chroma.client import ChromaClient
-from memory_pipeline.errors import ChromaUnavailable, PipelineError, ServerLost
+from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, Poison, ServerLost
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.settings import Settings
 
@@ -73,6 +73,9 @@ class Servers:
         client = self._reach()
         try:
             marker = self._identify(client)
+        except (Corrupt, Poison) as error:
+            client.close()
+            raise ChromaUnavailable(f"Chroma's marker cannot be read: {error}") from error
         except PipelineError:
             client.close()
             raise

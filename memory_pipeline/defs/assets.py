@@ -66,17 +66,18 @@ def sync_tenants(
 ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
     """Sync the run's tenants that have changes; say of the others that they are in sync."""
     with pipeline.opened() as parts:
-        keys = parts.registry.keys()
-        wanted = {t: key for t, key in keys.items() if key in set(context.partition_keys)}
+        mine = set(context.partition_keys)  # asked once: each time costs a query
+        wanted = {t: key for t, key in parts.registry.keys().items() if key in mine}
+        by_sensor = context.run.tags.get(SCOPE_TAG) == SCOPE_PENDING
         last: dict[str, Outcome] = {}
         drain = Drain(parts.outbox, parts.sync())
-        for outcome in drain.run(only=wanted, paused=context.retry_number > 0):
+        for outcome in drain.run(only=wanted, paused=context.retry_number > 0 or not by_sensor):
             last[outcome.tenant] = outcome
             if outcome.verdict == "done":
                 yield from materializations(parts, outcome, wanted[outcome.tenant])
-        if context.run.tags.get(SCOPE_TAG) != SCOPE_PENDING:
+        if not by_sensor:
             for tenant, key in wanted.items():
-                if tenant not in last:
+                if tenant not in last and parts.outbox.pending(tenant) == 0:
                     yield from materializations(parts, Outcome(tenant), key)
         yield from slowest_tenants(list(last.values()))
         stuck = [o for o in last.values() if o.verdict not in {"done", "busy"}]

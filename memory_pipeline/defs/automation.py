@@ -46,7 +46,8 @@ def memory_changes(
                 parts.registry.register(change.tenant)
         registered = parts.registry.keys()
         known = list(context.instance.get_dynamic_partitions("tenants"))
-        new = [k for k in registered.values() if k not in set(known)][:NEW_TENANTS_A_TICK]
+        held = set(known)
+        new = [k for k in registered.values() if k not in held][:NEW_TENANTS_A_TICK]
         keys = [*known, *new]
         dirty = {registered[p.tenant] for p in pending if p.tenant in registered}
         requests = run_requests(dirty, keys, under_way(_unfinished(context.instance), keys))

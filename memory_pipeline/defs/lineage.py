@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 import pandas as pd
 
+from memory_pipeline.errors import PipelineError
 from memory_pipeline.model import Outcome
 from memory_pipeline.pipeline import Pipeline
 
@@ -29,17 +30,19 @@ def materializations(
         },
         tags=tags,
     )
-    documents = (
-        pipeline.index.count(generation, seconds=pipeline.settings.request_seconds)
-        if generation
-        else 0
-    )
+    counted: dict[str, int | str] = {}
+    if generation is not None:
+        seconds = pipeline.settings.request_seconds
+        try:
+            counted["dagster/row_count"] = pipeline.index.count(generation, seconds=seconds)
+        except PipelineError as error:  # of the report, not of the sync
+            counted["documents cannot be counted"] = str(error)
     yield dg.AssetMaterialization(
         "memory_index",
         partition=partition_key,
         metadata={
             "tenant": outcome.tenant,
-            "dagster/row_count": documents,
+            **counted,
             "documents written": outcome.written,
             "documents deleted": outcome.deleted,
             "memories failed": outcome.failed,

@@ -35,7 +35,8 @@ def run_requests(
 
     A range passes over clean tenants at the price of one query, a run of its own costs seconds.
     """
-    asked = [key for key in keys if key in set(dirty) - set(covered)]
+    missing = set(dirty) - set(covered)
+    asked = [key for key in keys if key in missing]
     parts = [asked[at : at + TENANTS_A_RUN] for at in range(0, len(asked), TENANTS_A_RUN)]
     return [_request(part) for part in parts]
 

@@ -184,6 +184,7 @@ class PostgresOutbox:
     def _charge(
         self, connection: Connection, lease: Lease, failures: Sequence[Failure]
     ) -> set[MemoryId]:
+        failures = list({f.memory_id: f for f in failures}.values())  # once, not once a target
         if not failures:
             return set()
         rows = queries().charge(

@@ -1075,3 +1075,42 @@ def test_a_reset_of_a_tenant_that_takes_longer_than_a_lease_is_not_fenced(
     monkeypatch.setattr(type(pipeline.memories), "of_tenant", lambda _, tenant: watched(tenant))
     drained(pipeline)
     assert len(set(seen)) == 3
+
+
+def test_a_time_that_python_cannot_hold_stops_nobody(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """P5: infinity is a time in Postgres; its memory lands and its neighbours do."""
+    remember(db, "ada")
+    db.execute("UPDATE memory_logs SET created_at = 'infinity', updated_at = '-infinity'")
+    remember(db, "bob")
+    drained(pipeline)
+    assert len(held_ids(pipeline, ADA)) == len(held_ids(pipeline, BOB)) == 1
+
+
+def test_a_generation_that_is_given_up_is_built_again_without_a_change(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """P1: giving up a damaged collection leaves a reset, so that somebody comes."""
+    remember(db, "ada")
+    drained(pipeline)
+    lease = pipeline.outbox.take(ADA)
+    assert lease is not None
+    pipeline.registry.abandon(lease, live(pipeline).id)
+    pipeline.outbox.release(lease)
+    drained(pipeline)
+    assert_mirrored(pipeline)
+
+
+def test_a_memory_that_two_generations_refuse_is_charged_once(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """P5: one failed attempt is one, whatever the number of targets."""
+    memory_id = MemoryId(remember(db, "ada"))
+    pipeline.registry.register(ADA)
+    lease = pipeline.outbox.take(ADA)
+    assert lease is not None
+    claim = pipeline.outbox.claim(lease)
+    refused = [Failure(memory_id, "refused by live"), Failure(memory_id, "refused by building")]
+    pipeline.outbox.ack(lease, claim, landed={}, failures=refused, missed=[], again=[])
+    assert db.execute("SELECT attempts FROM memory_pipeline.failure").fetchall() == [(1,)]

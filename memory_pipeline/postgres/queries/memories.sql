@@ -1,4 +1,5 @@
--- The application's table, read and written as an application would.
+-- The application's table, read and written as an application would. A time that Python cannot
+-- hold (infinity, years before 2 and after 9998) is read as none.
 
 -- name: read
 -- Read memories by id with the provenance of their vectors. Rows beyond the byte limit come without
@@ -12,7 +13,7 @@ SELECT m.id, memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS t
        m.user_id::text AS user_id, m.project_id::text AS project_id,
        s.bytes <= %(byte_limit)s OR s.place = 1 AS fits,
        CASE WHEN s.bytes <= %(byte_limit)s OR s.place = 1 THEN coalesce(m.raw_data::text, 'null') END AS raw,
-       m.embedding, m.created_at, m.updated_at, m.xmin::text AS version,
+       m.embedding, CASE WHEN m.created_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.created_at END AS created_at, CASE WHEN m.updated_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.updated_at END AS updated_at, m.xmin::text AS version,
        p.text_hash, p.model, p.vector_hash
 FROM public.memory_logs m
 JOIN sized s ON s.id = m.id
@@ -44,7 +45,7 @@ SELECT set_config('memory_pipeline.backup', pg_current_xact_id()::text, true);
 -- Read a page of a tenant's memories for reconciliation, in id order, without their vectors.
 SELECT m.id, memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS tenant,
        m.user_id::text AS user_id, m.project_id::text AS project_id, true AS fits,
-       coalesce(m.raw_data::text, 'null') AS raw, NULL::vector AS embedding, m.created_at, m.updated_at,
+       coalesce(m.raw_data::text, 'null') AS raw, NULL::vector AS embedding, CASE WHEN m.created_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.created_at END AS created_at, CASE WHEN m.updated_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.updated_at END AS updated_at,
        m.xmin::text AS version, NULL::text AS text_hash, NULL::text AS model,
        NULL::text AS vector_hash
 FROM public.memory_logs m
@@ -77,7 +78,7 @@ WHERE id = %(id)s AND memory_pipeline.tenant_of(user_id::text, project_id::text)
 -- Read memories of one tenant by id, for an application.
 SELECT m.id, memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS tenant,
        m.user_id::text AS user_id, m.project_id::text AS project_id, true AS fits,
-       coalesce(m.raw_data::text, 'null') AS raw, NULL::vector AS embedding, m.created_at, m.updated_at,
+       coalesce(m.raw_data::text, 'null') AS raw, NULL::vector AS embedding, CASE WHEN m.created_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.created_at END AS created_at, CASE WHEN m.updated_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.updated_at END AS updated_at,
        m.xmin::text AS version, NULL::text AS text_hash, NULL::text AS model,
        NULL::text AS vector_hash
 FROM public.memory_logs m

@@ -45,12 +45,15 @@ WITH mine AS (
 INSERT INTO memory_pipeline.change (tenant, memory_id) SELECT tenant, NULL FROM mine;
 
 -- name: abandon!
--- Mark a generation as damaged and stop using it; only under the token of the tenant's lease.
+-- Mark a generation as damaged and stop using it; only under the token of the tenant's lease. The
+-- reset makes sure that somebody comes to build the next one.
 WITH mine AS (
     UPDATE memory_pipeline.tenant
     SET live = nullif(live, %(id)s), building = nullif(building, %(id)s)
     WHERE tenant = %(tenant)s AND lease_token = %(token)s AND lease_until > clock_timestamp()
     RETURNING tenant
+), looked_at_again AS (
+    INSERT INTO memory_pipeline.change (tenant, memory_id) SELECT tenant, NULL FROM mine
 )
 UPDATE memory_pipeline.generation SET state = 'corrupt', ended_at = clock_timestamp()
 WHERE id = %(id)s AND EXISTS (SELECT FROM mine);
