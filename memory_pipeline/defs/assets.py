@@ -71,7 +71,10 @@ def sync_tenants(
         by_sensor = context.run.tags.get(SCOPE_TAG) == SCOPE_PENDING
         last: dict[str, Outcome] = {}
         drain = Drain(parts.outbox, parts.sync())
-        for outcome in drain.run(only=wanted, paused=context.retry_number > 0 or not by_sensor):
+        # The sweep's runs, a person's and a retry are for the tenants that pause as well.
+        swept = "dagster/schedule_name" in context.run.tags
+        paused = context.retry_number > 0 or swept or not by_sensor
+        for outcome in drain.run(only=wanted, paused=paused):
             last[outcome.tenant] = outcome
             if outcome.verdict == "done":
                 yield from materializations(parts, outcome, wanted[outcome.tenant])

@@ -152,6 +152,9 @@ class TestWithServices:
         assert isinstance(requests, list)
         assert [r.partition_key for r in requests] == ["ada"]
         assert requests[0].tags[SCOPE_TAG] == SCOPE_PENDING
+        swept = {**requests[0].tags, "dagster/schedule_name": "sync_sweep"}  # as Dagster adds it
+        execute(instance, dg.RunRequest(partition_key="ada", tags=swept))
+        assert materialization(instance, "ada").metadata["documents written"].value == 1
 
 
 def test_with_chroma_down_the_sensor_says_so_and_starts_nothing(
