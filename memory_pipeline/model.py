@@ -77,9 +77,16 @@ class Document:
     rewritten: bool = False
 
 
+GenerationState = Literal["new", "live", "building", "retired", "corrupt", "lost"]
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One built collection of a tenant: its id, where it lives and what it was built with."""
+    """One built collection of a tenant: its id, where it lives and what it was built with.
+
+    A tenant may still point to one that is ``corrupt`` (damaged) or ``lost`` (its server is gone):
+    it is not written any more, and a rebuild takes its place.
+    """
 
     id: UUID
     tenant: TenantId
@@ -87,6 +94,7 @@ class Generation:
     collection_id: UUID | None
     model: str
     config_hash: str
+    state: GenerationState = "live"
 
     @property
     def collection(self) -> str:

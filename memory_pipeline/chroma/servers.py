@@ -57,10 +57,10 @@ class Servers:
         return self._clients[server]
 
     def for_new_generation(self) -> UUID:
-        """Choose the server of a new generation: the one with the fewest tenants."""
+        """Choose the server of a new generation: the one with the fewest memories."""
         self.recognise()
         ready = [s for s in self._registry.servers() if s.id in self._clients]
-        return min(ready, key=lambda s: (s.tenants, str(s.id))).id
+        return min(ready, key=lambda s: (s.memories, str(s.id))).id
 
     def recognise(self) -> None:
         """Find out which server answers at the configured address, and register a new one.

@@ -20,12 +20,15 @@ SAFE_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A Chroma server that is registered, with the number of tenants it serves."""
+    """A Chroma server that is registered, with the number of memories it serves.
+
+    ``ready``; ``lost``: its data was not where it was expected; ``retired``: it was given up.
+    """
 
     id: UUID
     url: str
     state: str
-    tenants: int
+    memories: int
 
 
 def partition_keys(tenant: TenantId) -> Iterator[str]:
@@ -75,9 +78,17 @@ class PostgresRegistry:
             row = queries().live_generation(connection, tenant=tenant)
             return None if row is None else Generation(*row)
 
-    def begin(self, tenant: TenantId, server: UUID, *, model: str, config_hash: str) -> Generation:
+    def building(self, tenant: TenantId) -> Generation | None:
+        """Return the generation that a rebuild of this tenant fills now."""
+        with self._database.transaction() as connection:
+            row = queries().building_generation(connection, tenant=tenant)
+            return None if row is None else Generation(*row)
+
+    def begin(
+        self, tenant: TenantId, server: UUID, *, model: str, config_hash: str, memories: int
+    ) -> Generation:
         """Note a new generation before its collection exists."""
-        generation = Generation(uuid4(), tenant, server, None, model, config_hash)
+        generation = Generation(uuid4(), tenant, server, None, model, config_hash, "new")
         with self._database.transaction() as connection:
             queries().begin_generation(
                 connection,
@@ -86,6 +97,7 @@ class PostgresRegistry:
                 server=server,
                 model=model,
                 config_hash=config_hash,
+                memories=memories,
             )
         return generation
 
@@ -103,7 +115,10 @@ class PostgresRegistry:
             raise Fenced(f"the lease with token {lease.token} is no longer ours")
 
     def abandon(self, lease: Lease, generation: UUID) -> None:
-        """Stop using a damaged generation. Raises Fenced."""
+        """Mark a damaged generation; stop writing to it, and give it up if it was building.
+
+        Raises Fenced.
+        """
         with self._database.transaction() as connection:
             abandoned = queries().abandon(
                 connection, id=generation, tenant=lease.tenant, token=lease.token
@@ -138,3 +153,19 @@ class PostgresRegistry:
         """Note what state a server was found in."""
         with self._database.transaction() as connection:
             queries().mark_server(connection, id=server, state=state)
+
+    def retire_server(self, server: UUID) -> None:
+        """Give up a server whose data is gone: every generation on it is lost."""
+        with self._database.transaction() as connection:
+            queries().retire_server(connection, id=server)
+
+    def droppable(self, *, grace_seconds: float, limit: int) -> list[Generation]:
+        """Return ended generations whose collections nobody can be using any more."""
+        with self._database.transaction() as connection:
+            rows = queries().droppable(connection, grace_seconds=grace_seconds, limit=limit)
+            return [Generation(*row) for row in rows]
+
+    def dropped(self, generation: UUID) -> None:
+        """Note that a generation's collection is gone."""
+        with self._database.transaction() as connection:
+            queries().dropped(connection, id=generation)

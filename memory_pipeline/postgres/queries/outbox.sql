@@ -21,32 +21,35 @@ WITH RECURSIVE named AS (
 SELECT named.tenant AS tenant, oldest.changed_at AS changed_at,
        t.partition_key AS partition_key
 FROM named
+LEFT JOIN memory_pipeline.tenant t ON t.tenant = named.tenant
 JOIN LATERAL (
     SELECT c.changed_at FROM memory_pipeline.change c
     WHERE c.tenant = named.tenant
       AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
+      AND (c.covered_by IS NULL OR c.covered_by IS DISTINCT FROM t.building)
     ORDER BY c.seq LIMIT 1
 ) AS oldest ON true
-LEFT JOIN memory_pipeline.tenant t ON t.tenant = named.tenant
 WHERE named.tenant IS NOT NULL
   AND (%(paused)s OR t.retry_at IS NULL OR t.retry_at <= clock_timestamp())
 ORDER BY oldest.changed_at;
 
 -- name: hold_for_claim^
 -- Lock the lease for this transaction and tell the generations to write; nothing when it is lost.
-SELECT t.live, t.building
-FROM memory_pipeline.tenant t
+-- A damaged live generation is not written; the one that will take its place is.
+SELECT CASE WHEN g.state = 'live' THEN t.live END AS live, t.building
+FROM memory_pipeline.tenant t LEFT JOIN memory_pipeline.generation g ON g.id = t.live
 WHERE t.tenant = %(tenant)s AND t.lease_token = %(token)s AND t.lease_until > clock_timestamp()
-FOR NO KEY UPDATE;
+FOR NO KEY UPDATE OF t;
 
 -- name: claim
--- Claim the oldest changes that are due. Runs in the transaction that locked the lease. Tells the
+-- Claim the oldest changes that are due and that no rebuild under way covers. Runs in the transaction that locked the lease. Tells the
 -- token that had each before: whoever it was may still write.
 WITH due AS MATERIALIZED (
     SELECT c.seq, c.claim_token
     FROM memory_pipeline.change c
     WHERE c.tenant = %(tenant)s
       AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
+      AND (c.covered_by IS NULL OR c.covered_by IS DISTINCT FROM %(building)s::uuid)
     ORDER BY c.seq
     LIMIT %(batch_size)s
     FOR UPDATE SKIP LOCKED

@@ -17,25 +17,31 @@ SELECT tenant, partition_key FROM memory_pipeline.tenant ORDER BY registered_at,
 
 -- name: generation^
 -- Tell one generation.
-SELECT g.id, g.tenant, g.server, g.collection_id, g.model, g.config_hash
+SELECT g.id, g.tenant, g.server, g.collection_id, g.model, g.config_hash, g.state
 FROM memory_pipeline.generation g WHERE g.id = %(id)s;
 
 -- name: live_generation^
 -- Tell the generation that a tenant's searches go to, by one indexed read.
-SELECT g.id, g.tenant, g.server, g.collection_id, g.model, g.config_hash
+SELECT g.id, g.tenant, g.server, g.collection_id, g.model, g.config_hash, g.state
 FROM memory_pipeline.tenant t JOIN memory_pipeline.generation g ON g.id = t.live
+WHERE t.tenant = %(tenant)s;
+
+-- name: building_generation^
+-- Tell the generation that a rebuild fills for a tenant.
+SELECT g.id, g.tenant, g.server, g.collection_id, g.model, g.config_hash, g.state
+FROM memory_pipeline.tenant t JOIN memory_pipeline.generation g ON g.id = t.building
 WHERE t.tenant = %(tenant)s;
 
 -- name: begin_generation!
 -- Note a generation before its collection is created, so that no collection is ever unknown.
-INSERT INTO memory_pipeline.generation (id, tenant, server, model, config_hash)
-VALUES (%(id)s, %(tenant)s, %(server)s, %(model)s, %(config_hash)s);
+INSERT INTO memory_pipeline.generation (id, tenant, server, model, config_hash, memories)
+VALUES (%(id)s, %(tenant)s, %(server)s, %(model)s, %(config_hash)s, %(memories)s);
 
 -- name: go_live!
 -- Make a tenant's first generation live and enqueue a reset; only under the token of its lease.
 WITH mine AS (
     UPDATE memory_pipeline.tenant SET live = %(id)s
-    WHERE tenant = %(tenant)s AND live IS NULL AND lease_token = %(token)s
+    WHERE tenant = %(tenant)s AND live IS NULL AND building IS NULL AND lease_token = %(token)s
       AND lease_until > clock_timestamp()
     RETURNING tenant
 ), named AS (
@@ -45,18 +51,20 @@ WITH mine AS (
 INSERT INTO memory_pipeline.change (tenant, memory_id) SELECT tenant, NULL FROM mine;
 
 -- name: abandon!
--- Mark a generation as damaged and stop using it; only under the token of the tenant's lease. The
--- reset makes sure that somebody comes to build the next one.
+-- Mark a generation as damaged; only under the token of the tenant's lease. One that was building is
+-- given up. The live one stays the one that searches go to, and is no longer written: the reset
+-- makes sure that somebody comes to build the next one.
 WITH mine AS (
     UPDATE memory_pipeline.tenant
-    SET live = nullif(live, %(id)s), building = nullif(building, %(id)s)
+    SET building = nullif(building, %(id)s)
     WHERE tenant = %(tenant)s AND lease_token = %(token)s AND lease_until > clock_timestamp()
-    RETURNING tenant
+    RETURNING tenant, live
 ), looked_at_again AS (
-    INSERT INTO memory_pipeline.change (tenant, memory_id) SELECT tenant, NULL FROM mine
+    INSERT INTO memory_pipeline.change (tenant, memory_id)
+    SELECT tenant, NULL FROM mine WHERE live = %(id)s
 )
 UPDATE memory_pipeline.generation SET state = 'corrupt', ended_at = clock_timestamp()
-WHERE id = %(id)s AND EXISTS (SELECT FROM mine);
+WHERE id = %(id)s AND state IN ('new', 'live', 'building') AND EXISTS (SELECT FROM mine);
 
 -- name: recently_abandoned$
 -- Count a tenant's generations that were found damaged within the last hour.
@@ -69,11 +77,11 @@ WHERE tenant = %(tenant)s AND state = 'corrupt'
 SELECT id FROM memory_pipeline.installation;
 
 -- name: servers
--- Tell every registered server and how many generations it serves.
-SELECT s.id, s.url, s.state, count(t.tenant)::integer AS tenants
+-- Tell every registered server and how many memories the generations hold that it serves.
+SELECT s.id, s.url, s.state, coalesce(sum(g.memories), 0)::bigint AS memories
 FROM memory_pipeline.server s
-LEFT JOIN memory_pipeline.generation g ON g.server = s.id
-LEFT JOIN memory_pipeline.tenant t ON t.live = g.id
+LEFT JOIN memory_pipeline.generation g
+    ON g.server = s.id AND g.state IN ('new', 'building', 'live') AND g.dropped_at IS NULL
 GROUP BY s.id ORDER BY s.registered_at, s.id;
 
 -- name: register_server!
@@ -85,3 +93,34 @@ WHERE (server.url, server.state) IS DISTINCT FROM (EXCLUDED.url, 'ready');
 -- name: mark_server!
 -- Note what state a server was found in.
 UPDATE memory_pipeline.server SET state = %(state)s WHERE id = %(id)s AND state <> %(state)s;
+
+-- name: retire_server!
+-- Give up a server whose data is gone; what it served is lost and has to be built again.
+WITH gone AS (
+    UPDATE memory_pipeline.server SET state = 'retired' WHERE id = %(id)s AND state <> 'retired'
+    RETURNING id
+), lost AS (
+    UPDATE memory_pipeline.generation
+    SET state = 'lost', ended_at = clock_timestamp(), dropped_at = clock_timestamp()
+    WHERE server IN (SELECT id FROM gone)
+    RETURNING id
+), given_up AS (
+    UPDATE memory_pipeline.tenant SET building = NULL WHERE building IN (SELECT id FROM lost)
+)
+INSERT INTO memory_pipeline.change (tenant, memory_id)
+SELECT t.tenant, NULL FROM memory_pipeline.tenant t WHERE t.live IN (SELECT id FROM lost);
+
+-- name: dropped!
+-- Note that a generation's collection is gone.
+UPDATE memory_pipeline.generation SET dropped_at = clock_timestamp() WHERE id = %(id)s;
+
+-- name: droppable
+-- Tell the ended generations whose collections nobody can be reading or writing any more: the grace
+-- is over and no tenant points to them. One that never got further than its beginning ends by age.
+SELECT g.id, g.tenant, g.server, g.collection_id, g.model, g.config_hash, g.state
+FROM memory_pipeline.generation g
+WHERE g.dropped_at IS NULL
+  AND (g.ended_at <= clock_timestamp() - make_interval(secs => %(grace_seconds)s)
+       OR g.state = 'new' AND g.created_at <= clock_timestamp() - interval '1 hour')
+  AND NOT EXISTS (SELECT FROM memory_pipeline.tenant t WHERE t.live = g.id OR t.building = g.id)
+ORDER BY g.ended_at LIMIT %(limit)s;

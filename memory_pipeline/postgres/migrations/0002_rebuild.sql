@@ -1,0 +1,51 @@
+-- Rebuilds: which tenants, how far, by whom; and what is needed to place and retire generations.
+
+-- A server that is retired is gone for good: what it held is built again elsewhere.
+ALTER TABLE memory_pipeline.server
+    DROP CONSTRAINT server_state_check,
+    ADD CONSTRAINT server_state_check CHECK (state IN ('ready', 'lost', 'retired'));
+
+-- lost: its server is gone. A collection is dropped some time after its generation has ended.
+ALTER TABLE memory_pipeline.generation
+    DROP CONSTRAINT generation_state_check,
+    ADD CONSTRAINT generation_state_check
+        CHECK (state IN ('new', 'live', 'building', 'retired', 'corrupt', 'lost')),
+    ADD COLUMN memories bigint NOT NULL DEFAULT 0,
+    ADD COLUMN dropped_at timestamptz;
+CREATE INDEX generation_kept ON memory_pipeline.generation (server) WHERE dropped_at IS NULL;
+
+-- A change that stood when a generation was begun for a tenant without a usable one: reading the
+-- rows covers it, and the flip to that generation acks it.
+ALTER TABLE memory_pipeline.change ADD COLUMN covered_by uuid;
+
+-- One tenant of one rebuild. Its owner renews owned_until before each request, and never for less
+-- than a request may still be on its way: who takes over may do the last chunk again at once.
+CREATE TABLE memory_pipeline.rebuild (
+    id text NOT NULL,
+    tenant text NOT NULL,
+    state text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'running', 'done', 'failed')),
+    re_embed boolean NOT NULL DEFAULT false,
+    generation uuid REFERENCES memory_pipeline.generation,
+    -- Every memory up to this id stands in the generation.
+    through bigint,
+    owner text,
+    owned_until timestamptz,
+    written bigint NOT NULL DEFAULT 0,
+    reused bigint NOT NULL DEFAULT 0,
+    embedded bigint NOT NULL DEFAULT 0,
+    error text,
+    asked_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    started_at timestamptz,
+    ended_at timestamptz,
+    PRIMARY KEY (id, tenant)
+) WITH (fillfactor = 70);
+CREATE UNIQUE INDEX rebuild_running ON memory_pipeline.rebuild (tenant) WHERE state = 'running';
+CREATE INDEX rebuild_tenant ON memory_pipeline.rebuild (tenant, asked_at);
+
+-- What the last verify of a tenant found; checks in the UI are read from here.
+CREATE TABLE memory_pipeline.verification (
+    tenant text PRIMARY KEY,
+    verified_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    documents bigint NOT NULL,
+    findings jsonb NOT NULL
+);
