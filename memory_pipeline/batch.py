@@ -6,6 +6,7 @@ collection that refuses everything is broken, and no memory is to blame.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from memory_pipeline.content import Recipe, compose
 from memory_pipeline.errors import Corrupt, EmbedderUnavailable, Poison
@@ -17,6 +18,41 @@ CONTROL_TEXT = "a text that every model can embed"
 FIRST_SLICE = 1  # whatever the text and the machine: the first tells how fast both are
 LARGEST_SLICE = 64
 MEMORIES_A_RENEWAL = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What became of drafts: embedded and backed up, moved meanwhile, or refused by the model."""
+
+    ready: tuple[EmbeddedDraft, ...]
+    missed: tuple[MemoryId, ...]
+    failures: tuple[Failure, ...]
+
+
+def embed_and_back_up(
+    embedder: Embedder,
+    memories: Memories,
+    drafts: Sequence[Draft],
+    *,
+    hold: Hold,
+    slice_seconds: float,
+) -> Embedded:
+    """Embed drafts and back each slice up at once. Raises as ``embed_drafts`` does."""
+    embedded: list[EmbeddedDraft] = []
+    stored: set[MemoryId] = set()
+
+    def keep(slice_: Sequence[EmbeddedDraft]) -> None:
+        embedded.extend(slice_)
+        stored.update(
+            memories.back_up({d.memory.id: (d.memory, d.vector, d.provenance) for d in slice_})
+        )
+
+    failures = embed_drafts(embedder, drafts, hold=hold, slice_seconds=slice_seconds, keep=keep)
+    return Embedded(
+        tuple(d for d in embedded if d.memory.id in stored),
+        tuple(d.memory.id for d in embedded if d.memory.id not in stored),
+        tuple(failures),
+    )
 
 
 def embed_drafts(
@@ -79,6 +115,7 @@ def write_documents(
     deletes: Sequence[MemoryId],
     *,
     hold: Hold,
+    fresh: bool = False,
 ) -> list[Failure]:
     """Write to one generation; single out what Chroma refuses.
 
@@ -90,7 +127,7 @@ def write_documents(
     index.write(generation, (), deletes, hold=hold)
 
     def attempt(part: Sequence[EmbeddedDraft]) -> None:
-        index.write(generation, [draft.document for draft in part], (), hold=hold)
+        index.write(generation, [d.document for d in part], (), hold=hold, fresh=fresh)
 
     refused = isolate(ready, attempt)
     if refused:
@@ -104,28 +141,19 @@ def write_documents(
 
 
 def find_differing(
-    index: Index,
-    memories: Memories,
-    targets: Sequence[Generation],
-    recipe: Recipe,
-    *,
-    lease: Lease,
+    index: Index, memories: Memories, generation: Generation, recipe: Recipe, *, lease: Lease
 ) -> list[MemoryId]:
-    """Compare a whole tenant by content hash; return what differs in any generation.
+    """Compare a whole tenant with a generation by content hash; return what differs.
 
     Raises:
         Fenced: the lease was lost on the way.
 
     """
-    held = [index.hashes(generation, hold=lease.hold) for generation in targets]
-    unseen = {name for hashes in held for name in hashes}
+    held = index.hashes(generation, hold=lease.hold)
     differing: list[MemoryId] = []
     for number, memory in enumerate(memories.of_tenant(lease.tenant)):
         if number % MEMORIES_A_RENEWAL == 0:
             lease.hold()  # a large tenant takes longer than a lease
-        name = document_id(memory.id)
-        unseen.discard(name)
-        wanted = compose(memory, recipe).content_hash
-        if any(hashes.get(name) != wanted for hashes in held):
+        if held.pop(document_id(memory.id), None) != compose(memory, recipe).content_hash:
             differing.append(memory.id)
-    return differing + [i for name in sorted(unseen) if (i := memory_id_of(name)) is not None]
+    return differing + [i for name in sorted(held) if (i := memory_id_of(name)) is not None]

@@ -29,6 +29,7 @@ __all__ = [
     "Recipe",
     "compose",
     "content_hash",
+    "describe",
     "metadata",
     "parse",
     "recipe_from",
@@ -101,6 +102,11 @@ def compose(memory: Memory, recipe: Recipe) -> Content:
     found = metadata(memory, value, recipe)
     document = memory.raw if recipe.document == "full" else None
     return Content(text, text_hash(text), found, document, str(found["hash"]))
+
+
+def describe(memory: Memory, recipe: Recipe) -> dict[str, Scalar]:
+    """Make the metadata of a memory alone, the content hash in it: all that a verify compares."""
+    return metadata(memory, parse(memory.raw), recipe)
 
 
 def searchable_text(value: object, recipe: Recipe) -> str:

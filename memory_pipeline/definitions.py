@@ -3,14 +3,17 @@
 import dagster as dg
 
 from memory_pipeline.defs.assets import memory_logs, sync_tenants
-from memory_pipeline.defs.automation import incremental_sync, memory_changes, sync_sweep
+from memory_pipeline.defs.automation import memory_changes, nightly_verify, sync_sweep
+from memory_pipeline.defs.checks import verify_tenants
+from memory_pipeline.defs.jobs import full_rebuild, incremental_sync, verify_index
 from memory_pipeline.defs.resources import PipelineResource
 
 defs = dg.Definitions(
     assets=[memory_logs, sync_tenants],
-    jobs=[incremental_sync],
+    asset_checks=[verify_tenants],
+    jobs=[incremental_sync, full_rebuild, verify_index],
     sensors=[memory_changes],
-    schedules=[sync_sweep],
+    schedules=[sync_sweep, nightly_verify],
     resources={"pipeline": PipelineResource()},
     # One step a run: another process for it would cost seconds and bring nothing.
     executor=dg.in_process_executor,

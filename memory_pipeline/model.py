@@ -13,6 +13,7 @@ import numpy.typing as npt
 TenantId = NewType("TenantId", str)
 MemoryId = NewType("MemoryId", int)
 Token = NewType("Token", int)
+RebuildId = NewType("RebuildId", str)
 
 Vector = npt.NDArray[np.float32]
 """One embedding: shape (768,), float32, finite, not all zero."""
@@ -77,7 +78,7 @@ class Document:
     rewritten: bool = False
 
 
-GenerationState = Literal["new", "live", "building", "retired", "corrupt", "lost"]
+GenerationState = Literal["new", "live", "building", "retired", "corrupt", "abandoned", "lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,24 @@ class Generation:
     def collection(self) -> str:
         """The collection's name: the generation's id and nothing that a caller could choose."""
         return f"memories-{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One tenant's part in a rebuild, as its owner holds it."""
+
+    rebuild: RebuildId
+    tenant: TenantId
+    owner: str
+    re_embed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How far a building generation was filled: every memory up to ``through`` stands in it."""
+
+    through: MemoryId | None = None
+    re_embed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,17 +163,17 @@ class Failure:
     reason: str
 
 
-Verdict = Literal["done", "busy", "fenced", "postponed", "refused", "replaced"]
+Verdict = Literal["done", "busy", "fenced", "postponed", "refused", "damaged"]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one sync of one tenant did.
 
-    ``done``: the claim came back empty. ``busy``: another worker holds the lease. ``fenced``: the
-    lease was lost on the way. ``postponed``: a dependency is down, the changes wait. ``refused``:
-    the collection was built with other settings. ``replaced``: the collection was damaged and a
-    new one was begun.
+    ``done``: all that stood when it began was brought. ``busy``: another worker holds the lease.
+    ``fenced``: the lease was lost on the way. ``postponed``: a dependency is down, the changes
+    wait. ``refused``: the collection was built with other settings. ``damaged``: the collection is
+    damaged or lost; the changes wait for its rebuild.
     """
 
     tenant: TenantId
@@ -168,6 +187,71 @@ class Outcome:
     newest_change: int = 0
     seconds: float = 0.0
     reason: str = ""
+
+
+RebuildVerdict = Literal["done", "skipped", "busy", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a rebuild of one tenant did.
+
+    ``done``: the new generation is live. ``skipped``: this rebuild had done it before. ``busy``:
+    another rebuild of the tenant is under way. ``stopped``: the process was told to end; whoever
+    goes on begins where it was. ``failed``: what was filled waits for another try.
+    """
+
+    tenant: TenantId
+    verdict: RebuildVerdict = "done"
+    written: int = 0
+    reused: int = 0
+    embedded: int = 0
+    mended: int = 0
+    documents: int = 0
+    seconds: float = 0.0
+    verify_seconds: float = 0.0
+    reason: str = ""
+
+
+FindingKind = Literal[
+    "missing", "extra", "stale", "foreign", "vector", "unreachable",  # of one memory
+    "wrong model", "damaged", "lost", "no collection",  # of a tenant
+    "capture",  # of the installation
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A difference between the index and Postgres that nothing is on its way to mend.
+
+    missing: a memory without a document. extra: a document without a memory. foreign: a document
+    of another tenant's memory, or of nobody's. stale: what the document says is not what the
+    memory says. vector: they differ beyond 1e-5. unreachable: stored, and not found by its own
+    vector. wrong model: built with another model or other settings. damaged: the collection answers
+    with errors. lost: its server's data is gone. no collection: the tenant has memories and no
+    generation. capture: a trigger is missing or would not always fire.
+    """
+
+    kind: FindingKind
+    tenant: TenantId | None = None
+    memory_id: MemoryId | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a verify of one generation of a tenant has looked at and found."""
+
+    tenant: TenantId
+    generation: UUID | None = None
+    documents: int = 0
+    memories: int = 0
+    excused: int = 0
+    buried: int = 0
+    sampled: int = 0
+    seconds: float = 0.0
+    reach_seconds: float = 0.0
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

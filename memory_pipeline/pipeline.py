@@ -1,22 +1,36 @@
 """Puts the rooms together: from settings to something that syncs and searches. Decides nothing."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from uuid import uuid4
 
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.chroma.servers import Servers
 from memory_pipeline.content import Recipe, recipe_from
+from memory_pipeline.drain import Drain
 from memory_pipeline.embedding import embedder_from
+from memory_pipeline.filling import Filling
+from memory_pipeline.model import RebuildId, Rebuilt, TenantId
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.outbox import PostgresOutbox
+from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.postgres.status import PostgresStatus
+from memory_pipeline.rebuild import Rebuild
+from memory_pipeline.rebuild_all import RebuildAll
+from memory_pipeline.repair import Repair
+from memory_pipeline.sandwich import Parts
 from memory_pipeline.search import Search
 from memory_pipeline.settings import Settings
 from memory_pipeline.sync import Sync
+from memory_pipeline.verify import Verify
+
+# One call of a verify or a rebuild's reading; no tenant waits for it.
+AUDIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +43,7 @@ class Pipeline:
     outbox: PostgresOutbox
     memories: PostgresMemories
     registry: PostgresRegistry
+    rebuilds: PostgresRebuilds
     status: PostgresStatus
     servers: Servers
     index: ChromaIndex
@@ -47,6 +62,67 @@ class Pipeline:
             trust=self.status.trusts_vectors(),
             slice_seconds=self.settings.lease_seconds / 4,
         )
+
+    def drain(self) -> Drain:
+        """Return what brings every tenant up to date."""
+        return Drain(self.outbox, self.registry, self.sync(), self.rebuild_alone)
+
+    def verify(self) -> Verify:
+        """Return what compares the index with Postgres."""
+        parts = Parts(
+            memories=self.memories,
+            outbox=self.outbox,
+            index=self.index,
+            recipe=self.recipe,
+            model=self.embedder.model,
+            trust=self.status.trusts_vectors(),
+        )
+        return Verify(parts, self.registry, AUDIT_SECONDS)
+
+    def repair(self) -> Repair:
+        """Return what verifies and brings right."""
+        return Repair(self.verify(), self.outbox, self.sync(), self.rebuild_alone)
+
+    def rebuild(self, *, proves: bool = True) -> RebuildAll:
+        """Return what rebuilds any number of tenants; to be run once."""
+        sync = self.sync()
+        filling = Filling(
+            outbox=self.outbox,
+            memories=self.memories,
+            rebuilds=self.rebuilds,
+            index=self.index,
+            embedder=self.embedder,
+            recipe=self.recipe,
+            trust=sync.trust,
+            slice_seconds=sync.slice_seconds,
+        )
+        one = Rebuild(
+            outbox=self.outbox,
+            memories=self.memories,
+            registry=self.registry,
+            rebuilds=self.rebuilds,
+            index=self.index,
+            filling=filling,
+            sync=sync,
+            verify=self.verify(),
+            chunk_documents=self.settings.rebuild_batch_size,
+            chunk_documents_alone=self.settings.rebuild_batch_size_alone,
+            stop=threading.Event(),
+            proves=proves,
+        )
+        return RebuildAll(
+            rebuild=one,
+            rebuilds=self.rebuilds,
+            registry=self.registry,
+            memories=self.memories,
+            index=self.index,
+            grace_seconds=self.settings.retire_seconds,
+        )
+
+    def rebuild_alone(self, tenant: TenantId) -> Rebuilt:
+        """Rebuild one tenant, because its collection was found damaged."""
+        (rebuilt,) = self.rebuild().run(RebuildId(f"auto-{uuid4().hex[:12]}"), [tenant])
+        return rebuilt
 
 
 @contextmanager
@@ -72,6 +148,7 @@ def opened(settings: Settings, *, embedder: Embedder | None = None) -> Iterator[
             outbox=PostgresOutbox(database, settings),
             memories=memories,
             registry=registry,
+            rebuilds=PostgresRebuilds(database, settings),
             status=PostgresStatus(database),
             servers=servers,
             index=index,

@@ -65,10 +65,12 @@ def plan_batch(
     recipe: Recipe,
     model: str,
     trust: bool,
+    re_embed: bool = False,
 ) -> Plan:
     """Decide for each memory of a claim, from its row as it stands now.
 
-    A memory that is gone, or that is another tenant's by now, is deleted from this tenant.
+    A memory that is gone, or that is another tenant's by now, is deleted from this tenant. With
+    ``re_embed`` no stored vector is good enough.
     """
     deletes: list[MemoryId] = []
     covered: list[EmbeddedDraft] = []
@@ -80,7 +82,7 @@ def plan_batch(
             continue
         content = compose(memory, recipe)
         provenance = covering(memory, content, model=model, trust=trust)
-        if provenance is None or memory.embedding is None:
+        if re_embed or provenance is None or memory.embedding is None:
             to_embed.append(Draft(memory, content))
         else:
             covered.append(EmbeddedDraft(memory, content, memory.embedding, provenance))

@@ -4,11 +4,12 @@
 implements Embedder. Tests implement them as fakes, checked by the same contract tests.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
 from memory_pipeline.model import (
+    Build,
     Claim,
     Document,
     Failure,
@@ -16,6 +17,8 @@ from memory_pipeline.model import (
     Memory,
     MemoryId,
     Provenance,
+    Reading,
+    RebuildId,
     TenantId,
     Token,
     Vector,
@@ -67,6 +70,18 @@ class Outbox(Protocol):
         """Forget what landed, charge what failed; return how many were buried."""
         ...
 
+    def newest(self, tenant: TenantId) -> int:
+        """Return the number of the tenant's newest change; 0 where it has none."""
+        ...
+
+    def due(self, tenant: TenantId) -> bool:
+        """Whether the tenant has a change that could be claimed now."""
+        ...
+
+    def enqueue(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> None:
+        """Have memories looked at again, as if they had changed."""
+        ...
+
     def let_go(self, lease: Lease, claim: Claim) -> None:
         """Give changes back for which nothing was sent."""
         ...
@@ -79,8 +94,24 @@ class Outbox(Protocol):
 class Memories(Protocol):
     """The rows of ``memory_logs``, read by id, and their embedding backup."""
 
-    def read(self, ids: Sequence[MemoryId]) -> tuple[dict[MemoryId, Memory], tuple[MemoryId, ...]]:
+    def read(
+        self, ids: Sequence[MemoryId], *, vectors: bool = True
+    ) -> tuple[dict[MemoryId, Memory], tuple[MemoryId, ...]]:
         """Return the rows that exist, and the ids left out because the batch is full."""
+        ...
+
+    def versions(self, ids: Sequence[MemoryId]) -> dict[MemoryId, tuple[TenantId | None, str]]:
+        """Return whose each of these rows is now, and its version; nothing of those that went."""
+        ...
+
+    def ids(self, tenant: TenantId, *, after: MemoryId | None = None) -> Iterator[list[MemoryId]]:
+        """Walk through the ids of a tenant's memories, in order, a page at a time."""
+        ...
+
+    def get(
+        self, tenant: TenantId, ids: Sequence[MemoryId], *, vectors: bool = False
+    ) -> dict[MemoryId, Memory]:
+        """Return those of these memories that exist and are the tenant's."""
         ...
 
     def of_tenant(self, tenant: TenantId) -> Iterator[Memory]:
@@ -123,8 +154,8 @@ class Embedder(Protocol):
 class Index(Protocol):
     """Collections of documents, one a generation."""
 
-    def recognise(self) -> None:
-        """Check that the servers are who they are. Raises ServerLost or ChromaUnavailable."""
+    def recognise(self, server: UUID) -> None:
+        """Check that a server is who it is. Raises ServerLost or ChromaUnavailable."""
         ...
 
     def place(self) -> UUID:
@@ -146,12 +177,20 @@ class Index(Protocol):
         deletes: Sequence[MemoryId],
         *,
         hold: Hold,
+        fresh: bool = False,
     ) -> None:
-        """Bring the documents and deletes into the collection, findable by their vectors."""
+        """Bring the documents and deletes into the collection, findable by their vectors.
+
+        ``fresh``: the documents are new to the collection; one that stands there already stays.
+        """
         ...
 
     def control(self, generation: Generation, *, hold: Hold) -> None:
         """Send a write that changes nothing and cannot be refused. Raises what the write raises."""
+        ...
+
+    def unlisted(self, generation: Generation, *, hold: Hold) -> list[MemoryId]:
+        """Return documents of a small collection that no query lists, whatever it asks for."""
         ...
 
     def hashes(self, generation: Generation, *, hold: Hold) -> dict[str, str]:
@@ -170,7 +209,21 @@ class Registry(Protocol):
         """Return the generation that searches of this tenant go to now."""
         ...
 
-    def begin(self, tenant: TenantId, server: UUID, *, model: str, config_hash: str) -> Generation:
+    def building(self, tenant: TenantId) -> Generation | None:
+        """Return the generation that a rebuild of this tenant fills now."""
+        ...
+
+    def serves_others(self, server: UUID, tenant: TenantId) -> bool:
+        """Whether searches of other tenants go to this server now."""
+        ...
+
+    def is_being_filled(self, generation: UUID) -> bool:
+        """Whether a rebuild under way fills this generation."""
+        ...
+
+    def begin(
+        self, tenant: TenantId, server: UUID, *, model: str, config_hash: str, memories: int
+    ) -> Generation:
         """Note a new generation before its collection exists."""
         ...
 
@@ -179,9 +232,73 @@ class Registry(Protocol):
         ...
 
     def abandon(self, lease: Lease, generation: UUID) -> None:
-        """Stop using a damaged generation."""
+        """Mark a damaged generation; stop writing to it, and give it up if it was building."""
         ...
 
-    def recently_abandoned(self, tenant: TenantId) -> int:
-        """Count the tenant's generations that were found damaged within the last hour."""
+
+class Rebuilds(Protocol):
+    """The parts of rebuilds, one a tenant: who fills which generation, and how far."""
+
+    @property
+    def redo_seconds(self) -> float:
+        """How long a chunk waits that may have been written, before it is written again."""
+        ...
+
+    def own(self, rebuild: RebuildId, tenant: TenantId) -> Build | None:
+        """Become the owner of a tenant's part; None where it is done or somebody else's."""
+        ...
+
+    def state(self, rebuild: RebuildId, tenant: TenantId) -> str | None:
+        """Tell how far a rebuild is with a tenant: waiting, running, done or failed."""
+        ...
+
+    def renew(self, build: Build) -> None:
+        """Go on being the owner. Raises Fenced where somebody else is by now."""
+        ...
+
+    def reading(self, generation: Generation) -> Reading:
+        """Tell how far a building generation was filled."""
+        ...
+
+    def resume(self, build: Build, generation: Generation, reading: Reading) -> None:
+        """Go on with a generation from where it was left. Raises Fenced."""
+        ...
+
+    def register(self, build: Build, lease: Lease, generation: Generation) -> None:
+        """Make a generation the building one, which every batch writes too. Raises Fenced."""
+        ...
+
+    def may_fill(self, build: Build, lease: Lease, generation: Generation) -> bool:
+        """Whether this generation is still the one to fill, by this owner, under this lease."""
+        ...
+
+    def chunk_done(
+        self,
+        build: Build,
+        lease: Lease,
+        generation: Generation,
+        *,
+        through: MemoryId,
+        provenance: Mapping[MemoryId, Provenance],
+        again: Sequence[MemoryId],
+        landed: Sequence[MemoryId],
+        embedded: int,
+    ) -> None:
+        """Record a chunk as done, only under the token that wrote it. Raises Fenced."""
+        ...
+
+    def flip(self, build: Build, lease: Lease, generation: Generation, *, memories: int) -> None:
+        """Let searches go to the building generation; retire the old one. Raises Fenced."""
+        ...
+
+    def give_back(self, lease: Lease) -> None:
+        """Give a lease back under which no sync took place."""
+        ...
+
+    def lay_down(self, build: Build) -> None:
+        """Leave a part to whoever goes on with the rebuild."""
+        ...
+
+    def close(self, build: Build, error: str) -> None:
+        """Close a part that did not end well."""
         ...

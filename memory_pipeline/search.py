@@ -10,7 +10,7 @@ from typing import Any
 
 from memory_pipeline.chroma.index import ChromaIndex, Match
 from memory_pipeline.content import Recipe, compose, parse
-from memory_pipeline.errors import Corrupt
+from memory_pipeline.errors import ConfigurationChanged, Corrupt
 from memory_pipeline.filters import Filter, parse_filter
 from memory_pipeline.model import Generation, Hit, Memory, MemoryId, TenantId
 from memory_pipeline.ports import Embedder
@@ -60,7 +60,8 @@ class Search:
             ValueError: k is out of range.
             PostgresUnavailable: Postgres is down.
             ChromaUnavailable: Chroma is down, slow or has lost its data.
-            Corrupt: the tenant's collection is damaged; the next sync replaces it.
+            Corrupt: the tenant's collection is damaged; the next sync rebuilds it.
+            ConfigurationChanged: the model is not the one that the collection was built with.
 
         """
         if not 1 <= k <= MOST_RESULTS:
@@ -69,6 +70,11 @@ class Search:
         generation = self._registry.live(tenant)
         if generation is None:
             return []
+        if generation.model != self._embedder.model:
+            raise ConfigurationChanged(
+                f"the tenant's collection was built with {generation.model}, not with "
+                f"{self._embedder.model}: rebuild the tenant"
+            )
         vector = self._embedder.embed([text])[0]
         limit = k + SPARE_RESULTS
         while True:

@@ -31,6 +31,10 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(None, description="Postgres with memory_logs")
     dagster_database_url: SecretStr | None = Field(None, description="Postgres of Dagster itself")
     chroma_url: str | None = Field(None, description="Chroma server, http:// or https://")
+    chroma_urls: Fields = Field(
+        (), description="more Chroma servers over which tenants are spread, a,b,c"
+    )
+    chroma_servers: int = Field(1, ge=1, le=64, description="Chroma servers that `up` runs here")
     chroma_token: SecretStr | None = Field(None, description="token sent to Chroma with each call")
     chroma_token_header: str = Field("Authorization", description="header that carries the token")
     webserver_port: int = Field(0, ge=0, le=65535, description="Dagster UI; 0 picks a free port")
@@ -60,6 +64,12 @@ class Settings(BaseSettings):
     notify: Literal["on", "off"] = Field("on", description="wake-up hints through NOTIFY")
     backup: Literal["on", "off"] = Field("on", description="keep vectors in memory_logs.embedding")
     batch_size: int = Field(200, ge=1, le=5000, description="changes claimed at once")
+    rebuild_batch_size: int = Field(
+        250, ge=1, le=5000, description="documents in one write of a rebuild; others wait for it"
+    )
+    rebuild_batch_size_alone: int = Field(
+        1000, ge=1, le=5000, description="the same on a server that serves no other tenant"
+    )
     batch_bytes: int = Field(16_000_000, ge=1, description="bytes of raw_data read at once")
     lease_seconds: float = Field(8.0, ge=1, le=600, description="how long a worker owns a tenant")
     request_seconds: float = Field(5.0, gt=0, le=300, description="longest call to Chroma")
@@ -67,6 +77,14 @@ class Settings(BaseSettings):
     max_attempts: int = Field(5, ge=1, le=100, description="tries before a memory is a dead letter")
     retry_seconds: float = Field(2.0, gt=0, le=3600, description="first pause after an error")
     retry_limit_seconds: float = Field(60.0, gt=0, le=86400, description="longest such pause")
+    retire_seconds: float = Field(
+        60.0, ge=0, description="how long a replaced collection is kept for searches under way"
+    )
+    on_loss: Literal["wait", "rebuild"] = Field(
+        "wait",
+        description="what happens when a Chroma server has lost its data: "
+        "wait for an operator, or rebuild by itself",
+    )
     sensor_seconds: int = Field(5, ge=1, le=3600, description="seconds between two sensor ticks")
 
     @classmethod
@@ -83,7 +101,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise SettingsError("\n".join(_explain(e) for e in error.errors())) from None
 
-    @field_validator("text_fields", "metadata_fields", mode="before")
+    @field_validator("text_fields", "metadata_fields", "chroma_urls", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """Accept ``a,b,c`` from the environment."""
@@ -117,20 +135,15 @@ class Settings(BaseSettings):
     @field_validator("chroma_url")
     @classmethod
     def _chroma_address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if (
-            parts.scheme not in {"http", "https"}
-            or not parts.hostname
-            or parts.path not in {"", "/"}
-        ):
-            raise ValueError("http://host:port or https://host:port")
-        if parts.username or parts.password:
-            raise ValueError(
-                f"an address without credentials; the token goes in {PREFIX}CHROMA_TOKEN"
-            )
-        return value.rstrip("/")
+        return None if value is None else _chroma_address(value)
+
+    @field_validator("chroma_urls")
+    @classmethod
+    def _chroma_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        addresses = tuple(map(_chroma_address, value))
+        if len(set(addresses)) != len(addresses):
+            raise ValueError("a list of different addresses, separated by commas")
+        return addresses
 
     @field_validator("database_url", "dagster_database_url")
     @classmethod
@@ -152,6 +165,19 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _chroma_named_once(self) -> "Settings":
+        if self.chroma_url in self.chroma_urls:
+            raise ValueError(
+                f"{PREFIX}CHROMA_URLS names the server of {PREFIX}CHROMA_URL again; "
+                "allowed are further ones"
+            )
+        return self
+
+    def chroma_addresses(self) -> tuple[str, ...]:
+        """Return the address of every Chroma server, ``chroma_url`` first."""
+        return (*(() if self.chroma_url is None else (self.chroma_url,)), *self.chroma_urls)
+
     def model_cache(self) -> Path:
         """Where the model's files live."""
         if self.model_dir is not None:
@@ -162,6 +188,15 @@ class Settings(BaseSettings):
     def shown(self) -> dict[str, object]:
         """Return every setting as it may be printed: secrets and passwords are hidden."""
         return {name: _redacted(getattr(self, name)) for name in type(self).model_fields}
+
+
+def _chroma_address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"}:
+        raise ValueError("http://host:port or https://host:port")
+    if parts.username or parts.password:
+        raise ValueError(f"an address without credentials; the token goes in {PREFIX}CHROMA_TOKEN")
+    return value.rstrip("/")
 
 
 def _redacted(value: object) -> object:

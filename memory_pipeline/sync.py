@@ -1,9 +1,9 @@
 """The heart: bring one tenant's collection up to its memories.
 
-claim → read → embed → write → ack, again until a claim comes back empty. The order is the design:
+claim → read → embed → write → ack, again until all that stood is done. The order is the design:
 
 1. take the tenant's lease: one writer a tenant, under a token that only grows
-2. prime the collection
+2. prime the generations that are written
 3. claim changes; the claim names the generations to write to
 4. read the rows as they stand *now*: what the change once meant does not matter
 5. embed what the stored vectors do not cover, and back the new vectors up in Postgres
@@ -16,10 +16,10 @@ is open during 5 and 6.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
-from memory_pipeline.batch import embed_drafts, find_differing, write_documents
+from memory_pipeline.batch import embed_and_back_up, find_differing
 from memory_pipeline.content import Recipe
 from memory_pipeline.errors import (
     ConfigurationChanged,
@@ -30,21 +30,17 @@ from memory_pipeline.errors import (
     Poison,
     Transient,
 )
+from memory_pipeline.generations import Generations
 from memory_pipeline.logs import get_logger
-from memory_pipeline.model import (
-    Claim,
-    Generation,
-    MemoryId,
-    Outcome,
-    TenantId,
-    Verdict,
-)
-from memory_pipeline.plan import EmbeddedDraft, plan_batch
+from memory_pipeline.model import Claim, Outcome, TenantId, Verdict
+from memory_pipeline.plan import plan_batch
 from memory_pipeline.ports import Embedder, Index, Lease, Memories, Outbox, Registry
 
 log = get_logger("memory_pipeline.sync")
 
-REPLACEMENTS_AN_HOUR = 3
+
+# Rewriting documents hides others beside them; each so many changes it is looked which.
+CHANGES_A_LOOK = 20
 
 
 class _ColdModel(Exception):
@@ -64,12 +60,22 @@ class Sync:
     trust: bool
     slice_seconds: float
 
+    @property
+    def _generations(self) -> Generations:
+        return Generations(
+            self.registry, self.memories, self.index, self.recipe, self.embedder.model
+        )
+
     def run(
-        self, tenant: TenantId, *, progress: Callable[[Outcome], None] | None = None
+        self, tenant: TenantId, *, progress: Callable[[Outcome], None] = lambda _: None
     ) -> Outcome:
-        """Drain one tenant's changes.
+        """Bring all changes that stand; under a steady stream of new ones, those are for the next.
 
         Never raises for the tenant's own troubles: the outcome's verdict tells them.
+
+        Args:
+            tenant: whose changes.
+            progress: told after each batch.
 
         Raises:
             PostgresUnavailable: nothing can be said about any tenant.
@@ -78,7 +84,7 @@ class Sync:
         """
         while True:
             try:
-                return self._under_lease(tenant, progress or (lambda _: None))
+                return self._under_lease(tenant, progress)
             except _ColdModel:
                 try:
                     self.embedder.load()
@@ -94,10 +100,20 @@ class Sync:
         outcome, claim = Outcome(tenant), Claim((), ())
         error: PipelineError | None = None
         try:
-            self.index.prime(self._live(lease), hold=lease.hold)
+            self._generations.prepare(lease)
+            look, newest = False, self.outbox.newest(tenant)
             while (claim := self.outbox.claim(lease)).changes:
                 outcome = self._batch(lease, claim, outcome)
                 progress(replace(outcome, seconds=time.monotonic() - began))
+                look = look or any(c.seq % CHANGES_A_LOOK == 0 for c in claim.changes)
+                if claim.resets:  # what it has enqueued belongs to this sync
+                    newest = self.outbox.newest(tenant)
+                elif claim.changes[0].seq > newest:
+                    break
+            if look and (lost := self._generations.lost_documents(lease)):
+                self.outbox.enqueue(tenant, lost)
+                if (claim := self.outbox.claim(lease)).changes:
+                    self._batch(lease, claim, Outcome(tenant))
         except _ColdModel:
             self.outbox.let_go(lease, claim)
             self.outbox.release(lease)
@@ -117,7 +133,7 @@ class Sync:
             case Fenced():
                 return "fenced"
             case Corrupt():
-                return self._replace(lease, error)
+                return self._generations.condemn(lease, error)
             case ConfigurationChanged():
                 return "refused"
             case Transient(sent=False):
@@ -128,38 +144,10 @@ class Sync:
             case _:
                 raise error
 
-    def _live(self, lease: Lease) -> Generation:
-        """Return the tenant's live generation, begun now if there is none."""
-        generation = self.registry.live(lease.tenant)
-        if generation is None:
-            memories = self.memories.count(lease.tenant)
-            begun = self.registry.begin(
-                lease.tenant,
-                self.index.place(),
-                model=self.embedder.model,
-                config_hash=self.recipe.config_hash,
-            )
-            generation = self.index.create(begun, memories=memories, hold=lease.hold)
-            self.registry.go_live(lease, generation)
-        self._check(generation)
-        return generation
-
-    def _check(self, generation: Generation) -> None:
-        """Refuse to mix models or recipes in one collection."""
-        for what, built, now in (
-            ("model", generation.model, self.embedder.model),
-            ("fields and document settings", generation.config_hash, self.recipe.config_hash),
-        ):
-            if built != now:
-                raise ConfigurationChanged(
-                    f"the collection was built with another {what} ({built}) than the settings "
-                    f"name now ({now}): set them back, or rebuild the tenant"
-                )
-
     def _batch(self, lease: Lease, claim: Claim, so_far: Outcome) -> Outcome:
         """Read, embed, write and ack one claim; the numbers are the order."""
         for generation in claim.targets:
-            self._check(generation)
+            self._generations.check(generation)
         rows, left_out = self.memories.read(claim.memory_ids)  # 4
         if left_out:
             self.outbox.let_go(lease, claim.only(left_out))
@@ -174,73 +162,46 @@ class Sync:
         )
         if plan.to_embed and not self.embedder.loaded:
             raise _ColdModel
-        embedded: list[EmbeddedDraft] = []
-        stored: set[MemoryId] = set()
-
-        def keep(drafts: Sequence[EmbeddedDraft]) -> None:
-            embedded.extend(drafts)
-            stored.update(
-                self.memories.back_up(
-                    {d.memory.id: (d.memory, d.vector, d.provenance) for d in drafts}
-                )
-            )
-
-        failures = embed_drafts(  # 5
+        embedded = embed_and_back_up(  # 5
             self.embedder,
+            self.memories,
             plan.to_embed,
             hold=lease.hold,
             slice_seconds=self.slice_seconds,
-            keep=keep,
         )
-        ready = [*plan.covered, *(d for d in embedded if d.memory.id in stored)]
-        for generation in claim.targets:  # 6
-            failures += write_documents(
-                self.index, generation, ready, plan.deletes, hold=lease.hold
-            )
+        ready = [*plan.covered, *embedded.ready]
+        failures = [
+            *embedded.failures,
+            *self._generations.write(lease, claim.targets, ready, plan.deletes),
+        ]  # 6
         failed = {f.memory_id for f in failures}
-        missed = [d.memory.id for d in embedded if d.memory.id not in stored]
-        # After the write: what this claim has just brought right is not brought right twice.
-        differing = (
-            find_differing(self.index, self.memories, claim.targets, self.recipe, lease=lease)
-            if claim.resets
-            else []
-        )
+        # After the write: what this claim has just brought right is not brought right twice. What a
+        # rebuild fills is compared before it goes live.
+        live = [g for g in claim.targets if g.state == "live"] if claim.resets else []
+        differing = [
+            i
+            for generation in live
+            for i in find_differing(self.index, self.memories, generation, self.recipe, lease=lease)
+        ]
         landed = {d.memory.id: d.provenance for d in ready if d.memory.id not in failed}
         buried = self.outbox.ack(  # 7
             lease,
             claim,
             landed={**landed, **dict.fromkeys(plan.deletes)},
             failures=failures,
-            missed=missed,
-            again=[i for i in differing if i not in failed.union(missed)],
+            missed=embedded.missed,
+            again=[i for i in differing if i not in failed.union(embedded.missed)],
         )
         return replace(
             so_far,
             written=so_far.written + len(landed),
             deleted=so_far.deleted + len(plan.deletes),
-            embedded=so_far.embedded + len(stored),
+            embedded=so_far.embedded + len(embedded.ready),
             reused=so_far.reused + len(plan.covered),
             failed=so_far.failed + len(failed),
             buried=so_far.buried + buried,
             newest_change=max(so_far.newest_change, claim.changes[-1].seq),
         )
-
-    def _replace(self, lease: Lease, damage: Corrupt) -> Verdict:
-        """Stop using a damaged generation, so that the next sync builds another; capped."""
-        try:
-            # Where the whole server is lost, this collection is not to blame.
-            self.index.recognise()
-        except Transient:
-            return "postponed"
-        if damage.generation is None:
-            return "postponed"
-        if self.registry.recently_abandoned(lease.tenant) >= REPLACEMENTS_AN_HOUR:
-            return "refused"
-        try:
-            self.registry.abandon(lease, damage.generation)
-        except Fenced:
-            return "fenced"
-        return "replaced"
 
     def _postpone(self, tenant: TenantId, reason: str) -> Outcome:
         """Let the tenant wait for what it cannot do without."""

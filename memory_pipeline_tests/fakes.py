@@ -19,17 +19,21 @@ import numpy as np
 
 from memory_pipeline.chroma.index import CONTROL_ID, Match
 from memory_pipeline.conditions import RANGES, kind_of
-from memory_pipeline.errors import ChromaUnavailable, Corrupt, Fenced, Poison
+from memory_pipeline.errors import ChromaUnavailable, Corrupt, Fenced, Poison, ServerLost
 from memory_pipeline.model import (
     DIMENSION,
+    Build,
     Change,
     Claim,
     Document,
     Failure,
     Generation,
+    GenerationState,
     Memory,
     MemoryId,
     Provenance,
+    Reading,
+    RebuildId,
     Scalar,
     TenantId,
     Token,
@@ -38,7 +42,9 @@ from memory_pipeline.model import (
     memory_id_of,
 )
 from memory_pipeline.ports import Hold, Index, Lease
+from memory_pipeline.postgres import memories as postgres_memories
 from memory_pipeline.postgres.outbox import MISSED_PAUSE_SECONDS
+from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR
 from memory_pipeline.settings import Settings
 
 SAFETY_SECONDS = 0.5
@@ -46,6 +52,7 @@ HOUR_SECONDS = 3600.0
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
 Lands = Literal["never", "now", "late"]
+PartState = Literal["waiting", "running", "done", "failed"]
 
 
 class QueryableIndex(Index, Protocol):
@@ -82,6 +89,7 @@ class FakeChange:
     not_before: float = 0.0
     claim_token: Token | None = None
     confirm: bool = False
+    covered_by: UUID | None = None
 
 
 @dataclass(slots=True)
@@ -95,6 +103,22 @@ class FakeTenant:
     retry_at: float = 0.0
     retries: int = 0
     last_error: str | None = None
+
+
+@dataclass(slots=True)
+class FakePart:
+    """One tenant of one rebuild."""
+
+    re_embed: bool
+    state: PartState = "waiting"
+    generation: UUID | None = None
+    through: MemoryId | None = None
+    owner: str | None = None
+    owned_until: float = 0.0
+    started: int = 0
+    reused: int = 0
+    embedded: int = 0
+    error: str | None = None
 
 
 @dataclass(slots=True)
@@ -135,7 +159,8 @@ class FakeWorld:
         self.truncations = 0
         self.tenants: dict[TenantId, FakeTenant] = {}
         self.generations: dict[UUID, Generation] = {}
-        self.abandoned: dict[UUID, float] = {}
+        self.ended: dict[UUID, float] = {}
+        self.parts: dict[tuple[RebuildId, TenantId], FakePart] = {}
         self.failures: dict[tuple[TenantId, MemoryId], FakeFailure] = {}
         self.provenance: dict[MemoryId, Provenance] = {}
         self.collections: dict[str, FakeCollection] = {}
@@ -223,6 +248,22 @@ class FakeWorld:
         seq = self.number()
         self.changes[seq] = FakeChange(seq, tenant, memory_id)
 
+    def claimable(self, tenant: TenantId) -> list[FakeChange]:
+        """Return the changes that are due and that no rebuild under way covers."""
+        building = self.tenant(tenant).building
+        return [
+            c
+            for c in self.changes.values()
+            if c.tenant == tenant
+            and c.not_before <= self.now
+            and (c.covered_by is None or c.covered_by != building)
+        ]
+
+    def end(self, generation: UUID, state: GenerationState) -> None:
+        """Note that a generation is used no more, or not as one that is whole."""
+        self.generations[generation] = replace(self.generations[generation], state=state)
+        self.ended[generation] = self.now
+
     def tenant(self, tenant: TenantId) -> FakeTenant:
         """Return a registered tenant, or one that nobody can lease."""
         return self.tenants.get(tenant, FakeTenant(token=-1))
@@ -268,10 +309,14 @@ class FakeOutbox:
             world.truncations = 0
             for tenant in world.tenants:
                 world.enqueue(tenant, None)
-        due = [c.tenant for c in world.changes.values() if c.not_before <= world.now]
+        oldest = {
+            tenant: claimable[0].seq
+            for tenant in {c.tenant for c in world.changes.values()}
+            if (claimable := world.claimable(tenant))
+        }
         return [
             tenant
-            for tenant in dict.fromkeys(due)
+            for tenant in sorted(oldest, key=lambda t: oldest[t])
             if paused or world.tenant(tenant).retry_at <= world.now
         ]
 
@@ -295,20 +340,17 @@ class FakeOutbox:
         world = self.world
         with world.step("outbox.claim"):
             world.fence(lease)
-            due = [
-                c
-                for c in world.changes.values()
-                if c.tenant == lease.tenant and c.not_before <= world.now
-            ][: world.settings.batch_size]
+            due = world.claimable(lease.tenant)[: world.settings.batch_size]
             again = {c.memory_id for c in due if c.claim_token and c.memory_id is not None}
             for change in due:
                 change.claim_token = lease.token
             for memory_id in sorted(again):
                 self._confirm(lease.tenant, memory_id)
             tenant = world.tenant(lease.tenant)
+            pointed = [world.generations[g] for g in (tenant.live, tenant.building) if g]
             return Claim(
                 tuple(Change(c.seq, c.memory_id) for c in due),
-                tuple(world.generations[g] for g in (tenant.live, tenant.building) if g),
+                tuple(g for g in pointed if g.id == tenant.building or g.state == "live"),
             )
 
     def ack(
@@ -341,6 +383,23 @@ class FakeOutbox:
                 elif memory_id not in world.rows:
                     world.provenance.pop(memory_id, None)
             return len(buried)
+
+    def newest(self, tenant: TenantId) -> int:
+        """Return the number of the tenant's newest change; 0 where it has none."""
+        with self.world.step("outbox.newest"):
+            mine = [c.seq for c in self.world.changes.values() if c.tenant == tenant]
+            return max(mine, default=0)
+
+    def due(self, tenant: TenantId) -> bool:
+        """Whether the tenant has a change that could be claimed now."""
+        with self.world.step("outbox.due"):
+            return tenant in self.world.tenants and bool(self.world.claimable(tenant))
+
+    def enqueue(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> None:
+        """Have memories looked at again, as if they had changed."""
+        with self.world.step("outbox.enqueue"):
+            for memory_id in sorted(set(memory_ids)):
+                self.world.enqueue(tenant, memory_id)
 
     def let_go(self, lease: Lease, claim: Claim) -> None:
         """Give changes back for which nothing was sent."""
@@ -406,26 +465,54 @@ class FakeMemories:
     def __init__(self, world: FakeWorld) -> None:
         self.world = world
 
-    def read(self, ids: Sequence[MemoryId]) -> tuple[dict[MemoryId, Memory], tuple[MemoryId, ...]]:
+    def read(
+        self, ids: Sequence[MemoryId], *, vectors: bool = True
+    ) -> tuple[dict[MemoryId, Memory], tuple[MemoryId, ...]]:
         """Return the rows that exist, and the ids left out because the batch is full."""
         with self.world.step("memories.read"):
             fit: dict[MemoryId, Memory] = {}
             left_out: list[MemoryId] = []
             size = 0
             for memory_id in sorted(set(ids) & set(self.world.rows)):
-                row = self.world.rows[memory_id]
-                size += len(row.raw)
+                size += len(self.world.rows[memory_id].raw)
                 if fit and size > self.world.settings.batch_bytes:
                     left_out.append(memory_id)
                 else:
-                    fit[memory_id] = replace(row, provenance=self.world.provenance.get(memory_id))
+                    fit[memory_id] = self._row(memory_id, vectors=vectors)
             return fit, tuple(left_out)
+
+    def versions(self, ids: Sequence[MemoryId]) -> dict[MemoryId, tuple[TenantId | None, str]]:
+        """Return whose each of these rows is now, and its version; nothing of those that went."""
+        with self.world.step("memories.versions"):
+            rows = self.world.rows
+            return {i: (rows[i].tenant, rows[i].version) for i in ids if i in rows}
+
+    def ids(self, tenant: TenantId, *, after: MemoryId | None = None) -> Iterator[list[MemoryId]]:
+        """Walk through the ids of a tenant's memories, in order, a page at a time."""
+        most = postgres_memories.PAGE
+        while True:
+            with self.world.step("memories.ids"):
+                mine = sorted(i for i, row in self.world.rows.items() if row.tenant == tenant)
+                page = [i for i in mine if after is None or i > after][:most]
+            if page:
+                yield page
+            if len(page) < most:
+                return
+            after = page[-1]
+
+    def get(
+        self, tenant: TenantId, ids: Sequence[MemoryId], *, vectors: bool = False
+    ) -> dict[MemoryId, Memory]:
+        """Return those of these memories that exist and are the tenant's, however large."""
+        with self.world.step("memories.get"):
+            rows = self.world.rows
+            mine = sorted(i for i in set(ids) & set(rows) if rows[i].tenant == tenant)
+            return {i: self._row(i, vectors=vectors) for i in mine}
 
     def of_tenant(self, tenant: TenantId) -> Iterator[Memory]:
         """Walk through a tenant's memories in id order, without their vectors."""
-        with self.world.step("memories.of_tenant"):
-            rows = [r for _, r in sorted(self.world.rows.items()) if r.tenant == tenant]
-        yield from (replace(row, embedding=None) for row in rows)
+        for page in self.ids(tenant):
+            yield from self.get(tenant, page).values()
 
     def count(self, tenant: TenantId) -> int:
         """Count a tenant's memories."""
@@ -450,6 +537,10 @@ class FakeMemories:
                     done.add(memory_id)
             return frozenset(done)
 
+    def _row(self, memory_id: MemoryId, *, vectors: bool) -> Memory:
+        row = replace(self.world.rows[memory_id], provenance=self.world.provenance.get(memory_id))
+        return row if vectors else replace(row, embedding=None)
+
 
 class FakeRegistry:
     """Tenants and the generations that they search."""
@@ -469,10 +560,39 @@ class FakeRegistry:
             live = self.world.tenant(tenant).live
             return None if live is None else self.world.generations[live]
 
-    def begin(self, tenant: TenantId, server: UUID, *, model: str, config_hash: str) -> Generation:
+    def building(self, tenant: TenantId) -> Generation | None:
+        """Return the generation that a rebuild of this tenant fills now."""
+        with self.world.step("registry.building"):
+            building = self.world.tenant(tenant).building
+            return None if building is None else self.world.generations[building]
+
+    def serves_others(self, server: UUID, tenant: TenantId) -> bool:
+        """Whether searches of other tenants go to this server now."""
+        with self.world.step("registry.serves_others"):
+            pointed = {
+                t: self.world.generations[f.live] for t, f in self.world.tenants.items() if f.live
+            }
+            return any(
+                g.server == server and g.state == "live" and t != tenant for t, g in pointed.items()
+            )
+
+    def is_being_filled(self, generation: UUID) -> bool:
+        """Whether a rebuild under way fills this generation."""
+        with self.world.step("registry.is_being_filled"):
+            return any(
+                part.generation == generation
+                and part.state == "running"
+                and part.owned_until > self.world.now
+                for part in self.world.parts.values()
+            )
+
+    def begin(
+        self, tenant: TenantId, server: UUID, *, model: str, config_hash: str, memories: int
+    ) -> Generation:
         """Note a new generation before its collection exists."""
+        del memories  # decides where the next real generation is placed
         with self.world.step("registry.begin"):
-            generation = Generation(uuid4(), tenant, server, None, model, config_hash)
+            generation = Generation(uuid4(), tenant, server, None, model, config_hash, "new")
             self.world.generations[generation.id] = generation
             return generation
 
@@ -481,28 +601,234 @@ class FakeRegistry:
         with self.world.step("registry.go_live"):
             self.world.fence(lease)
             tenant = self.world.tenant(lease.tenant)
-            if tenant.live is not None:
-                raise Fenced("the tenant has a live generation by now")
+            if tenant.live is not None or tenant.building is not None:
+                raise Fenced("the tenant has a generation by now")
             tenant.live = generation.id
-            self.world.generations[generation.id] = generation
+            self.world.generations[generation.id] = replace(generation, state="live")
             self.world.enqueue(lease.tenant, None)
 
     def abandon(self, lease: Lease, generation: UUID) -> None:
-        """Stop using a damaged generation. Raises Fenced."""
+        """Mark a damaged generation; give it up if it was building. Raises Fenced."""
         with self.world.step("registry.abandon"):
             self.world.fence(lease)
             tenant = self.world.tenant(lease.tenant)
-            tenant.live = None if tenant.live == generation else tenant.live
             tenant.building = None if tenant.building == generation else tenant.building
-            self.world.abandoned[generation] = self.world.now
+            live = self.world.generations[generation].state == "live"
+            self.world.end(generation, "corrupt" if live else "abandoned")
 
-    def recently_abandoned(self, tenant: TenantId) -> int:
-        """Count the tenant's generations that were found damaged within the last hour."""
-        with self.world.step("registry.recently_abandoned"):
-            return sum(
-                self.world.generations[g].tenant == tenant and when > self.world.now - HOUR_SECONDS
-                for g, when in self.world.abandoned.items()
-            )
+    def damaged(self) -> dict[TenantId, str]:
+        """Return the tenants whose collections wait for a rebuild that nobody does, with keys."""
+        with self.world.step("registry.damaged"):
+            return {t: str(t) for t in self.world.tenants if self._waits(t)}
+
+    def retire_server(self, server: UUID) -> None:
+        """Give up a server whose data is gone: every generation on it is lost."""
+        with self.world.step("registry.retire_server"):
+            lost = {g.id for g in self.world.generations.values() if g.server == server}
+            for generation in lost:
+                self.world.end(generation, "lost")
+            for tenant in self.world.tenants.values():
+                tenant.building = None if tenant.building in lost else tenant.building
+
+    def _waits(self, tenant: TenantId) -> bool:
+        world = self.world
+        live = world.tenants[tenant].live
+        if live is None or world.generations[live].state not in {"corrupt", "lost"}:
+            return False
+        under_way = any(
+            whose == tenant and part.state == "running" and part.owned_until > world.now
+            for (_, whose), part in world.parts.items()
+        )
+        lately = [
+            g
+            for g, when in world.ended.items()
+            if world.generations[g].tenant == tenant
+            and world.generations[g].state == "corrupt"
+            and when > world.now - HOUR_SECONDS
+        ]
+        return not under_way and len(lately) <= AUTOMATIC_REBUILDS_AN_HOUR
+
+
+class FakeRebuilds:
+    """The parts of rebuilds, one a tenant, each with one owner who has to go on saying so."""
+
+    def __init__(self, world: FakeWorld) -> None:
+        self.world = world
+
+    @property
+    def redo_seconds(self) -> float:
+        """How long a chunk waits that may have been written, before it is written again."""
+        settings = self.world.settings
+        return max(settings.lease_seconds, settings.request_seconds + settings.grace_seconds)
+
+    def ask(self, rebuild: RebuildId, tenants: Sequence[TenantId], *, re_embed: bool) -> None:
+        """Note which tenants a rebuild is for; those it has already stay as they are."""
+        with self.world.step("rebuilds.ask"):
+            for tenant in tenants:
+                self.world.parts.setdefault((rebuild, tenant), FakePart(re_embed))
+
+    def own(self, rebuild: RebuildId, tenant: TenantId) -> Build | None:
+        """Become the owner of a tenant's part; None where it is done or somebody else's."""
+        world = self.world
+        with world.step("rebuilds.own"):
+            part = world.parts.get((rebuild, tenant))
+            others = [
+                p for (i, whose), p in world.parts.items() if whose == tenant and i != rebuild
+            ]
+            for dead in others:
+                if dead.state == "running" and dead.owned_until <= world.now:
+                    dead.state, dead.error = "failed", "its process ended"
+            if part is None or part.state == "done":
+                return None
+            if part.state == "running" and part.owned_until > world.now:
+                return None
+            if any(p.state == "running" for p in others):
+                return None
+            part.state, part.owner, part.error = "running", uuid4().hex, None
+            part.started = part.started or world.number()
+            part.owned_until = world.now + self.redo_seconds
+            return Build(rebuild, tenant, part.owner, part.re_embed)
+
+    def state(self, rebuild: RebuildId, tenant: TenantId) -> str | None:
+        """Tell how far a rebuild is with a tenant: waiting, running, done or failed."""
+        with self.world.step("rebuilds.state"):
+            part = self.world.parts.get((rebuild, tenant))
+            return None if part is None else part.state
+
+    def renew(self, build: Build) -> None:
+        """Go on being the owner. Raises Fenced where somebody else is by now."""
+        with self.world.step("rebuilds.renew"):
+            self._mine(build).owned_until = self.world.now + self.redo_seconds
+
+    def reading(self, generation: Generation) -> Reading:
+        """Tell how far a building generation was filled."""
+        with self.world.step("rebuilds.reading"):
+            filled = [
+                part
+                for (_, tenant), part in self.world.parts.items()
+                if tenant == generation.tenant and part.generation == generation.id
+            ]
+            newest = max(filled, key=lambda part: part.started, default=None)
+            return Reading() if newest is None else Reading(newest.through, newest.re_embed)
+
+    def resume(self, build: Build, generation: Generation, reading: Reading) -> None:
+        """Go on with a generation from where it was left. Raises Fenced."""
+        with self.world.step("rebuilds.resume"):
+            part = self._mine(build)
+            part.generation, part.through = generation.id, reading.through
+
+    def register(self, build: Build, lease: Lease, generation: Generation) -> None:
+        """Make a generation the tenant's building one. Raises Fenced."""
+        world = self.world
+        with world.step("rebuilds.register"):
+            world.fence(lease)
+            part = self._mine(build)
+            tenant = world.tenant(build.tenant)
+            if tenant.building is not None:
+                raise Fenced("another generation is building")
+            tenant.building = generation.id
+            world.generations[generation.id] = replace(generation, state="building")
+            part.generation, part.through = generation.id, None
+            if tenant.live is not None and world.generations[tenant.live].state == "live":
+                return
+            for change in world.changes.values():
+                if change.tenant == build.tenant and not (change.claim_token or change.confirm):
+                    change.covered_by = generation.id
+
+    def may_fill(self, build: Build, lease: Lease, generation: Generation) -> bool:
+        """Whether this generation is still the one to fill, by this owner, under this lease."""
+        with self.world.step("rebuilds.may_fill"):
+            return self._fills(build, lease, generation)
+
+    def chunk_done(
+        self,
+        build: Build,
+        lease: Lease,
+        generation: Generation,
+        *,
+        through: MemoryId,
+        provenance: Mapping[MemoryId, Provenance],
+        again: Sequence[MemoryId],
+        landed: Sequence[MemoryId],
+        embedded: int,
+    ) -> None:
+        """Record a chunk as done, enqueue ``again``, give the lease back. Raises Fenced."""
+        world = self.world
+        with world.step("rebuilds.chunk_done"):
+            part = self._filled(build, lease, generation)
+            for memory_id in sorted(set(again)):
+                world.enqueue(build.tenant, memory_id)
+            world.provenance.update(provenance)
+            world.tenant(build.tenant).lease_until = 0.0
+            part.through = through
+            part.reused += len(landed) - embedded
+            part.embedded += embedded
+            for memory_id in landed:
+                world.failures.pop((build.tenant, memory_id), None)
+            part.owned_until = world.now + self.redo_seconds
+
+    def flip(self, build: Build, lease: Lease, generation: Generation, *, memories: int) -> None:
+        """Let searches go to the building generation; retire the old one. Raises Fenced."""
+        del memories  # decides where the next real generation is placed
+        world = self.world
+        with world.step("rebuilds.flip"):
+            part = self._filled(build, lease, generation)
+            tenant = world.tenant(build.tenant)
+            if tenant.live is not None:
+                state = world.generations[tenant.live].state
+                world.end(tenant.live, "retired" if state == "live" else state)
+            tenant.live, tenant.building = generation.id, None
+            tenant.lease_until, tenant.last_error = 0.0, None
+            tenant.retry_at, tenant.retries = 0.0, 0
+            found = world.generations[generation.id]
+            world.generations[generation.id] = replace(found, state="live")
+            for change in list(world.changes.values()):
+                if change.covered_by == generation.id and change.claim_token is None:
+                    del world.changes[change.seq]
+            part.state = "done"
+
+    def give_back(self, lease: Lease) -> None:
+        """Give a lease back under which no sync took place. Harmless when it is lost."""
+        with self.world.step("rebuilds.give_back"):
+            tenant = self.world.tenant(lease.tenant)
+            if tenant.token == lease.token:
+                tenant.lease_until = 0.0
+
+    def lay_down(self, build: Build) -> None:
+        """Leave a part to whoever goes on with the rebuild; nothing where somebody else has it."""
+        with self.world.step("rebuilds.lay_down"):
+            part = self._part(build)
+            if part is not None:
+                part.state, part.owner, part.owned_until = "waiting", None, 0.0
+
+    def close(self, build: Build, error: str) -> None:
+        """Close a part that did not end well; nothing where somebody else has it."""
+        with self.world.step("rebuilds.close"):
+            part = self._part(build)
+            if part is not None:
+                part.state, part.error = "failed", error
+
+    def _part(self, build: Build) -> FakePart | None:
+        part = self.world.parts[build.rebuild, build.tenant]
+        return part if (part.owner, part.state) == (build.owner, "running") else None
+
+    def _mine(self, build: Build) -> FakePart:
+        part = self._part(build)
+        if part is None:
+            raise Fenced("this part of the rebuild is no longer ours")
+        return part
+
+    def _fills(self, build: Build, lease: Lease, generation: Generation) -> bool:
+        return (
+            self.world.holds(lease)
+            and self.world.tenant(build.tenant).building == generation.id
+            and self._part(build) is not None
+        )
+
+    def _filled(self, build: Build, lease: Lease, generation: Generation) -> FakePart:
+        if not self._fills(build, lease, generation):
+            raise Fenced("the lease, or this part of the rebuild, is no longer ours")
+        return self._mine(build)
 
 
 class FakeIndex:
@@ -511,10 +837,11 @@ class FakeIndex:
     def __init__(self, world: FakeWorld) -> None:
         self.world = world
 
-    def recognise(self) -> None:
-        """Check that the server is who it is."""
+    def recognise(self, server: UUID) -> None:
+        """Check that a server is who it is. Raises ServerLost."""
         with self.world.step("index.recognise"):
-            return
+            if server != self.world.server:
+                raise ServerLost(f"no server {server} answers here")
 
     def place(self) -> UUID:
         """Choose the server of a new generation."""
@@ -545,24 +872,36 @@ class FakeIndex:
         deletes: Sequence[MemoryId],
         *,
         hold: Hold,
+        fresh: bool = False,
     ) -> None:
-        """Bring the documents and deletes into the collection."""
+        """Bring the documents and deletes into the collection; a fresh one displaces nothing."""
         if not documents and not deletes:
             return
         hold()
+
+        def land() -> None:
+            self._apply(generation, documents, deletes, fresh=fresh)
+
         with self.world.step("index.write") as fault:
             refuse(documents)
             self._collection(generation)
             if fault is not None and fault.lands == "late":
-                self.world.in_flight.append(lambda: self._apply(generation, documents, deletes))
+                self.world.in_flight.append(land)
             else:
-                self._apply(generation, documents, deletes)
+                land()
 
     def control(self, generation: Generation, *, hold: Hold) -> None:
         """Send a write that changes nothing and cannot be refused."""
         hold()
         with self.world.step("index.control"):
             self._collection(generation).documents.pop(CONTROL_ID, None)
+
+    def unlisted(self, generation: Generation, *, hold: Hold) -> list[MemoryId]:
+        """Return documents that no query lists: none, here."""
+        hold()
+        with self.world.step("index.unlisted"):
+            self._collection(generation)
+            return []
 
     def hashes(self, generation: Generation, *, hold: Hold) -> dict[str, str]:
         """Return document id to content hash of all that the collection holds."""
@@ -597,7 +936,12 @@ class FakeIndex:
         return found
 
     def _apply(
-        self, generation: Generation, documents: Sequence[Document], deletes: Sequence[MemoryId]
+        self,
+        generation: Generation,
+        documents: Sequence[Document],
+        deletes: Sequence[MemoryId],
+        *,
+        fresh: bool,
     ) -> None:
         held = self._collection(generation).documents
         for memory_id in deletes:
@@ -605,6 +949,8 @@ class FakeIndex:
         for document in documents:
             name = document_id(document.memory_id)
             before = held.get(name)
+            if fresh and before is not None:
+                continue
             # As Chroma does: what an upsert does not mention stays.
             held[name] = FakeDocument(
                 document.vector,

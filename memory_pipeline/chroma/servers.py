@@ -1,128 +1,219 @@
 """The Chroma servers: each is known by the UUID in its marker collection, never by its address.
 
-| at the address               | registered servers | meaning                                      |
-|------------------------------|--------------------|----------------------------------------------|
-| a marker of this installation|                    | that server; its address is noted            |
-| another installation's marker|                    | refused: two must never share a server       |
-| no marker                    | none               | a new server: marked and registered          |
-| no marker                    | one                | its data is lost: said, never made anew      |
+| at an address                 | registered servers       | meaning                               |
+|-------------------------------|--------------------------|---------------------------------------|
+| a marker of this installation |                          | that server; its address is noted     |
+| the same marker once more     |                          | refused: a copy, or a second name     |
+| a retired server's marker     |                          | refused: its collections are given up |
+| another installation's marker |                          | refused: servers are never shared     |
+| no answer                     | one was last seen there  | that server, which is down            |
+| no marker                     | all are accounted for    | a new server: marked and registered   |
+| no marker                     | one was last seen there  | its data is lost: said, not made anew |
+| no marker                     | one is missing elsewhere | its data is lost, likewise            |
+| no marker                     | one may be where an      | doubt: nothing is marked, nothing     |
+|                               | unknown address is down  | called lost                           |
+|                               | one is at no address     | said; nothing else                    |
+
+One address that is down, lost or foreign stops none of the others. ``replace_lost`` alone gives a
+lost server up: it is retired, and what is at its place becomes a new server.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
 
 from memory_pipeline.chroma.client import ChromaClient
-from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, Poison, ServerLost
-from memory_pipeline.postgres.registry import PostgresRegistry
+from memory_pipeline.chroma.recognition import Answer, Marker, View, recognised
+from memory_pipeline.errors import ChromaUnavailable, Corrupt, Poison, ServerLost
+from memory_pipeline.postgres.registry import PostgresRegistry, Server
 from memory_pipeline.settings import Settings
 
 MARKER = "memory-pipeline-marker"
 SERVER_KEY = "server"
 INSTALLATION_KEY = "installation"
 
-
-@dataclass(frozen=True, slots=True)
-class Marker:
-    """Which server this is, and whose."""
-
-    server: UUID
-    installation: UUID
+NOT_RUNNING = (
+    "Chroma is not running here: start it with `memory-pipeline up`, or set "
+    "MEMORY_PIPELINE_CHROMA_URL"
+)
 
 
 class Servers:
-    """Resolves a server's UUID to a connection. The marker is checked once a process."""
+    """Resolves a server's UUID to a connection. Its marker is checked once a process.
+
+    Several threads may ask at once: who asks for a server that is known waits for nobody, and those
+    that have to look share one look.
+    """
 
     def __init__(self, registry: PostgresRegistry, settings: Settings) -> None:
         self._registry = registry
         self._settings = settings
-        self._clients: dict[UUID, ChromaClient] = {}
+        self._lock = threading.Lock()  # for all that follows; clients are also read without it
+        self._clients: Mapping[UUID, ChromaClient] = {}
+        self._connections: dict[str, ChromaClient] = {}
+        self._answers: dict[str, Answer] = {}
+        self._view = View()
 
     def client(self, server: UUID) -> ChromaClient:
         """Return a connection to a registered server.
+
+        One that was not found before is looked for at every address where no other server is.
 
         Raises:
             ChromaUnavailable: it cannot be reached.
             ServerLost: what answers in its place is not it.
 
         """
-        if server not in self._clients:
-            self.recognise()
-        if server not in self._clients:
-            raise ServerLost(
-                f"Chroma server {server} is registered, but not what answers at "
-                f"{self._settings.chroma_url}"
-            )
-        return self._clients[server]
+        known = self._clients.get(server)
+        if known is not None:
+            return known
+        view = self._look(again=False)
+        if server not in view.found and not view.trouble(server).url:
+            view = self._look(again=True)
+        known = self._clients.get(server)
+        if known is None:
+            raise view.trouble(server).error()
+        return known
 
     def for_new_generation(self) -> UUID:
-        """Choose the server of a new generation: the one with the fewest memories."""
-        self.recognise()
-        ready = [s for s in self._registry.servers() if s.id in self._clients]
-        return min(ready, key=lambda s: (s.memories, str(s.id))).id
-
-    def recognise(self) -> None:
-        """Find out which server answers at the configured address, and register a new one.
+        """Choose the server of a new generation: the one with the fewest memories.
 
         Raises:
-            ChromaUnavailable: nothing answers.
-            ServerLost: a registered server's data is gone, or the server is another installation's.
+            ChromaUnavailable: no server can be used.
 
         """
-        client = self._reach()
-        try:
-            marker = self._identify(client)
-        except (Corrupt, Poison) as error:
-            client.close()
-            raise ChromaUnavailable(f"Chroma's marker cannot be read: {error}") from error
-        except PipelineError:
-            client.close()
-            raise
-        self._registry.register_server(marker.server, client.url)
-        known = self._clients.get(marker.server)
-        if known is not None and known.url == client.url:
-            client.close()
-        else:
-            self._clients[marker.server] = client
+        self.recognise()
+        usable = set(self.usable())
+        ready = [s for s in self._registry.servers() if s.id in usable and s.state == "ready"]
+        if not ready:
+            raise ChromaUnavailable("no Chroma server can take a new collection now", sent=False)
+        return min(ready, key=lambda s: (s.memories, str(s.id))).id
 
-    def _identify(self, client: ChromaClient) -> Marker:
-        # The registry first: who registers in between has marked the server as well.
-        registered = {s.id for s in self._registry.servers()}
-        installation = self._registry.installation()
-        marker = self._read_marker(client)
-        if marker is None and registered:
-            for server in registered:
-                self._registry.mark_server(server, "lost")
-            raise ServerLost(
-                f"Chroma at {client.url} has lost its data (no marker; expected server "
-                f"{', '.join(sorted(map(str, registered)))}): bring its volume back"
-            )
-        if marker is None:
-            marker = self._mark(client, Marker(uuid4(), installation))
-        if marker.installation != installation:
-            raise ServerLost(
-                f"Chroma at {client.url} belongs to another installation "
-                f"({marker.installation}): point MEMORY_PIPELINE_CHROMA_URL at a server of this one"
-            )
-        return marker
+    def recognise(self, server: UUID | None = None) -> None:
+        """Find out anew which server answers at which address, and register new ones.
+
+        Args:
+            server: the one that has to be fine; None: one of them has to be.
+
+        Raises:
+            ChromaUnavailable: it cannot be reached.
+            ServerLost: its data is gone, or another installation's server answers.
+
+        """
+        view = self._look(again=True)
+        if server is not None and server not in view.found:
+            raise view.trouble(server).error()
+        if not view.found:
+            raise view.problems()[0].error()
+
+    def usable(self) -> list[UUID]:
+        """Return the servers that were found when they were last looked for."""
+        return list(self._clients)
+
+    def problems(self) -> list[str]:
+        """Look at every address and tell what is not fine, a line each; marks no new server."""
+        try:
+            view = self._look(again=True, mark=False)
+        except ChromaUnavailable as error:
+            return [str(error)]
+        return [trouble.message for trouble in view.problems()]
+
+    def replace_lost(self) -> list[UUID]:
+        """Give up the servers whose data is gone; return them. What is at their places is marked.
+
+        One whose address is down, foreign or no longer among the settings is not given up.
+        """
+        lost = self._look(again=True).lost
+        # 1. Retired first: a kill after marking would leave a server missing that has no place.
+        for server in lost:
+            self._registry.retire_server(server)
+        # 2. By name: to a look, another missing server might have been at this address.
+        for url in dict.fromkeys(lost.values()):
+            self._ask(url, _new(self._registry.installation()))
+        # 3. Registered, as any server that has a marker.
+        if lost:
+            self._look(again=True)
+        return list(lost)
 
     def forget(self) -> None:
         """Close every connection; the markers are checked again before the next use."""
-        for client in self._clients.values():
+        with self._lock:
+            self._clients, self._view = {}, View()
+            self._answers.clear()
+            while self._connections:
+                self._connections.popitem()[1].close()
+
+    def _look(self, *, again: bool, mark: bool = True) -> View:
+        """Ask the addresses for their markers, and decide what that means.
+
+        Args:
+            again: ask all of them; otherwise those where no server was found.
+            mark: mark new servers.
+
+        """
+        addresses = self._settings.chroma_addresses()
+        if not addresses:
+            raise ChromaUnavailable(NOT_RUNNING, sent=False)
+        began = time.monotonic()
+        with self._lock:
+            known = set() if again else set(self._view.found.values())
+            asked = [url for url in addresses if url not in known]
+            if self._asked_since(began, asked) and not (mark and self._view.new):
+                return self._view
+            # The registry first: who registers in between has marked the server as well.
+            registered, installation = self._registry.servers(), self._registry.installation()
+            answers = dict(self._answers)
+            with ThreadPoolExecutor(len(addresses), thread_name_prefix="chroma-marker") as threads:
+                answers |= zip(asked, threads.map(self._ask, asked), strict=True)
+            view = recognised([answers[url] for url in addresses], registered, installation)
+            if mark and view.new:
+                answers |= {url: self._ask(url, _new(installation)) for url in view.new}
+                view = recognised([answers[url] for url in addresses], registered, installation)
+            self._note(view, registered)
+            self._view, self._answers = view, answers
+            self._clients = {s: self._connection(url) for s, url in view.found.items()}
+            return view
+
+    def _asked_since(self, began: float, asked: Sequence[str]) -> bool:
+        """Whether another thread has just looked, from ``began`` on."""
+        return all(url in self._answers and self._answers[url].asked_at >= began for url in asked)
+
+    def _note(self, view: View, registered: Sequence[Server]) -> None:
+        """Write down what was found where it is not what the registry says."""
+        before = {s.id: s for s in registered}
+        for server, url in view.found.items():
+            said = before.get(server)
+            if said is None or (said.url, said.state) != (url, "ready"):
+                self._registry.register_server(server, url)
+        for server in view.lost:
+            if before[server].state != "lost":
+                self._registry.mark_server(server, "lost")
+
+    def _connection(self, url: str) -> ChromaClient:
+        if url not in self._connections:
+            self._connections[url] = ChromaClient(url, self._settings)
+        return self._connections[url]
+
+    def _ask(self, url: str, new: Marker | None = None) -> Answer:
+        """Read an address's marker, or write it; what goes wrong is an answer too."""
+        asked_at = time.monotonic()
+        client = ChromaClient(url, self._settings)
+        try:
+            marker = self._read(client) if new is None else self._mark(client, new)
+        except ServerLost as error:
+            return Answer(url, asked_at, strange=str(error))
+        except ChromaUnavailable as error:
+            return Answer(url, asked_at, unreachable=str(error))
+        except (Corrupt, Poison) as error:
+            return Answer(url, asked_at, unreachable=f"{url}: the marker cannot be read: {error}")
+        finally:
             client.close()
-        self._clients.clear()
+        return Answer(url, asked_at, marker)
 
-    def _reach(self) -> ChromaClient:
-        if self._settings.chroma_url is None:
-            raise ChromaUnavailable(
-                "Chroma is not running here: start it with `memory-pipeline up`, "
-                "or set MEMORY_PIPELINE_CHROMA_URL",
-                sent=False,
-            )
-        return ChromaClient(self._settings.chroma_url, self._settings)
-
-    def _read_marker(self, client: ChromaClient) -> Marker | None:
+    def _read(self, client: ChromaClient) -> Marker | None:
         with client.call(self._settings.request_seconds) as server:
             from chromadb.errors import NotFoundError  # noqa: PLC0415 - chromadb is slow
 
@@ -130,7 +221,7 @@ class Servers:
                 model = server.get_collection(MARKER)
             except NotFoundError:
                 return None
-        return _marker(model.metadata)
+        return _marker(client.url, model.metadata)
 
     def _mark(self, client: ChromaClient, marker: Marker) -> Marker:
         """Write a new marker; where two processes do at once, one wins and both return it."""
@@ -143,12 +234,18 @@ class Servers:
                 },
                 get_or_create=True,
             )
-        return _marker(model.metadata)
+        return _marker(client.url, model.metadata)
 
 
-def _marker(metadata: Mapping[str, Any] | None) -> Marker:
+def _new(installation: UUID) -> Marker:
+    return Marker(uuid4(), installation)
+
+
+def _marker(url: str, metadata: Mapping[str, Any] | None) -> Marker:
     read = metadata or {}
     try:
         return Marker(UUID(str(read[SERVER_KEY])), UUID(str(read[INSTALLATION_KEY])))
     except (KeyError, ValueError) as error:
-        raise ServerLost(f"the collection {MARKER} in Chroma is not a marker of ours") from error
+        raise ServerLost(
+            f"the collection {MARKER} in Chroma at {url} is not a marker of ours"
+        ) from error

@@ -1,6 +1,8 @@
 """Benchmarks on services of their own; nothing of the user's is touched."""
 
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +14,6 @@ from memory_pipeline.cli.data import AsJson
 app = typer.Typer(help="Measure this machine, each figure beside its limit.", no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    """Keep ``bench capture`` a command of a group while it is the only one."""
-
-
 @app.command()
 def capture(
     rows: Annotated[int, typer.Option(min=100, help="Rows in one COPY.")] = 50_000,
@@ -26,8 +23,58 @@ def capture(
     """Measure what the capture triggers add to a COPY into memory_logs."""
     from memory_pipeline.benchmarks.capture import bench_capture  # noqa: PLC0415 - few need it
 
+    with _home() as home:
+        figures = bench_capture(home, rows=rows, pairs=pairs)
+    _tell(figures, as_json=as_json)
+
+
+@app.command()
+def rebuild(
+    rows: Annotated[int, typer.Option(min=100, help="Memories in all.")] = 20_000,
+    tenants: Annotated[int, typer.Option(min=1, help="Tenants that they are spread over.")] = 20,
+    servers: Annotated[int, typer.Option(min=1, max=8, help="Chroma servers.")] = 1,
+    document: Annotated[
+        str, typer.Option(help="What Chroma stores of a memory: 'full' or 'none'.")
+    ] = "full",
+    as_json: AsJson = False,
+) -> None:
+    """Measure a rebuild from Postgres beside Chroma's own limit, in turns."""
+    from memory_pipeline.benchmarks.rebuild import bench_rebuild  # noqa: PLC0415 - few need it
+
+    if document not in {"full", "none"}:
+        raise typer.BadParameter(f"--document {document!r}: allowed are full and none")
+    with _home() as home:
+        figures = bench_rebuild(
+            home,
+            rows=rows,
+            tenants=tenants,
+            servers=servers,
+            document=document,  # type: ignore[arg-type]  # checked above
+        )
+    _tell(figures, as_json=as_json)
+
+
+@app.command()
+def verify(
+    rows: Annotated[int, typer.Option(min=100, help="Memories in all.")] = 20_000,
+    tenants: Annotated[int, typer.Option(min=1, help="Tenants that they are spread over.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a verify beside one plain read of both sides, in turns."""
+    from memory_pipeline.benchmarks.verify import bench_verify  # noqa: PLC0415 - few need it
+
+    with _home() as home:
+        figures = bench_verify(home, rows=rows, tenants=tenants)
+    _tell(figures, as_json=as_json)
+
+
+@contextmanager
+def _home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="memory-pipeline-bench-") as home:
-        figures = bench_capture(Path(home), rows=rows, pairs=pairs)
+        yield Path(home)
+
+
+def _tell(figures: Mapping[str, object], *, as_json: bool) -> None:
     if as_json:
         print_json(figures)
     else:

@@ -5,7 +5,16 @@ import sys
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -22,13 +31,21 @@ def fail(message: str, *, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def progress_bar(unit: str) -> Progress:
+class _Speed(ProgressColumn):
+    """How many a second, as far as it can be told."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.0f}/s")
+
+
+def progress_bar(unit: str, *, speed: bool = False) -> Progress:
     """Return a progress bar that counts ``unit``; it prints nothing where nobody watches."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
+        *([_Speed()] if speed else []),
         TimeRemainingColumn(),
         console=err,
         transient=True,

@@ -9,7 +9,6 @@ import typer
 from rich.table import Table
 
 from memory_pipeline.cli.console import err, fail, out, print_json, progress_bar
-from memory_pipeline.drain import Drain
 from memory_pipeline.errors import InvalidFilter
 from memory_pipeline.imports import import_file
 from memory_pipeline.local.running import discover
@@ -128,7 +127,7 @@ def sync(
     with opened(discover(Settings.load())) as pipeline, progress_bar("changes") as bar:
         before = pipeline.status.totals().pending_changes
         task = bar.add_task("syncing", total=before)
-        drain = Drain(pipeline.outbox, pipeline.sync())
+        drain = pipeline.drain()
         only = None if tenant is None else {TenantId(tenant)}
 
         def show(now: Outcome) -> None:

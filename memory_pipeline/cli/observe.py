@@ -30,12 +30,14 @@ def status(as_json: AsJson = False) -> None:
     try:
         with opened(settings) as pipeline:
             figures |= _figures(pipeline)
+            problems += pipeline.servers.problems()
+            figures["servers"] = _servers(pipeline)
             problems += [f"capture is broken: {b}" for b in pipeline.status.broken_capture()]
             problems += _documents(pipeline, figures)
     except PostgresUnavailable as error:
         problems.append(str(error))
         unavailable = True
-    figures |= {"problems": problems, "settings": settings.shown()}
+    figures |= {"problems": list(dict.fromkeys(problems)), "settings": settings.shown()}
     if as_json:
         print_json(figures)
     else:
@@ -74,6 +76,13 @@ def _figures(pipeline: Pipeline) -> dict[str, Any]:
         "memories_without_tenant": totals.memories_without_tenant,
         "model": pipeline.embedder.model,
     }
+
+
+def _servers(pipeline: Pipeline) -> list[dict[str, Any]]:
+    return [
+        {"id": str(s.id), "url": s.url, "state": s.state, "memories": s.memories}
+        for s in pipeline.registry.servers()
+    ]
 
 
 def _documents(pipeline: Pipeline, figures: dict[str, Any]) -> list[str]:
@@ -132,8 +141,12 @@ def _show(figures: dict[str, Any], settings: Settings) -> None:
     for name, state in figures["services"].items():
         table.add_row(name, state)
     for name, value in figures.items():
-        if name not in {"services", "problems", "embedder", "settings"}:
+        if name not in {"services", "servers", "problems", "embedder", "settings"}:
             table.add_row(name.replace("_", " "), "?" if value is None else str(value))
+    for server in figures.get("servers", ()):
+        table.add_row(
+            f"server {server['state']}", f"{server['url']}: {server['memories']} memories"
+        )
     out.print(table)
     if settings.embedder == "hashing":
         err.print("embedder: hashing. A lexical stand-in for tests: searches do not know meaning")

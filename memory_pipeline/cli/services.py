@@ -33,9 +33,14 @@ def register(app: typer.Typer) -> None:
 
 def up(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when all runs.")] = False,
+    chroma_servers: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Chroma servers to run here; those with data always do."),
+    ] = None,
 ) -> None:
     """Start Postgres, Chroma and Dagster, but for those that settings name; Ctrl-C stops them."""
-    settings = Settings.load()
+    given = {} if chroma_servers is None else {"chroma_servers": chroma_servers}
+    settings = Settings.load(**given)
     if running(settings) is None:
         err.print("starting …" if detach else "starting … (Ctrl-C stops everything)")
     start_stack(settings, detach=detach, say=_say)
@@ -72,6 +77,8 @@ def exports(settings: Settings) -> dict[str, str]:
         name: str(parts[key]) for key, name in LIBPQ.items() if parts.get(key)
     }
     variables |= {f"{PREFIX}{name.upper()}": url for name, url in urls.items() if url}
+    # Always: the shell may hold further servers of an older start.
+    variables[f"{PREFIX}CHROMA_URLS"] = ",".join(settings.chroma_urls)
     variables[f"{PREFIX}HOME"] = str(home_of(settings))
     dagster_home = home_of(settings) / "dagster"
     return variables | ({"DAGSTER_HOME": str(dagster_home)} if dagster_home.exists() else {})

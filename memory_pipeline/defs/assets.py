@@ -1,18 +1,17 @@
 """The assets: memory_logs → memory_embeddings → memory_index, a partition a tenant.
 
-One body syncs any number of tenants and streams their materializations as each is done, so a run
-that dies half-way loses nothing of what it finished.
+One body syncs or rebuilds any number of tenants and streams their materializations as each is done,
+so a run that dies half-way loses nothing of what it finished.
 """
 
 from collections.abc import Iterator
 
 import dagster as dg
 
-from memory_pipeline.defs.lineage import materializations, slowest_tenants
-from memory_pipeline.defs.partitions import SCOPE_PENDING, SCOPE_TAG, tenants
+from memory_pipeline.defs.partitions import MODE_REBUILD, MODE_TAG, tenants
+from memory_pipeline.defs.rebuilding import rebuild_tenants
 from memory_pipeline.defs.resources import PipelineResource
-from memory_pipeline.drain import Drain
-from memory_pipeline.model import Outcome
+from memory_pipeline.defs.syncing import sync_of_tenants
 
 OWNERS = ["team:memory_pipeline"]
 
@@ -63,32 +62,12 @@ memory_index = dg.AssetSpec(
 )
 def sync_tenants(
     context: dg.AssetExecutionContext, pipeline: PipelineResource
-) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
-    """Sync the run's tenants that have changes; say of the others that they are in sync."""
+) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
+    """Sync the run's tenants that have changes; in rebuild mode, build all of them anew."""
     with pipeline.opened() as parts:
         mine = set(context.partition_keys)  # asked once: each time costs a query
         wanted = {t: key for t, key in parts.registry.keys().items() if key in mine}
-        by_sensor = context.run.tags.get(SCOPE_TAG) == SCOPE_PENDING
-        last: dict[str, Outcome] = {}
-        drain = Drain(parts.outbox, parts.sync())
-        # The sweep's runs, a person's and a retry are for the tenants that pause as well.
-        swept = "dagster/schedule_name" in context.run.tags
-        paused = context.retry_number > 0 or swept or not by_sensor
-        for outcome in drain.run(only=wanted, paused=paused):
-            last[outcome.tenant] = outcome
-            if outcome.verdict == "done":
-                yield from materializations(parts, outcome, wanted[outcome.tenant])
-        if not by_sensor:
-            for tenant, key in wanted.items():
-                if tenant not in last and parts.outbox.pending(tenant) == 0:
-                    yield from materializations(parts, Outcome(tenant), key)
-        yield from slowest_tenants(list(last.values()))
-        stuck = [o for o in last.values() if o.verdict not in {"done", "busy"}]
-    if stuck:
-        raise dg.Failure(
-            f"{len(stuck)} of {len(wanted)} tenants could not be synced; their changes wait: "
-            f"{stuck[0].reason}",
-            metadata={o.tenant: f"{o.verdict}: {o.reason}" for o in stuck[:50]},
-            # Other settings would be needed, not another attempt.
-            allow_retries=any(o.verdict != "refused" for o in stuck),
-        )
+        if context.run.tags.get(MODE_TAG) == MODE_REBUILD:
+            yield from pipeline.closed_at_end(rebuild_tenants(context, parts, wanted))
+        else:
+            yield from sync_of_tenants(context, parts, wanted)

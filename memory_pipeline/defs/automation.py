@@ -1,34 +1,34 @@
-"""What starts by itself: the sensor that watches the outbox, and the sweep behind it."""
+"""What starts by itself: the sensor that watches the outbox, the sweep behind it, the verify."""
 
 import time
+from collections.abc import Sequence
 
 import dagster as dg
 
-from memory_pipeline.defs.partitions import SYNC_TAG, tenants
-from memory_pipeline.defs.requests import run_requests, under_way
+from memory_pipeline.defs.jobs import incremental_sync, verify_index
+from memory_pipeline.defs.partitions import tenants
+from memory_pipeline.defs.requests import run_requests, under_way, verify_requests
 from memory_pipeline.defs.resources import PipelineResource
-from memory_pipeline.errors import Transient
+from memory_pipeline.defs.runs import being_rebuilt, unfinished
+from memory_pipeline.errors import ServerLost, Transient
 from memory_pipeline.model import TenantId
 from memory_pipeline.pipeline import Pipeline
+from memory_pipeline.postgres.outbox import PendingTenant
+from memory_pipeline.retire import drop_ended
 from memory_pipeline.settings import Settings
 
 # The daemon gives a tick 60 s; what does not fit waits for the next one.
 TICK_SECONDS = 30.0
 NEW_TENANTS_A_TICK = 500
-
-incremental_sync = dg.define_asset_job(
-    "incremental_sync",
-    selection=dg.AssetSelection.assets("memory_embeddings", "memory_index"),
-    description="Brings the collections of the chosen tenants up to their memories.",
-    tags={"dagster/priority": "10", SYNC_TAG: "incremental"},
-)
+DROPS_A_TICK = 3
 
 
 @dg.sensor(
     job=incremental_sync,
     minimum_interval_seconds=Settings.load().sensor_seconds,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Registers new tenants and asks for a sync of those with changes.",
+    description="Registers new tenants and asks for a sync of those with changes, and of those "
+    "whose collections are damaged.",
 )
 def memory_changes(
     context: dg.SensorEvaluationContext, pipeline: PipelineResource
@@ -37,21 +37,19 @@ def memory_changes(
     began = time.monotonic()
     with pipeline.opened() as parts:
         try:
-            parts.servers.recognise()
+            _recognise(parts)
         except Transient as error:
-            return _skip(f"changes wait: {error}")
+            return dg.SensorResult(skip_reason=f"changes wait: {error}")
         pending = parts.outbox.pending_tenants()
-        for change in pending[:NEW_TENANTS_A_TICK]:
-            if change.partition_key is None and time.monotonic() - began < TICK_SECONDS:
-                parts.registry.register(change.tenant)
+        _register(parts, pending, until=began + TICK_SECONDS)
         registered = parts.registry.keys()
-        known = list(context.instance.get_dynamic_partitions("tenants"))
-        held = set(known)
-        new = [k for k in registered.values() if k not in held][:NEW_TENANTS_A_TICK]
-        keys = [*known, *new]
+        new, keys = _partitions(context.instance, list(registered.values()))
         dirty = {registered[p.tenant] for p in pending if p.tenant in registered}
-        requests = run_requests(dirty, keys, under_way(_unfinished(context.instance), keys))
+        requests = _requests(context.instance, parts, dirty, keys)
         events = _observations(parts, [p.tenant for p in pending], registered) if requests else []
+        if not requests:  # a tick that takes too long for this has lost nothing
+            grace = parts.settings.retire_seconds
+            drop_ended(parts.registry, parts.index, grace_seconds=grace, limit=DROPS_A_TICK)
     return dg.SensorResult(
         run_requests=requests,
         dynamic_partitions_requests=[tenants.build_add_request(new)] if new else [],
@@ -72,31 +70,69 @@ def sync_sweep(
     """Look at the outbox once, whatever the sensor did."""
     with pipeline.opened() as parts:
         try:
-            parts.servers.recognise()
+            _recognise(parts)
         except Transient as error:
             return dg.SkipReason(f"changes wait: {error}")
-        dirty = {p.partition_key for p in parts.outbox.pending_tenants(paused=True)} - {None}
-    keys = list(context.instance.get_dynamic_partitions("tenants"))
-    requests = run_requests(
-        {k for k in dirty if k}, keys, under_way(_unfinished(context.instance), keys)
-    )
+        pending = parts.outbox.pending_tenants(paused=True)
+        dirty = {p.partition_key for p in pending if p.partition_key is not None}
+        keys = list(context.instance.get_dynamic_partitions("tenants"))
+        requests = _requests(context.instance, parts, dirty, keys)
     return requests or dg.SkipReason(_why_nothing(len(dirty)))
 
 
-def _unfinished(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    return list(
-        instance.get_runs(
-            dg.RunsFilter(
-                job_name="incremental_sync",
-                statuses=[
-                    dg.DagsterRunStatus.QUEUED,
-                    dg.DagsterRunStatus.NOT_STARTED,
-                    dg.DagsterRunStatus.STARTING,
-                    dg.DagsterRunStatus.STARTED,
-                ],
-            )
-        )
-    )
+@dg.schedule(
+    job=verify_index,
+    cron_schedule="17 3 * * *",  # when few write, and not on the hour, when others begin
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Compares the collections of all tenants with Postgres, every night.",
+)
+def nightly_verify(
+    context: dg.ScheduleEvaluationContext,
+) -> list[dg.RunRequest] | dg.SkipReason:
+    """Ask for a verify of every tenant, unless the last one is still at it."""
+    if unfinished(context.instance, job="verify_index"):
+        return dg.SkipReason("the verify before is still under way")
+    keys = list(context.instance.get_dynamic_partitions("tenants"))
+    return verify_requests(keys) or dg.SkipReason("there are no tenants yet")
+
+
+def _recognise(parts: Pipeline) -> None:
+    """Find the Chroma servers; give up those that are lost, where the settings say so."""
+    rebuilds = parts.settings.on_loss == "rebuild"
+    try:
+        parts.servers.recognise()
+    except ServerLost:
+        if not rebuilds:
+            raise
+    if rebuilds and any(s.state == "lost" for s in parts.registry.servers()):
+        parts.servers.replace_lost()
+        parts.servers.recognise()
+
+
+def _register(parts: Pipeline, pending: Sequence[PendingTenant], *, until: float) -> None:
+    for change in pending[:NEW_TENANTS_A_TICK]:
+        if change.partition_key is None and time.monotonic() < until:
+            parts.registry.register(change.tenant)
+
+
+def _partitions(
+    instance: dg.DagsterInstance, registered: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Return the partitions to add, and all as they are in order then."""
+    known = list(instance.get_dynamic_partitions("tenants"))
+    held = set(known)
+    new = [key for key in registered if key not in held][:NEW_TENANTS_A_TICK]
+    return new, [*known, *new]
+
+
+def _requests(
+    instance: dg.DagsterInstance, parts: Pipeline, dirty: set[str], keys: list[str]
+) -> list[dg.RunRequest]:
+    """Ask for the tenants with changes, and for those with damage that no rebuild comes to."""
+    damaged = set(parts.registry.damaged().values())
+    rebuilding = being_rebuilt(instance, parts) if damaged else set()
+    covered = under_way(unfinished(instance, job="incremental_sync"), keys) | rebuilding
+    return run_requests(dirty | damaged, keys, covered)
 
 
 def _observations(
@@ -113,10 +149,6 @@ def _observations(
         for change in parts.status.newest_changes(dirty)
         if change.tenant in registered
     ]
-
-
-def _skip(reason: str) -> dg.SensorResult:
-    return dg.SensorResult(skip_reason=reason)
 
 
 def _why_nothing(pending: int) -> str:

@@ -12,6 +12,9 @@ from memory_pipeline.defs.partitions import SCOPE_PENDING, SCOPE_TAG
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 TENANTS_A_RUN = 200
+# A run notes each of its checks for each tenant before it begins, and each note names every tenant
+# of the run: the square of this, and 100 are 2 MB.
+VERIFIED_A_RUN = 100
 
 
 def under_way(runs: Sequence[dg.DagsterRun], keys: Sequence[str]) -> set[str]:
@@ -37,8 +40,15 @@ def run_requests(
     """
     missing = set(dirty) - set(covered)
     asked = [key for key in keys if key in missing]
-    parts = [asked[at : at + TENANTS_A_RUN] for at in range(0, len(asked), TENANTS_A_RUN)]
-    return [_request(part) for part in parts]
+    return [_request(part) for part in _parts(asked, TENANTS_A_RUN)]
+
+
+def verify_requests(keys: Sequence[str]) -> list[dg.RunRequest]:
+    """Ask for a verify of all these partitions, which are neighbours, in ranges of 100."""
+    return [
+        dg.RunRequest(tags={RANGE_START: part[0], RANGE_END: part[-1]})
+        for part in _parts(keys, VERIFIED_A_RUN)
+    ]
 
 
 def _request(part: Sequence[str]) -> dg.RunRequest:
@@ -46,3 +56,7 @@ def _request(part: Sequence[str]) -> dg.RunRequest:
     if len(part) == 1:
         return dg.RunRequest(partition_key=part[0], tags=tags)
     return dg.RunRequest(tags={**tags, RANGE_START: part[0], RANGE_END: part[-1]})
+
+
+def _parts(keys: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [keys[at : at + size] for at in range(0, len(keys), size)]

@@ -1,4 +1,4 @@
-"""One local Chroma server: ``chroma run`` on the loopback interface, quiet, with files enough."""
+"""A local Chroma server: ``chroma run`` on the loopback interface, quiet, with files enough."""
 
 import os
 import sys
@@ -10,8 +10,11 @@ from urllib.parse import urlsplit
 import httpx
 import yaml
 
+from memory_pipeline.local.environment import child_environment
+from memory_pipeline.local.home import chroma_names, home_of, usual_port
 from memory_pipeline.local.processes import free_port
 from memory_pipeline.local.service import Service
+from memory_pipeline.settings import Settings
 
 # A collection holds 4 files open; the usual limit of 1,024 ends at some 250 tenants.
 OPEN_FILES = 65_536
@@ -74,7 +77,12 @@ def start_chroma(data_dir: Path, log_file: Path, port: int = 0) -> ChromaProcess
 
 
 def chroma_service(
-    data_dir: Path, log_file: Path, *, port: int = 0, environment: Mapping[str, str] | None = None
+    data_dir: Path,
+    log_file: Path,
+    *,
+    name: str = "chroma",
+    port: int = 0,
+    environment: Mapping[str, str] | None = None,
 ) -> Service:
     """Write the server's configuration and describe the service. Starts nothing."""
     port = port or free_port()
@@ -94,7 +102,7 @@ def chroma_service(
     )
     url = f"http://127.0.0.1:{port}"
     service = Service(
-        name="chroma",
+        name=name,
         command=(sys.executable, "-c", RUN, "chroma", "run", str(configuration)),
         log_file=log_file,
         healthy=lambda _: probe_chroma(url) == "up",
@@ -106,6 +114,24 @@ def chroma_service(
     given = os.environ if environment is None else environment
     service.environment = {k: v for k, v in given.items() if not k.startswith("CHROMA_")}
     return service
+
+
+def chroma_services(settings: Settings, logs: Path) -> list[Service]:
+    """Describe the Chroma servers of a home, each with a port of its own."""
+    home, environment = home_of(settings), child_environment(settings)
+    services: list[Service] = []
+    for name in chroma_names(settings):
+        taken = {service.port for service in services}
+        services.append(
+            chroma_service(
+                home / name,
+                logs / f"{name}.log",
+                name=name,
+                port=usual_port(home, name, but=taken),
+                environment=environment,
+            )
+        )
+    return services
 
 
 def chroma_url(service: Service) -> str:

@@ -7,7 +7,8 @@ by it the next start takes the same ports again, and an address that a shell sti
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from memory_pipeline.settings import Settings
 
 URLS = ("database_url", "chroma_url", "dagster_database_url")
 SECRETS = frozenset({"password", "sslpassword"})
+# The first one has the plain name that it had when there was only one.
+CHROMA = "chroma"
+FURTHER_CHROMA = re.compile(r"chroma-([2-9]|[1-9][0-9])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Stack:
     database_url: str
     chroma_url: str
     dagster_database_url: str
+    chroma_urls: tuple[str, ...] = ()
     services: dict[str, Listed] = field(default_factory=dict)
     note: str = ""
 
@@ -57,11 +62,20 @@ class Stack:
         write_json(home / "services.json", asdict(self))
         own = {
             name: self.url(name)
-            for name, service in zip(URLS, ("postgres", "chroma", "postgres"), strict=True)
+            for name, service in zip(URLS, ("postgres", CHROMA, "postgres"), strict=True)
             if service in self.services
         }
+        further = [url for url in self.own_chromas() if url != self.chroma_url]
         ports = {name: service.port for name, service in self.services.items() if service.port}
-        write_json(home / "addresses.json", {"urls": own, "ports": ports})
+        write_json(home / "addresses.json", {"urls": own, "chroma_urls": further, "ports": ports})
+
+    def chromas(self) -> list[Listed]:
+        """Return the Chroma servers that were started here, the first one first."""
+        return [service for name, service in self.services.items() if is_chroma(name)]
+
+    def own_chromas(self) -> list[str]:
+        """Return where they answer."""
+        return [f"http://127.0.0.1:{service.port}" for service in self.chromas()]
 
 
 def listed(home: Path) -> Stack | None:
@@ -69,7 +83,14 @@ def listed(home: Path) -> Stack | None:
     said = read_json(home / "services.json")
     try:
         services = {name: Listed(**service) for name, service in said.pop("services").items()}
-        return Stack(**said | {"supervisor": Identity(**said["supervisor"]), "services": services})
+        return Stack(
+            **said
+            | {
+                "supervisor": Identity(**said["supervisor"]),
+                "chroma_urls": tuple(said.get("chroma_urls", ())),
+                "services": services,
+            }
+        )
     except (TypeError, KeyError, AttributeError):
         return None
 
@@ -79,18 +100,49 @@ def own_urls(home: Path) -> dict[str, str]:
     return {str(k): str(v) for k, v in read_json(home / "addresses.json").get("urls", {}).items()}
 
 
+def own_chromas(home: Path) -> tuple[str, ...]:
+    """Return the addresses that Chroma servers of this home had when they last were healthy."""
+    said = read_json(home / "addresses.json")
+    first = said.get("urls", {}).get("chroma_url")
+    return (*(() if first is None else (str(first),)), *map(str, said.get("chroma_urls", ())))
+
+
 def without_own(settings: Settings) -> Settings:
     """Forget addresses that are our own services': they are ours to start, not somebody's."""
-    own = own_urls(home_of(settings))
-    return settings.model_copy(
-        update={name: None for name in URLS if url_of(settings, name) in {own.get(name)} - {None}}
-    )
+    own, chromas = own_urls(home_of(settings)), own_chromas(home_of(settings))
+    left: dict[str, Any] = {
+        name: None for name in URLS if url_of(settings, name) in {own.get(name), *chromas} - {None}
+    }
+    left["chroma_urls"] = tuple(url for url in settings.chroma_urls if url not in chromas)
+    return settings.model_copy(update=left)
 
 
-def usual_port(home: Path, name: str) -> int:
-    """Pick the port that the service had the last time, or a free one."""
-    port = read_json(home / "addresses.json").get("ports", {}).get(name)
-    return port if isinstance(port, int) and is_free(port) else free_port()
+def is_chroma(name: str) -> bool:
+    """Whether a service of a stack, or a folder of a home, is a Chroma server's."""
+    return name == CHROMA or FURTHER_CHROMA.fullmatch(name) is not None
+
+
+def chroma_names(settings: Settings) -> list[str]:
+    """Name the Chroma servers of this home: as many as are set, and all that have data here."""
+    home = home_of(settings)
+    folders = [FURTHER_CHROMA.fullmatch(folder.name) for folder in home.glob(f"{CHROMA}-*/")]
+    count = max([settings.chroma_servers, *(int(found[1]) for found in folders if found)])
+    return [chroma_name(number) for number in range(1, count + 1)]
+
+
+def chroma_name(number: int) -> str:
+    """Name a home's Chroma servers, from 1 on."""
+    return CHROMA if number == 1 else f"{CHROMA}-{number}"
+
+
+def usual_port(home: Path, name: str, *, but: Collection[int | None] = ()) -> int:
+    """Pick the port that the service had the last time, or a free one; none of ``but``."""
+    port: object = read_json(home / "addresses.json").get("ports", {}).get(name)
+    if isinstance(port, int) and port not in but and is_free(port):
+        return port
+    while (free := free_port()) in but:
+        pass
+    return free
 
 
 def url_of(settings: Settings, name: str) -> str | None:

@@ -1,5 +1,6 @@
 """What a supervisor that was killed has left behind: found by its mark, ended in good order."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from memory_pipeline.local.postgres import embedded_postgres
@@ -9,9 +10,10 @@ from memory_pipeline.local.processes import Identity, marked, stop_all
 STOP_SECONDS = 60.0
 
 
-def end_marked(home: Path, *, but: Identity | None = None) -> bool:
+def end_marked(home: Path, *, but: Collection[Identity] = ()) -> bool:
     """End every process that carries the mark of this home; True where there was one."""
-    found = [i for i in marked(home) if but is None or i.pid != but.pid]
+    kept = {identity.pid for identity in but}
+    found = [identity for identity in marked(home) if identity.pid not in kept]
     stop_all(found, within=STOP_SECONDS)
     return bool(found)
 

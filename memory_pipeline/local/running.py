@@ -1,5 +1,6 @@
 """What runs in a home and whether it is well: addresses and probes. Starts and stops nothing."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -9,17 +10,20 @@ from pydantic import SecretStr
 from memory_pipeline.local.chroma import PROBE_SECONDS, probe_chroma, probe_http
 from memory_pipeline.local.dagster_services import probe_code_server, probe_daemon
 from memory_pipeline.local.home import (
-    URLS,
     Listed,
     Stack,
+    chroma_name,
+    chroma_names,
     home_of,
     listed,
+    own_chromas,
     own_urls,
     url_of,
 )
 from memory_pipeline.settings import Settings
 
 DAGSTER = ("code-server", "daemon", "webserver")
+DATABASE_URLS = ("database_url", "dagster_database_url")
 
 
 def running(settings: Settings) -> Stack | None:
@@ -38,14 +42,26 @@ def discover(settings: Settings) -> Settings:
     if stack is None:
         return settings
     own = own_urls(home_of(settings))
-    found: dict[str, Any] = {}
-    for name in URLS:
-        service = stack.services.get("chroma" if name == "chroma_url" else "postgres")
+    found = _chroma_addresses(settings, stack)
+    for name in DATABASE_URLS:
+        service = stack.services.get("postgres")
         lives = stack.supervisor.alive() or (service is not None and service.alive())
         if lives and url_of(settings, name) in {None, own.get(name)}:
-            url = stack.url(name)
-            found[name] = url if name == "chroma_url" else SecretStr(url)
+            found[name] = SecretStr(stack.url(name))
     return settings.model_copy(update=found)
+
+
+def _chroma_addresses(settings: Settings, stack: Stack) -> dict[str, Any]:
+    """Fill in where Chroma is; further servers that are set stay beside those that run here."""
+    own = own_chromas(home_of(settings))
+    lives = stack.supervisor.alive() or any(chroma.alive() for chroma in stack.chromas())
+    if not lives or settings.chroma_url not in {None, *own}:
+        return {}
+    ours = stack.own_chromas()
+    known = {*own, *ours, stack.chroma_url}
+    others = [url for url in settings.chroma_urls or stack.chroma_urls if url not in known]
+    further = [url for url in ours if url != stack.chroma_url]
+    return {"chroma_url": stack.chroma_url, "chroma_urls": (*further, *others)}
 
 
 def ui_url(settings: Settings) -> str:
@@ -61,16 +77,13 @@ def service_states(settings: Settings) -> dict[str, str]:
     """
     home = home_of(settings)
     stack, own, settings = listed(home), own_urls(home), discover(settings)
-    database, chroma, dagster = (url_of(settings, name) for name in URLS)
+    database, dagster = (url_of(settings, name) for name in DATABASE_URLS)
     states = {
         "postgres": _state(
             probe_postgres(database) if database else "",
             external=database is not None and database != own.get("database_url"),
         ),
-        "chroma": _state(
-            probe_chroma(chroma) if chroma else "",
-            external=chroma is not None and chroma != own.get("chroma_url"),
-        ),
+        **_chroma_states(settings),
     }
     for name in DAGSTER:
         service = None if stack is None else stack.services.get(name)
@@ -89,6 +102,20 @@ def probe_postgres(url: str) -> str:
     except psycopg.Error:
         return "down"
     return "up"
+
+
+def _chroma_states(settings: Settings) -> dict[str, str]:
+    """Probe all Chroma servers at once, those of this home first."""
+    own = own_chromas(home_of(settings))
+    addresses = [*([""] * len(chroma_names(settings))), *settings.chroma_urls]
+    if settings.chroma_url is not None:
+        addresses = list(settings.chroma_addresses())
+    with ThreadPoolExecutor(len(addresses)) as threads:
+        probed = threads.map(lambda url: probe_chroma(url) if url else "", addresses)
+        return {
+            chroma_name(number): _state(state, external=bool(url) and url not in own)
+            for number, (url, state) in enumerate(zip(addresses, probed, strict=True), start=1)
+        }
 
 
 def _state(probed: str, *, external: bool) -> str:

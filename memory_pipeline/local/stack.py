@@ -70,6 +70,8 @@ def up(
     stack = running(settings)
     if stack is not None:
         say(f"already running (pid {stack.supervisor.pid}); Dagster: {stack.ui_url}")
+        if 0 < len(stack.chromas()) < settings.chroma_servers:
+            say("for more Chroma servers, `memory-pipeline down` comes first")
     elif detach:
         _up_detached(settings, home, definitions=definitions, migrate=migrate, say=say)
     else:

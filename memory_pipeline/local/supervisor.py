@@ -21,12 +21,13 @@ from typing import Any
 from pydantic import SecretStr
 
 from memory_pipeline.local import dagster_services as dagster
-from memory_pipeline.local.chroma import chroma_service, chroma_url
+from memory_pipeline.local.chroma import chroma_services, chroma_url
 from memory_pipeline.local.environment import child_environment
 from memory_pipeline.local.home import (
     Listed,
     Stack,
     home_of,
+    is_chroma,
     stripped,
     url_of,
     usual_port,
@@ -118,16 +119,13 @@ class Supervisor:
     def _start_stores(self, logs: Path) -> None:
         """Start Postgres and Chroma where they are ours; fill in their addresses."""
         found: dict[str, Any] = {}
-        chroma = None
-        if self._settings.chroma_url is None:
-            chroma = chroma_service(
-                self._home / "chroma",
-                logs / "chroma.log",
-                port=usual_port(self._home, "chroma"),
-                environment=child_environment(self._settings),
-            )
-            found["chroma_url"] = chroma_url(chroma)
+        chromas = chroma_services(self._settings, logs) if self._settings.chroma_url is None else []
+        for chroma in chromas:
             self._begin(chroma)
+        if chromas:
+            first, *further = map(chroma_url, chromas)
+            found["chroma_url"] = first
+            found["chroma_urls"] = (*further, *self._settings.chroma_urls)
         if self._own_databases:
             server = embedded_postgres(self._home / "postgres")
             self._note = server.note
@@ -135,7 +133,7 @@ class Supervisor:
             for name in self._own_databases:
                 server.create_database(DATABASES[name])
                 found[name] = SecretStr(server.url(DATABASES[name]))
-        if chroma is not None:
+        for chroma in chromas:
             self._await(chroma)
         self._settings = self._settings.model_copy(update=found)
 
@@ -204,6 +202,7 @@ class Supervisor:
             ui_url=dagster.webserver_url(services["webserver"].port),
             database_url=stripped(self._url("database_url")),
             chroma_url=self._url("chroma_url"),
+            chroma_urls=self._settings.chroma_urls,
             dagster_database_url=stripped(self._url("dagster_database_url")),
             services=services,
             note=self._note,
@@ -222,12 +221,15 @@ class Supervisor:
         for name in ("webserver", "daemon", "code-server"):
             if name in parts:
                 parts[name].stop()
-        chroma = parts.get("chroma")
+        chromas = [part for part in parts.values() if is_chroma(part.name)]
         # Workers whose own code server had ended belong to nobody, but they still write.
-        end_marked(self._home, but=None if chroma is None else chroma.identity)
-        for name in ("chroma", "postgres"):
-            if name in parts:
-                parts[name].stop()
+        end_marked(self._home, but=[c.identity for c in chromas if c.identity is not None])
+        for chroma in chromas:  # at once: each finishes the requests that it has
+            if isinstance(chroma, Service):
+                chroma.ask_to_stop()
+        for part in (*chromas, parts.get("postgres")):
+            if part is not None:
+                part.stop()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

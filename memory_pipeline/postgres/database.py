@@ -43,9 +43,12 @@ def queries() -> Any:
 
 
 class Database:
-    """A pool of connections to the database of ``memory_logs``."""
+    """A pool of connections to the database of ``memory_logs``, opened as they are needed.
 
-    def __init__(self, url: str, *, size: int = 4) -> None:
+    A rebuild uses two for each tenant that it has in hand, three on each Chroma server.
+    """
+
+    def __init__(self, url: str, *, size: int = 24) -> None:
         self.url = url
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,

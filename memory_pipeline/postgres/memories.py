@@ -13,7 +13,10 @@ from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.outbox import record_provenance
 from memory_pipeline.settings import Settings
 
-PAGE = 1000
+# Ids are cheap to hold and dear to find: each page of them looks at all rows of the tenant.
+PAGE = 20_000
+# Rows that are walked through are read in parts of this many.
+ROWS_AT_ONCE = 1000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -24,14 +27,39 @@ class PostgresMemories:
         self._database = database
         self._settings = settings
 
-    def read(self, ids: Sequence[MemoryId]) -> tuple[dict[MemoryId, Memory], tuple[MemoryId, ...]]:
+    def read(
+        self, ids: Sequence[MemoryId], *, vectors: bool = True
+    ) -> tuple[dict[MemoryId, Memory], tuple[MemoryId, ...]]:
         """Return the rows that exist, and the ids left out because the batch is full."""
         with self._database.transaction() as connection:
             rows = list(
-                queries().read(connection, ids=list(ids), byte_limit=self._settings.batch_bytes)
+                queries().read(
+                    connection,
+                    ids=list(ids),
+                    byte_limit=self._settings.batch_bytes,
+                    vectors=vectors,
+                )
             )
         fit = {MemoryId(row.id): _memory(row) for row in rows if row.fits}
         return fit, tuple(MemoryId(row.id) for row in rows if not row.fits)
+
+    def versions(self, ids: Sequence[MemoryId]) -> dict[MemoryId, tuple[TenantId | None, str]]:
+        """Return whose each of these rows is now, and its version; nothing of those that went."""
+        with self._database.transaction() as connection:
+            rows = queries().versions(connection, ids=list(ids))
+            return {MemoryId(row.id): (row.tenant, row.version) for row in rows}
+
+    def ids(self, tenant: TenantId, *, after: MemoryId | None = None) -> Iterator[list[MemoryId]]:
+        """Walk through the ids of a tenant's memories, in order, a page at a time."""
+        while True:
+            with self._database.transaction() as connection:
+                rows = queries().ids_of_tenant(connection, tenant=tenant, after=after, limit=PAGE)
+                page = [MemoryId(row.id) for row in rows]
+            if page:
+                yield page
+            if len(page) < PAGE:
+                return
+            after = page[-1]
 
     def back_up(
         self, vectors: dict[MemoryId, tuple[Memory, Vector, Provenance]]
@@ -56,25 +84,31 @@ class PostgresMemories:
 
     def of_tenant(self, tenant: TenantId) -> Iterator[Memory]:
         """Walk through a tenant's memories in id order, a page at a time, without their vectors."""
-        after: MemoryId | None = None
-        while True:
-            with self._database.transaction() as connection:
-                rows = list(queries().of_tenant(connection, tenant=tenant, after=after, limit=PAGE))
-            yield from map(_memory, rows)
-            if len(rows) < PAGE:
-                return
-            after = MemoryId(rows[-1].id)
+        for page in self.ids(tenant):
+            for at in range(0, len(page), ROWS_AT_ONCE):
+                yield from self.get(tenant, page[at : at + ROWS_AT_ONCE]).values()
 
     def count(self, tenant: TenantId) -> int:
         """Count a tenant's memories."""
         with self._database.transaction() as connection:
             return int(queries().count_of_tenant(connection, tenant=tenant))
 
-    def get(self, tenant: TenantId, ids: Sequence[MemoryId]) -> dict[MemoryId, Memory]:
-        """Return those of these memories that exist and are the tenant's."""
+    def get(
+        self, tenant: TenantId, ids: Sequence[MemoryId], *, vectors: bool = False
+    ) -> dict[MemoryId, Memory]:
+        """Return those of these memories that exist and are the tenant's, however large."""
+        found: dict[MemoryId, Memory] = {}
+        left: Sequence[MemoryId] = ids
+        while left:
+            rows, left = self.read(left, vectors=vectors)
+            found |= {i: memory for i, memory in rows.items() if memory.tenant == tenant}
+        return found
+
+    def sizes(self) -> dict[TenantId, int]:
+        """Count the memories of every tenant that has any."""
         with self._database.transaction() as connection:
-            rows = queries().get(connection, tenant=tenant, ids=list(ids))
-            return {MemoryId(row.id): _memory(row) for row in rows}
+            rows = queries().sizes(connection)
+            return {TenantId(row.tenant): row.memories for row in rows}
 
     def insert(
         self, *, user_id: str, project_id: str | None, raw: str, created_at: datetime | None

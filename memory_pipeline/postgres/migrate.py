@@ -97,7 +97,19 @@ def _alembic_config() -> alembic.config.Config:
 
 
 def _upgrade(url: str) -> None:
-    """Run the migrations that are new."""
+    """Run the migrations that are new; never make the application wait for a lock on the outbox."""
+    for attempt in Retrying(
+        retry=retry_if_exception_type(psycopg.errors.LockNotAvailable),
+        wait=wait_random_exponential(multiplier=1, max=8),
+        stop=stop_after_delay(LOCK_PATIENCE_SECONDS),
+        retry_error_callback=_locked_out,
+    ):
+        with attempt:
+            _upgrade_at_once(url)
+
+
+def _upgrade_at_once(url: str) -> None:
+    """Run the new migrations, or raise LockNotAvailable and leave everything as it was."""
     engine = create_engine(
         "postgresql+psycopg://",
         creator=lambda: psycopg.connect(url, connect_timeout=5),
@@ -106,12 +118,15 @@ def _upgrade(url: str) -> None:
     try:
         with engine.begin() as connection:
             driver = connection.connection.driver_connection
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}")
             if not queries().schema_exists(driver):
                 connection.exec_driver_sql("CREATE SCHEMA memory_pipeline")
             config = _alembic_config()
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
     except OperationalError as error:
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            raise error.orig from error
         raise PostgresUnavailable(f"Postgres broke off: {error.orig}") from error
     except DBAPIError as error:
         raise ContractError(f"the schema cannot be created: {error.orig}") from error
@@ -185,7 +200,7 @@ def _capture(database: Database, settings: Settings) -> None:
 
 def _locked_out(state: RetryCallState) -> None:
     raise ContractError(
-        "memory_logs was locked by another transaction for "
+        "memory_logs or the outbox was locked by another transaction for "
         f"{LOCK_PATIENCE_SECONDS:.0f} s; end it and run `memory-pipeline migrate` again"
     ) from (state.outcome.exception() if state.outcome else None)
 

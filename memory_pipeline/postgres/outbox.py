@@ -41,6 +41,19 @@ class PendingTenant:
     partition_key: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Excuses:
+    """Why documents may differ from their memories: a change waits, or the memory is buried."""
+
+    pending: frozenset[MemoryId]
+    buried: frozenset[MemoryId]
+    everything: bool
+
+    def cover(self, memory_id: MemoryId) -> bool:
+        """Whether a difference of this memory is no finding."""
+        return self.everything or memory_id in self.pending or memory_id in self.buried
+
+
 class PostgresOutbox:
     """Changes that wait, and the leases under which they are claimed and acked."""
 
@@ -92,6 +105,7 @@ class PostgresOutbox:
                     tenant=lease.tenant,
                     token=lease.token,
                     batch_size=self._settings.batch_size,
+                    building=pointers.building,
                 )
             )
             again = sorted(
@@ -160,6 +174,34 @@ class PostgresOutbox:
         """Count the tenant's changes, due or not."""
         with self._database.transaction() as connection:
             return int(queries().pending(connection, tenant=tenant))
+
+    def newest(self, tenant: TenantId) -> int:
+        """Return the number of the tenant's newest change; 0 where it has none."""
+        with self._database.transaction() as connection:
+            return int(queries().newest(connection, tenant=tenant))
+
+    def due(self, tenant: TenantId) -> bool:
+        """Whether the tenant has a change that could be claimed now."""
+        with self._database.transaction() as connection:
+            return bool(queries().due(connection, tenant=tenant))
+
+    def enqueue(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> None:
+        """Have memories looked at again, as if they had changed."""
+        if not memory_ids:
+            return
+        with self._database.transaction() as connection:
+            queries().enqueue(connection, tenant=tenant, memory_ids=sorted(set(memory_ids)))
+
+    def excuses(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> Excuses:
+        """Tell for which of these memories a document may differ, and why."""
+        with self._database.transaction() as connection:
+            rows = queries().excuses(connection, tenant=tenant, memory_ids=list(memory_ids))
+            found = {(row.why, row.memory_id) for row in rows}
+        return Excuses(
+            frozenset(MemoryId(i) for why, i in found if why == "pending" and i is not None),
+            frozenset(MemoryId(i) for why, i in found if why == "buried" and i is not None),
+            ("pending", None) in found,
+        )
 
     def let_go(self, lease: Lease, claim: Claim) -> None:
         """Give changes back for which nothing was sent."""

@@ -14,6 +14,8 @@ from memory_pipeline.model import Generation, TenantId
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.database import Connection, Database, queries
 
+# Of one tenant; a collection that is damaged again and again needs a person.
+AUTOMATIC_REBUILDS_AN_HOUR = 3
 # Commas break Dagster's UI, spaces its backfills, "..." is a range: so letters, digits, . _ - only.
 SAFE_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
@@ -84,6 +86,16 @@ class PostgresRegistry:
             row = queries().building_generation(connection, tenant=tenant)
             return None if row is None else Generation(*row)
 
+    def serves_others(self, server: UUID, tenant: TenantId) -> bool:
+        """Whether searches of other tenants go to this server now."""
+        with self._database.transaction() as connection:
+            return bool(queries().serves_others(connection, server=server, tenant=tenant))
+
+    def is_being_filled(self, generation: UUID) -> bool:
+        """Whether a rebuild under way fills this generation."""
+        with self._database.transaction() as connection:
+            return bool(queries().is_being_filled(connection, id=generation))
+
     def begin(
         self, tenant: TenantId, server: UUID, *, model: str, config_hash: str, memories: int
     ) -> Generation:
@@ -126,10 +138,14 @@ class PostgresRegistry:
         if abandoned != 1:
             raise Fenced(f"the lease with token {lease.token} is no longer ours")
 
-    def recently_abandoned(self, tenant: TenantId) -> int:
-        """Count the tenant's generations that were found damaged within the last hour."""
+    def damaged(self) -> dict[TenantId, str]:
+        """Return the tenants whose collections wait for a rebuild that nobody does, with keys.
+
+        Those that were damaged more than three times within the hour are left to a person.
+        """
         with self._database.transaction() as connection:
-            return int(queries().recently_abandoned(connection, tenant=tenant))
+            rows = queries().damaged_tenants(connection, most=AUTOMATIC_REBUILDS_AN_HOUR)
+            return {TenantId(r.tenant): r.partition_key for r in rows}
 
     def installation(self) -> UUID:
         """Return the id of this installation. Raises ContractError before the first migrate."""

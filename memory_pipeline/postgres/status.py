@@ -1,11 +1,16 @@
 """What a person wants to know, read from Postgres. Changes nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from memory_pipeline.model import TenantId, TenantStatus
+from psycopg.types.json import Jsonb
+
+from memory_pipeline.model import TenantId, TenantStatus, Verified
 from memory_pipeline.postgres.contract import broken_triggers
 from memory_pipeline.postgres.database import Database, queries
+
+# The others of a tenant are counted.
+MOST_NOTED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,9 @@ class Totals:
     retrying: int
     tenants: int
     paused_tenants: int
+    damaged_tenants: int
+    rebuilding_tenants: int
+    findings: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +55,29 @@ class PostgresStatus:
         with self._database.transaction() as connection:
             return [TenantStatus(*row) for row in queries().tenants(connection)]
 
+    def dead_letters(self) -> dict[TenantId, int]:
+        """Count the dead letters of each tenant that has any."""
+        with self._database.transaction() as connection:
+            rows = queries().dead_letters(connection)
+            return {TenantId(row.tenant): row.letters for row in rows}
+
     def newest_changes(self, tenants: Sequence[TenantId]) -> list[NewestChange]:
         """Return the newest waiting change of each of these tenants that has one."""
         with self._database.transaction() as connection:
             rows = queries().newest_changes(connection, tenants=list(tenants))
             return [NewestChange(*row) for row in rows]
+
+    def record_verification(self, verified: Verified) -> None:
+        """Note what the newest verify of a tenant has found."""
+        findings = [asdict(f) for f in verified.findings[:MOST_NOTED]]
+        with self._database.transaction() as connection:
+            queries().record_verification(
+                connection,
+                tenant=verified.tenant,
+                documents=verified.documents,
+                found=len(verified.findings),
+                findings=Jsonb(findings),
+            )
 
     def trusts_vectors(self) -> bool:
         """Say whether vectors that the pipeline did not write count as the current model's."""

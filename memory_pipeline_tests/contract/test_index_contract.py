@@ -6,7 +6,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from memory_pipeline.errors import Corrupt, Fenced, PipelineError, Poison
+from memory_pipeline.errors import Corrupt, Fenced, PipelineError, Poison, ServerLost
 from memory_pipeline.model import Generation, MemoryId, TenantId
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.fakes import (
@@ -124,6 +124,48 @@ def test_a_key_that_a_later_write_leaves_out_stays(
     assert (match.metadata["task"], match.metadata["date"]) == ("old", "2026")
 
 
+def test_fresh_documents_are_held_and_found(index: QueryableIndex, generation: Generation) -> None:
+    """What a rebuild adds is what a batch would have written."""
+    index.write(generation, [a_document(n) for n in (1, 2, 3)], [], hold=no_lease, fresh=True)
+    assert index.hashes(generation, hold=no_lease) == {
+        f"memory_log_{n}": f"hash of {n}" for n in (1, 2, 3)
+    }
+    assert [_nearest(index, generation, n, limit=1) for n in (1, 2, 3)] == [[1], [2], [3]]
+
+
+def test_a_fresh_document_displaces_none_that_stands_there(
+    index: QueryableIndex, generation: Generation
+) -> None:
+    """What a batch has written since is newer: it stays as it is, and its neighbours are added."""
+    index.write(generation, [a_document(1, seed=77, task="newer")], [], hold=no_lease)
+    older = a_document(1, seed=1, task="older", date="2026")
+    fresh = [a_document(2), older, a_document(3)]
+    for _ in range(2):
+        index.write(generation, fresh, [], hold=no_lease, fresh=True)
+        assert set(index.hashes(generation, hold=no_lease)) == {
+            f"memory_log_{n}" for n in (1, 2, 3)
+        }
+        [match] = index.query(generation, a_vector(77), limit=1, where=None, seconds=5.0)
+        assert match.memory_id == 1
+        assert match.distance == pytest.approx(0.0, abs=1e-5)
+        assert match.metadata == {"hash": "hash of 1", "task": "newer"}
+        assert [_nearest(index, generation, n, limit=1) for n in (2, 3)] == [[2], [3]]
+
+
+def test_what_was_deleted_can_be_added_fresh(index: QueryableIndex, generation: Generation) -> None:
+    """Deletes come first, and what was added may be changed and deleted like any other."""
+    index.write(generation, [a_document(1, seed=77, task="old")], [], hold=no_lease)
+    index.write(generation, [a_document(1)], [MemoryId(1)], hold=no_lease, fresh=True)
+    [match] = index.query(generation, a_vector(1), limit=1, where=None, seconds=5.0)
+    assert match.metadata == {"hash": "hash of 1"}
+    assert match.distance == pytest.approx(0.0, abs=1e-5)
+    index.write(generation, [a_document(1, seed=5, rewritten=True)], [], hold=no_lease)
+    [match] = index.query(generation, a_vector(5), limit=1, where=None, seconds=5.0)
+    assert match.distance == pytest.approx(0.0, abs=1e-5)
+    index.write(generation, [], [MemoryId(1)], hold=no_lease)
+    assert index.hashes(generation, hold=no_lease) == {}
+
+
 def test_deletes_take_away_and_unknown_ones_are_silent(
     index: QueryableIndex, generation: Generation
 ) -> None:
@@ -191,6 +233,16 @@ def test_generations_share_nothing(index: QueryableIndex, generation: Generation
     assert match.metadata["task"] == "ada's"
 
 
+def test_of_a_few_distant_documents_every_one_is_listed(
+    index: QueryableIndex, generation: Generation
+) -> None:
+    """What no query lists any more is told, and where there is nothing of it, nothing."""
+    assert index.unlisted(generation, hold=no_lease) == []
+    index.write(generation, [a_document(n) for n in range(1, 21)], [], hold=no_lease)
+    index.write(generation, [], [MemoryId(7)], hold=no_lease)
+    assert index.unlisted(generation, hold=no_lease) == []
+
+
 def test_a_control_write_changes_nothing(index: QueryableIndex, generation: Generation) -> None:
     """It asks whether the collection takes writes at all."""
     index.write(generation, [a_document(1)], [], hold=no_lease)
@@ -198,14 +250,15 @@ def test_a_control_write_changes_nothing(index: QueryableIndex, generation: Gene
     assert index.hashes(generation, hold=no_lease) == {"memory_log_1": "hash of 1"}
 
 
+@pytest.mark.parametrize("fresh", [False, True])
 def test_a_vector_of_the_wrong_dimension_is_poison(
-    index: QueryableIndex, generation: Generation
+    index: QueryableIndex, generation: Generation, *, fresh: bool
 ) -> None:
     """What can never be stored is refused as what it is, and leaves the collection usable."""
     index.write(generation, [a_document(1)], [], hold=no_lease)
     short = replace(a_document(2), vector=np.ones(3, dtype=np.float32))
     with pytest.raises(Poison):
-        index.write(generation, [short], [], hold=no_lease)
+        index.write(generation, [short], [], hold=no_lease, fresh=fresh)
     index.write(generation, [a_document(3)], [], hold=no_lease)
     assert set(index.hashes(generation, hold=no_lease)) == {"memory_log_1", "memory_log_3"}
 
@@ -230,8 +283,9 @@ def test_a_lone_surrogate_is_poison(index: QueryableIndex, generation: Generatio
     assert set(index.hashes(generation, hold=no_lease)) == {"memory_log_2"}
 
 
+@pytest.mark.parametrize("fresh", [False, True])
 def test_nothing_is_sent_once_the_lease_is_lost(
-    index: QueryableIndex, generation: Generation
+    index: QueryableIndex, generation: Generation, *, fresh: bool
 ) -> None:
     """The lease is asked before each request, and a lost one stops the write."""
 
@@ -240,7 +294,9 @@ def test_nothing_is_sent_once_the_lease_is_lost(
 
     index.write(generation, [a_document(1)], [], hold=no_lease)
     with pytest.raises(Fenced):
-        index.write(generation, [a_document(2)], [MemoryId(1)], hold=lost)
+        index.write(generation, [a_document(2)], [MemoryId(1)], hold=lost, fresh=fresh)
+    with pytest.raises(Fenced):
+        index.write(generation, [a_document(2)], [], hold=lost, fresh=fresh)
     assert set(index.hashes(generation, hold=no_lease)) == {"memory_log_1"}
 
 
@@ -252,3 +308,12 @@ def test_an_unknown_collection_is_corrupt(index: QueryableIndex, generation: Gen
         with pytest.raises(Corrupt) as found:
             index.write(damaged, [a_document(1)], [], hold=no_lease)
         assert found.value.generation == damaged.id
+        with pytest.raises(Corrupt):
+            index.write(damaged, [a_document(1)], [], hold=no_lease, fresh=True)
+
+
+def test_a_server_that_is_none_of_ours_is_lost(index: QueryableIndex) -> None:
+    """Whether a server is who it is can be asked before its collections are blamed."""
+    index.recognise(index.place())
+    with pytest.raises(ServerLost):
+        index.recognise(uuid4())

@@ -1,281 +1,35 @@
 """What the outbox, the leases, the memories and the registry promise: fake and Postgres alike."""
 
-from typing import Protocol
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import psycopg
 import pytest
 
 from memory_pipeline.errors import Fenced
-from memory_pipeline.model import (
-    Change,
-    Claim,
-    Failure,
-    Generation,
-    MemoryId,
-    Provenance,
-    TenantId,
+from memory_pipeline.model import Change, Claim, Failure, MemoryId, Provenance, TenantId
+from memory_pipeline.postgres import memories as postgres_memories
+from memory_pipeline_tests.contract.sides import (
+    ADA,
+    BOB,
+    OURS,
+    World,
+    ack,
+    begun,
+    damage,
+    drained,
+    flipped,
+    owned,
+    registered,
+    taken,
+    went_live,
 )
-from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.ports import Lease, Memories, Outbox, Registry
-from memory_pipeline.settings import Settings
-from memory_pipeline_tests.fakes import (
-    FakeMemories,
-    FakeOutbox,
-    FakeRegistry,
-    FakeWorld,
-    a_vector,
-)
-
-ADA, BOB = TenantId("ada"), TenantId("bob")
-OURS = Provenance("text", "model", "vector")
-A_LONG_TIME_SECONDS = 1000.0
-
-
-class World(Protocol):
-    """What a test needs beside the ports: an application, a clock and a look at the tables."""
-
-    outbox: Outbox
-    memories: Memories
-    registry: Registry
-    settings: Settings
-
-    def put(self, tenant: str, raw: str = '{"n": 1}', *, memory_id: int | None = None) -> MemoryId:
-        """Insert a memory, or change the one with this id."""
-        ...
-
-    def delete(self, memory_id: MemoryId) -> None:
-        """Delete a memory."""
-        ...
-
-    def truncate(self) -> None:
-        """Truncate the table."""
-        ...
-
-    def pass_time(self, seconds: float) -> None:
-        """Let every deadline come nearer."""
-        ...
-
-    def pending(self, tenant: TenantId) -> int:
-        """Count what waits, due or not."""
-        ...
-
-    def confirms(self, tenant: TenantId) -> set[int | None]:
-        """Return the memories that have a confirm."""
-        ...
-
-    def due_tenants(self, *, paused: bool = False) -> list[str]:
-        """Tell who has changes to claim, oldest first."""
-        ...
-
-    def attempts(self, tenant: TenantId, memory_id: MemoryId) -> tuple[int, bool] | None:
-        """Return the failed attempts of a memory, and whether it is buried."""
-        ...
-
-    def server(self) -> UUID:
-        """Return a Chroma server that is registered."""
-        ...
-
-
-class FakeSide:
-    """The fake behind the test's words."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.world = FakeWorld(settings)
-        self.outbox: Outbox = FakeOutbox(self.world)
-        self.memories: Memories = FakeMemories(self.world)
-        self.registry: Registry = FakeRegistry(self.world)
-
-    def put(self, tenant: str, raw: str = '{"n": 1}', *, memory_id: int | None = None) -> MemoryId:
-        """Insert a memory, or change the one with this id."""
-        return self.world.put(tenant, raw, memory_id=memory_id)
-
-    def delete(self, memory_id: MemoryId) -> None:
-        """Delete a memory."""
-        self.world.delete(memory_id)
-
-    def truncate(self) -> None:
-        """Truncate the table."""
-        self.world.truncate()
-
-    def pass_time(self, seconds: float) -> None:
-        """Let every deadline come nearer."""
-        self.world.now += seconds
-
-    def pending(self, tenant: TenantId) -> int:
-        """Count what waits, due or not."""
-        return FakeOutbox(self.world).pending(tenant)
-
-    def confirms(self, tenant: TenantId) -> set[int | None]:
-        """Return the memories that have a confirm."""
-        changes = self.world.changes.values()
-        return {c.memory_id for c in changes if c.confirm and c.tenant == tenant}
-
-    def due_tenants(self, *, paused: bool = False) -> list[str]:
-        """Tell who has changes to claim, oldest first."""
-        return list(FakeOutbox(self.world).pending_tenants(paused=paused))
-
-    def attempts(self, tenant: TenantId, memory_id: MemoryId) -> tuple[int, bool] | None:
-        """Return the failed attempts of a memory, and whether it is buried."""
-        found = self.world.failures.get((tenant, memory_id))
-        return None if found is None else (found.attempts, found.buried)
-
-    def server(self) -> UUID:
-        """Return a Chroma server that is registered."""
-        return self.world.server
-
-
-class RealSide:
-    """Postgres behind the test's words; its clock is moved by moving every deadline."""
-
-    def __init__(self, pipeline: Pipeline, db: psycopg.Connection) -> None:
-        self.settings = pipeline.settings
-        self.outbox: Outbox = pipeline.outbox
-        self.memories: Memories = pipeline.memories
-        self.registry: Registry = pipeline.registry
-        self._outbox = pipeline.outbox
-        self._registry = pipeline.registry
-        self._db = db
-
-    def put(self, tenant: str, raw: str = '{"n": 1}', *, memory_id: int | None = None) -> MemoryId:
-        """Insert a memory, or change the one with this id."""
-        row = self._db.execute(
-            "INSERT INTO memory_logs (id, user_id, raw_data) VALUES"
-            " (coalesce(%(id)s, nextval(pg_get_serial_sequence('memory_logs', 'id'))),"
-            " %(tenant)s, %(raw)s::jsonb)"
-            " ON CONFLICT (id) DO UPDATE SET user_id = EXCLUDED.user_id,"
-            " raw_data = EXCLUDED.raw_data RETURNING id",
-            {"id": memory_id, "tenant": tenant, "raw": raw},
-        ).fetchone()
-        assert row is not None
-        return MemoryId(row[0])
-
-    def delete(self, memory_id: MemoryId) -> None:
-        """Delete a memory."""
-        self._db.execute("DELETE FROM memory_logs WHERE id = %s", (memory_id,))
-
-    def truncate(self) -> None:
-        """Truncate the table."""
-        self._db.execute("TRUNCATE memory_logs")
-
-    def pass_time(self, seconds: float) -> None:
-        """Let every deadline come nearer."""
-        self._db.execute(
-            "UPDATE memory_pipeline.tenant SET"
-            " lease_until = lease_until - make_interval(secs => %(s)s),"
-            " retry_at = retry_at - make_interval(secs => %(s)s)",
-            {"s": seconds},
-        )
-        self._db.execute(
-            "UPDATE memory_pipeline.change SET"
-            " not_before = not_before - make_interval(secs => %(s)s)",
-            {"s": seconds},
-        )
-
-    def pending(self, tenant: TenantId) -> int:
-        """Count what waits, due or not."""
-        return self._outbox.pending(tenant)
-
-    def confirms(self, tenant: TenantId) -> set[int | None]:
-        """Return the memories that have a confirm."""
-        rows = self._db.execute(
-            "SELECT memory_id FROM memory_pipeline.change WHERE confirm AND tenant = %s", (tenant,)
-        )
-        return {row[0] for row in rows}
-
-    def due_tenants(self, *, paused: bool = False) -> list[str]:
-        """Tell who has changes to claim, oldest first."""
-        return [p.tenant for p in self._outbox.pending_tenants(paused=paused)]
-
-    def attempts(self, tenant: TenantId, memory_id: MemoryId) -> tuple[int, bool] | None:
-        """Return the failed attempts of a memory, and whether it is buried."""
-        row = self._db.execute(
-            "SELECT attempts, buried_at IS NOT NULL FROM memory_pipeline.failure"
-            " WHERE tenant = %s AND memory_id = %s",
-            (tenant, memory_id),
-        ).fetchone()
-        return None if row is None else (row[0], row[1])
-
-    def server(self) -> UUID:
-        """Return a Chroma server that is registered."""
-        server = uuid4()
-        self._registry.register_server(server, "http://127.0.0.1:1")
-        return server
-
-
-CHOSEN = {
-    "retry_seconds": 2.0,
-    "retry_limit_seconds": 60.0,
-    "max_attempts": 3,
-    "batch_size": 4,
-    "batch_bytes": 100_000,
-}
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    """Return the settings of the real side, with the figures that both sides share."""
-    return settings.model_copy(update=CHOSEN)
-
-
-@pytest.fixture(params=["fake", "real"])
-def world(request: pytest.FixtureRequest) -> World:
-    """Return either world, with two tenants registered."""
-    side: World
-    if request.param == "fake":
-        side = FakeSide(Settings.load(**CHOSEN))
-    else:
-        side = RealSide(request.getfixturevalue("pipeline"), request.getfixturevalue("db"))
-    for tenant in (ADA, BOB):
-        side.registry.register(tenant)
-    return side
-
-
-def _taken(world: World, tenant: TenantId = ADA) -> Lease:
-    lease = world.outbox.take(tenant)
-    assert lease is not None
-    return lease
-
-
-def _ack(
-    world: World,
-    lease: Lease,
-    claim: Claim,
-    *,
-    failures: tuple[Failure, ...] = (),
-    missed: tuple[MemoryId, ...] = (),
-    again: tuple[MemoryId, ...] = (),
-) -> int:
-    """Ack everything of a claim that neither failed nor was missed."""
-    apart = {*missed, *(f.memory_id for f in failures)}
-    return world.outbox.ack(
-        lease,
-        claim,
-        landed={i: OURS for i in claim.memory_ids if i not in apart},
-        failures=failures,
-        missed=missed,
-        again=again,
-    )
-
-
-def _drained(world: World, tenant: TenantId = ADA) -> list[MemoryId]:
-    """Claim and ack until nothing is due; return what was claimed, in order."""
-    lease = _taken(world, tenant)
-    seen: list[MemoryId] = []
-    while (claim := world.outbox.claim(lease)).changes:
-        seen.extend(claim.memory_ids)
-        _ack(world, lease, claim)
-    world.outbox.release(lease)
-    return seen
-
+from memory_pipeline_tests.fakes import a_vector
 
 # ---- leases
 
 
 def test_only_one_worker_has_a_tenant(world: World) -> None:
     """A lease that stands keeps everybody else out, and no other tenant."""
-    _taken(world)
+    taken(world)
     assert world.outbox.take(ADA) is None
     assert world.outbox.take(BOB) is not None
 
@@ -287,16 +41,16 @@ def test_an_unregistered_tenant_has_no_lease(world: World) -> None:
 
 def test_a_released_lease_can_be_taken_with_a_larger_token(world: World) -> None:
     """The token only grows, so an old one can never be mistaken for a new one."""
-    first = _taken(world)
+    first = taken(world)
     world.outbox.release(first)
-    second = _taken(world)
+    second = taken(world)
     assert second.token > first.token
 
 
 def test_a_lease_runs_out_and_its_holder_is_fenced(world: World) -> None:
     """A worker that stopped renewing loses the tenant: nothing it says counts from then on."""
     memory = world.put("ada")
-    stale = _taken(world)
+    stale = taken(world)
     claim = world.outbox.claim(stale)
     world.pass_time(world.settings.lease_seconds + 1)
     with pytest.raises(Fenced):
@@ -304,8 +58,8 @@ def test_a_lease_runs_out_and_its_holder_is_fenced(world: World) -> None:
     with pytest.raises(Fenced):
         world.outbox.claim(stale)
     with pytest.raises(Fenced):
-        _ack(world, stale, claim)
-    taker = _taken(world)
+        ack(world, stale, claim)
+    taker = taken(world)
     world.outbox.release(stale, error="too late")
     assert world.outbox.take(ADA) is None
     assert world.outbox.claim(taker).memory_ids == (memory,)
@@ -313,7 +67,7 @@ def test_a_lease_runs_out_and_its_holder_is_fenced(world: World) -> None:
 
 def test_holding_renews_and_tells_less_time_than_the_lease(world: World) -> None:
     """A call made under a lease ends before the lease does."""
-    lease = _taken(world)
+    lease = taken(world)
     for _ in range(3):
         world.pass_time(world.settings.lease_seconds - 1)
         assert 0 < lease.hold() <= world.settings.request_seconds
@@ -327,11 +81,11 @@ def test_a_claim_takes_the_oldest_changes_first_and_no_more_than_a_batch(world: 
     """Changes are claimed in the order in which they were made, a batch at a time."""
     memories = [world.put("ada") for _ in range(6)]
     other = world.put("bob")
-    lease = _taken(world)
+    lease = taken(world)
     claim = world.outbox.claim(lease)
     assert [c.memory_id for c in claim.changes] == memories[:4]
     assert [c.seq for c in claim.changes] == sorted(c.seq for c in claim.changes)
-    _ack(world, lease, claim)
+    ack(world, lease, claim)
     assert world.outbox.claim(lease).memory_ids == tuple(memories[4:])
     assert world.pending(BOB) == 1
     assert other not in memories
@@ -340,47 +94,97 @@ def test_a_claim_takes_the_oldest_changes_first_and_no_more_than_a_batch(world: 
 def test_what_was_acked_is_forgotten(world: World) -> None:
     """After the ack nothing is pending, and no confirm is needed."""
     world.put("ada")
-    assert _drained(world) != []
+    assert drained(world) != []
     assert world.pending(ADA) == 0
 
 
 def test_a_change_made_after_the_claim_survives_the_ack(world: World) -> None:
     """An update that comes while its memory is being written is not lost with the older change."""
     memory = world.put("ada")
-    lease = _taken(world)
+    lease = taken(world)
     claim = world.outbox.claim(lease)
     world.put("ada", '{"n": 2}', memory_id=memory)
-    _ack(world, lease, claim)
+    ack(world, lease, claim)
     assert world.outbox.claim(lease).memory_ids == (memory,)
 
 
 def test_a_move_is_a_change_of_both_tenants(world: World) -> None:
     """The old tenant has something to delete, the new one something to write."""
     memory = world.put("ada")
-    _drained(world)
+    drained(world)
     world.put("bob", memory_id=memory)
-    assert _drained(world, ADA) == [memory]
-    assert _drained(world, BOB) == [memory]
+    assert drained(world, ADA) == [memory]
+    assert drained(world, BOB) == [memory]
 
 
 def test_a_delete_is_a_change(world: World) -> None:
     """A memory that is gone is looked at once more."""
     memory = world.put("ada")
-    _drained(world)
+    drained(world)
     world.delete(memory)
-    assert _drained(world) == [memory]
+    assert drained(world) == [memory]
 
 
 def test_a_truncate_is_a_reset_of_every_registered_tenant(world: World) -> None:
     """TRUNCATE names no rows, so each tenant is reconciled as a whole."""
     world.put("ada")
-    _drained(world)
+    drained(world)
     world.truncate()
     assert set(world.due_tenants()) == {"ada", "bob"}
     for tenant in (ADA, BOB):
-        claim = world.outbox.claim(_taken(world, tenant))
+        claim = world.outbox.claim(taken(world, tenant))
         assert claim.resets
         assert claim.memory_ids == ()
+
+
+# ---- what is enqueued, what is due
+
+
+def test_what_is_enqueued_is_looked_at_as_if_it_had_changed(world: World) -> None:
+    """Each memory once, whether it exists or not; and nothing where nothing is named."""
+    world.outbox.enqueue(ADA, [MemoryId(5), MemoryId(-7), MemoryId(5)])
+    world.outbox.enqueue(ADA, [])
+    assert world.pending(ADA) == 2
+    assert world.pending(BOB) == 0
+    assert drained(world) == [-7, 5]
+
+
+def test_a_tenant_is_due_while_something_can_be_claimed(world: World) -> None:
+    """What waits for its time is not due before it, and what was acked is not due at all."""
+    assert not world.outbox.due(ADA)
+    memory = world.put("ada")
+    assert world.outbox.due(ADA)
+    assert not world.outbox.due(BOB)
+    lease = taken(world)
+    ack(world, lease, world.outbox.claim(lease), missed=(memory,))
+    assert not world.outbox.due(ADA)
+    world.pass_time(1)
+    assert world.outbox.due(ADA)
+    ack(world, lease, world.outbox.claim(lease))
+    assert not world.outbox.due(ADA)
+
+
+def test_the_newest_change_is_told_whether_it_is_due_or_not(world: World) -> None:
+    """A sync ends with what waited when it began, however fast an application writes."""
+    assert world.outbox.newest(ADA) == 0
+    world.put("ada")
+    first = world.outbox.newest(ADA)
+    world.put("bob")
+    assert world.outbox.newest(ADA) == first > 0
+    missed = world.put("ada")
+    lease = taken(world)
+    claim = world.outbox.claim(lease)
+    assert world.outbox.newest(ADA) == claim.changes[-1].seq > first
+    ack(world, lease, claim, missed=(missed,))
+    assert world.outbox.newest(ADA) == claim.changes[-1].seq
+    assert not world.outbox.due(ADA)
+
+
+def test_what_somebody_else_has_claimed_is_due(world: World) -> None:
+    """A claim is no promise: its holder may be dead, and the lease alone keeps others out."""
+    world.put("ada")
+    world.outbox.claim(taken(world))
+    assert world.outbox.due(ADA)
 
 
 # ---- takeovers and confirms
@@ -389,49 +193,49 @@ def test_a_truncate_is_a_reset_of_every_registered_tenant(world: World) -> None:
 def test_a_takeover_schedules_a_confirm_after_the_grace(world: World) -> None:
     """What a lost worker may have sent can land late, so it is looked at again when it cannot."""
     memory = world.put("ada")
-    lost = _taken(world)
+    lost = taken(world)
     world.outbox.claim(lost)
     world.pass_time(world.settings.lease_seconds + 1)
-    assert _drained(world) == [memory]
+    assert drained(world) == [memory]
     assert world.confirms(ADA) == {memory}
     assert world.pending(ADA) == 1
-    assert _drained(world) == []
+    assert drained(world) == []
     world.pass_time(world.settings.request_seconds + world.settings.grace_seconds)
-    assert _drained(world) == [memory]
+    assert drained(world) == [memory]
     assert world.pending(ADA) == 0
 
 
 def test_the_confirm_of_memory_nought_is_scheduled_too(world: World) -> None:
     """Nought is an id like any other: what was claimed before gets its confirm."""
     world.put("ada", memory_id=0)
-    world.outbox.claim(_taken(world))
+    world.outbox.claim(taken(world))
     world.pass_time(world.settings.lease_seconds + 1)
-    world.outbox.claim(_taken(world))
+    world.outbox.claim(taken(world))
     assert world.confirms(ADA) == {0}
 
 
 def test_claiming_again_under_the_same_token_schedules_a_confirm(world: World) -> None:
     """An unknown outcome of one's own is as dangerous as somebody else's."""
     memory = world.put("ada")
-    lease = _taken(world)
+    lease = taken(world)
     world.outbox.claim(lease)
     claim = world.outbox.claim(lease)
-    _ack(world, lease, claim)
+    ack(world, lease, claim)
     assert world.confirms(ADA) == {memory}
 
 
 def test_another_takeover_moves_the_confirm_out(world: World) -> None:
     """A confirm that is itself taken over waits for the newest request that may be on its way."""
     memory = world.put("ada")
-    world.outbox.claim(_taken(world))
+    world.outbox.claim(taken(world))
     world.pass_time(world.settings.lease_seconds + 1)
-    world.outbox.claim(_taken(world))
+    world.outbox.claim(taken(world))
     world.pass_time(world.settings.request_seconds + world.settings.grace_seconds - 1)
     world.pass_time(world.settings.lease_seconds)
-    lease = _taken(world)
+    lease = taken(world)
     claim = world.outbox.claim(lease)
     assert claim.memory_ids == (memory,)
-    _ack(world, lease, claim)
+    ack(world, lease, claim)
     assert world.confirms(ADA) == {memory}
     assert world.outbox.claim(lease).changes == ()
 
@@ -439,7 +243,7 @@ def test_another_takeover_moves_the_confirm_out(world: World) -> None:
 def test_what_is_let_go_needs_no_confirm(world: World) -> None:
     """Nothing was sent for it, so nothing can land late."""
     memory = world.put("ada")
-    lease = _taken(world)
+    lease = taken(world)
     world.outbox.let_go(lease, world.outbox.claim(lease))
     claim = world.outbox.claim(lease)
     assert claim.memory_ids == (memory,)
@@ -450,19 +254,19 @@ def test_a_reset_that_is_taken_over_needs_no_confirm_of_its_own(world: World) ->
     """A reset writes nothing by itself: what it finds is enqueued by name."""
     world.truncate()
     world.due_tenants()
-    world.outbox.claim(_taken(world))
+    world.outbox.claim(taken(world))
     world.pass_time(world.settings.lease_seconds + 1)
-    assert world.outbox.claim(_taken(world)).resets
+    assert world.outbox.claim(taken(world)).resets
     assert world.confirms(ADA) == set()
 
 
 def test_an_ack_forgets_only_what_its_own_token_claimed(world: World) -> None:
     """A claim that another token has taken over meanwhile is no longer one's to forget."""
     world.put("ada")
-    lease = _taken(world)
+    lease = taken(world)
     claim = world.outbox.claim(lease)
     forged = Claim(tuple(Change(c.seq + 10**6, c.memory_id) for c in claim.changes), claim.targets)
-    _ack(world, lease, forged)
+    ack(world, lease, forged)
     assert world.pending(ADA) == 1
 
 
@@ -474,9 +278,9 @@ def test_attempts_are_counted_and_the_memory_is_buried_at_the_limit(world: World
     memory = world.put("ada")
     buried = []
     for _ in range(world.settings.max_attempts):
-        lease = _taken(world)
+        lease = taken(world)
         claim = world.outbox.claim(lease)
-        buried.append(_ack(world, lease, claim, failures=(Failure(memory, "refused"),)))
+        buried.append(ack(world, lease, claim, failures=(Failure(memory, "refused"),)))
         assert world.outbox.claim(lease).changes == ()
         world.outbox.release(lease)
         world.pass_time(world.settings.retry_seconds)
@@ -489,9 +293,9 @@ def test_attempts_survive_an_update(world: World) -> None:
     """A memory that is updated all the time is buried all the same."""
     memory = world.put("ada")
     for n in range(world.settings.max_attempts):
-        lease = _taken(world)
+        lease = taken(world)
         claim = world.outbox.claim(lease)
-        _ack(world, lease, claim, failures=(Failure(memory, "refused"),))
+        ack(world, lease, claim, failures=(Failure(memory, "refused"),))
         world.outbox.release(lease)
         world.put("ada", f'{{"n": {n + 10}}}', memory_id=memory)
     assert world.attempts(ADA, memory) == (3, True)
@@ -500,20 +304,20 @@ def test_attempts_survive_an_update(world: World) -> None:
 def test_success_clears_the_attempts(world: World) -> None:
     """What landed starts anew."""
     memory = world.put("ada")
-    lease = _taken(world)
-    _ack(world, lease, world.outbox.claim(lease), failures=(Failure(memory, "refused"),))
+    lease = taken(world)
+    ack(world, lease, world.outbox.claim(lease), failures=(Failure(memory, "refused"),))
     world.pass_time(world.settings.retry_seconds)
     lease.hold()
-    _ack(world, lease, world.outbox.claim(lease))
+    ack(world, lease, world.outbox.claim(lease))
     assert world.attempts(ADA, memory) is None
 
 
 def test_a_missed_memory_is_tried_again_soon_and_charged_nothing(world: World) -> None:
     """A row that moved or was locked is nobody's fault."""
     missed, landed = world.put("ada"), world.put("ada")
-    lease = _taken(world)
+    lease = taken(world)
     claim = world.outbox.claim(lease)
-    _ack(world, lease, claim, missed=(missed,))
+    ack(world, lease, claim, missed=(missed,))
     assert world.outbox.claim(lease).changes == ()
     world.pass_time(1)
     claim = world.outbox.claim(lease)
@@ -527,9 +331,9 @@ def test_what_is_enqueued_again_is_pending_after_the_ack(world: World) -> None:
     """What a reset found different is looked at by name, and the reset itself is done."""
     world.truncate()
     world.due_tenants()
-    lease = _taken(world)
+    lease = taken(world)
     claim = world.outbox.claim(lease)
-    _ack(world, lease, claim, again=(MemoryId(5), MemoryId(-7)))
+    ack(world, lease, claim, again=(MemoryId(5), MemoryId(-7)))
     claim = world.outbox.claim(lease)
     assert claim.memory_ids == (-7, 5)
     assert not claim.resets
@@ -542,7 +346,7 @@ def test_a_tenant_waits_after_an_error_longer_each_time(world: World) -> None:
     """An outage is not hammered; asking for paused tenants shows them all the same."""
     world.put("ada")
     for pause_seconds in (2.0, 4.0, 8.0):
-        world.outbox.release(_taken(world), error="Chroma is down")
+        world.outbox.release(taken(world), error="Chroma is down")
         assert world.due_tenants() == []
         assert world.due_tenants(paused=True) == ["ada"]
         world.pass_time(pause_seconds * 0.7)
@@ -554,10 +358,10 @@ def test_a_tenant_waits_after_an_error_longer_each_time(world: World) -> None:
 def test_success_ends_the_pause(world: World) -> None:
     """After a sync that went well the next error pauses for the shortest time again."""
     world.put("ada")
-    world.outbox.release(_taken(world), error="Chroma is down")
-    world.outbox.release(_taken(world))
+    world.outbox.release(taken(world), error="Chroma is down")
+    world.outbox.release(taken(world))
     assert world.due_tenants() == ["ada"]
-    world.outbox.release(_taken(world), error="Chroma is down")
+    world.outbox.release(taken(world), error="Chroma is down")
     world.pass_time(2.0 * 1.3)
     assert world.due_tenants() == ["ada"]
 
@@ -597,7 +401,7 @@ def test_a_batch_is_bounded_by_bytes_but_never_empty(world: World) -> None:
 def test_a_backup_is_stored_with_its_provenance_and_makes_no_change(world: World) -> None:
     """The pipeline's own write of a vector is not looked at again."""
     memory = world.put("ada")
-    _drained(world)
+    drained(world)
     rows, _ = world.memories.read([memory])
     assert world.memories.back_up({memory: (rows[memory], a_vector(1), OURS)}) == {memory}
     rows, _ = world.memories.read([memory])
@@ -624,10 +428,10 @@ def test_a_backup_misses_a_row_that_moved(world: World) -> None:
 def test_acking_a_delete_forgets_the_provenance_of_what_is_gone(world: World) -> None:
     """An id used again starts without provenance; a memory that moved keeps its own."""
     gone, moved = world.put("ada"), world.put("ada")
-    _drained(world)
+    drained(world)
     world.delete(gone)
     world.put("bob", memory_id=moved)
-    lease = _taken(world)
+    lease = taken(world)
     claim = world.outbox.claim(lease)
     deleted: dict[MemoryId, Provenance | None] = {gone: None, moved: None}
     world.outbox.ack(lease, claim, landed=deleted, failures=(), missed=(), again=())
@@ -637,66 +441,231 @@ def test_acking_a_delete_forgets_the_provenance_of_what_is_gone(world: World) ->
     assert rows[moved].provenance == OURS
 
 
-def test_a_tenants_memories_are_counted_and_walked_in_id_order(world: World) -> None:
-    """Reconciliation sees every memory of the tenant and none of another's."""
-    mine = [world.put("ada", memory_id=n) for n in (3, -2, 0)]
+@pytest.mark.parametrize("page", [1, 2, 3, 20_000])
+def test_a_tenants_memories_are_counted_and_walked_in_id_order(
+    world: World, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    """Reconciliation sees every memory of the tenant and none of another's, page by page."""
+    monkeypatch.setattr(postgres_memories, "PAGE", page)
+    mine = [world.put("ada", memory_id=n) for n in (3, -(2**63), 0)]
     world.put("bob")
     assert world.memories.count(ADA) == 3
     assert [m.id for m in world.memories.of_tenant(ADA)] == sorted(mine)
+    pages = list(world.memories.ids(ADA))
+    assert [i for ids in pages for i in ids] == sorted(mine)
+    assert all(0 < len(ids) <= page for ids in pages)
+
+
+def test_a_walk_goes_on_after_the_id_that_it_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was cut off goes on where it was, and sees what has come meanwhile."""
+    monkeypatch.setattr(postgres_memories, "PAGE", 2)
+    for n in (-4, 0, 7, 9):
+        world.put("ada", memory_id=n)
+    walk = world.memories.ids(ADA, after=MemoryId(-4))
+    assert next(walk) == [0, 7]
+    world.put("ada", memory_id=8)
+    assert [i for ids in walk for i in ids] == [8, 9]
+    assert list(world.memories.ids(ADA, after=MemoryId(9))) == []
+
+
+def test_vectors_are_read_where_they_are_asked_for(world: World) -> None:
+    """They are most of a row; where a vector comes from is told all the same."""
+    memory = world.put("ada")
+    rows, _ = world.memories.read([memory])
+    world.memories.back_up({memory: (rows[memory], a_vector(1), OURS)})
+    with_vectors, _ = world.memories.read([memory], vectors=True)
+    without, _ = world.memories.read([memory], vectors=False)
+    assert with_vectors[memory].embedding is not None
+    assert without[memory].embedding is None
+    assert without[memory].provenance == OURS
+    assert world.memories.get(ADA, [memory])[memory].embedding is None
+    assert world.memories.get(ADA, [memory], vectors=True)[memory].embedding is not None
+
+
+def test_a_row_has_another_version_whenever_it_was_written(world: World) -> None:
+    """Whatever moved since it was read can be told by that alone, our own backup included."""
+    same, changed, moved, backed_up, gone = (world.put("ada") for _ in range(5))
+    rows, _ = world.memories.read([same, changed, moved, backed_up, gone])
+    world.put("ada", '{"n": 2}', memory_id=changed)
+    world.put("bob", memory_id=moved)
+    world.memories.back_up({backed_up: (rows[backed_up], a_vector(1), OURS)})
+    world.delete(gone)
+    versions = world.memories.versions(list(rows))
+    assert set(versions) == {same, changed, moved, backed_up}
+    assert versions[same] == (ADA, rows[same].version)
+    assert versions[moved][0] == BOB
+    for memory in (changed, moved, backed_up):
+        assert versions[memory][1] != rows[memory].version
+
+
+def test_getting_memories_tells_the_tenants_own_however_large_they_are(world: World) -> None:
+    """An id alone opens nothing, and no limit of a batch leaves anything out."""
+    noise = "".join(f"{uuid4()}" for _ in range(4000))
+    giants = [world.put("ada", f'{{"text": "{noise}{n}"}}') for n in range(3)]
+    other, gone = world.put("bob"), world.put("ada")
+    world.delete(gone)
+    asked = [*reversed(giants), other, gone, MemoryId(404_404)]
+    assert list(world.memories.get(ADA, asked)) == giants
+    assert list(world.memories.get(BOB, asked)) == [other]
 
 
 # ---- registry
 
 
-def _begun(world: World) -> Generation:
-    return world.registry.begin(ADA, world.server(), model="model", config_hash="config")
-
-
 def test_a_generation_goes_live_under_the_lease_with_a_reset(world: World) -> None:
     """A first collection is filled from all that the tenant has; claims name it from then on."""
-    lease, begun = _taken(world), _begun(world)
+    lease, first = taken(world), begun(world)
     assert world.registry.live(ADA) is None
-    world.registry.go_live(lease, begun)
+    world.registry.go_live(lease, first)
     live = world.registry.live(ADA)
     assert live is not None
-    assert live.id == begun.id
+    assert (live.id, live.collection_id, live.state) == (first.id, first.collection_id, "live")
     claim = world.outbox.claim(lease)
     assert claim.resets
-    assert [target.id for target in claim.targets] == [begun.id]
+    assert [target.id for target in claim.targets] == [first.id]
 
 
 def test_nobody_goes_live_without_the_lease_or_twice(world: World) -> None:
     """A pointer moves only under the tenant's token, and never over another's."""
-    lost, begun = _taken(world), _begun(world)
+    lost, first = taken(world), begun(world)
     world.pass_time(world.settings.lease_seconds + 1)
     with pytest.raises(Fenced):
-        world.registry.go_live(lost, begun)
+        world.registry.go_live(lost, first)
     assert world.registry.live(ADA) is None
-    lease, second = _taken(world), _begun(world)
-    world.registry.go_live(lease, begun)
+    lease, second = taken(world), begun(world)
+    world.registry.go_live(lease, first)
     with pytest.raises(Fenced):
         world.registry.go_live(lease, second)
 
 
-def test_an_abandoned_generation_is_live_no_more_and_counted(world: World) -> None:
-    """The next sync builds another; how often that happened within an hour is known."""
-    lease, begun = _taken(world), _begun(world)
-    world.registry.go_live(lease, begun)
-    assert world.registry.recently_abandoned(ADA) == 0
-    world.registry.abandon(lease, begun.id)
-    assert world.registry.live(ADA) is None
-    assert world.registry.recently_abandoned(ADA) == 1
-    assert world.registry.recently_abandoned(BOB) == 0
+def test_nobody_goes_live_beside_a_rebuild(world: World) -> None:
+    """The first collection of a tenant under rebuild is the one that the rebuild fills."""
+    registered(world, owned(world))
+    lease, second = taken(world), begun(world)
+    before = world.everything()
+    with pytest.raises(Fenced):
+        world.registry.go_live(lease, second)
+    assert world.everything() == before
+
+
+def test_a_damaged_live_generation_stays_the_pointer_and_is_not_written(world: World) -> None:
+    """Searches go on asking what they asked; whoever claims finds nothing to write to."""
+    live = went_live(world)
+    assert world.damaged() == []
+    damage(world)
+    found = world.registry.live(ADA)
+    assert found is not None
+    assert (found.id, found.state) == (live.id, "corrupt")
+    world.put("ada")
+    assert world.outbox.claim(taken(world)).targets == ()
+    assert world.damaged() == ["ada"]
+
+
+def test_beside_a_damaged_live_generation_the_building_one_is_written(world: World) -> None:
+    """What will take its place is kept fresh, and alone."""
+    went_live(world)
+    building = registered(world, owned(world))
+    damage(world)
+    world.put("ada")
+    assert [g.id for g in world.outbox.claim(taken(world)).targets] == [building.id]
+
+
+def test_a_building_generation_that_fails_is_given_up_alone(world: World) -> None:
+    """The live one stays live and written, and nobody waits for a rebuild."""
+    live = went_live(world)
+    building = registered(world, owned(world))
+    lease = taken(world)
+    world.registry.abandon(lease, building.id)
+    assert world.registry.building(ADA) is None
+    assert (world.state(building.id), world.state(live.id)) == ("abandoned", "live")
+    assert [g.id for g in world.outbox.claim(lease).targets] == [live.id]
+    assert world.damaged() == []
 
 
 def test_nobody_abandons_without_the_lease(world: World) -> None:
     """A worker that lost the tenant cannot take its collection away."""
-    lease, begun = _taken(world), _begun(world)
-    world.registry.go_live(lease, begun)
+    lease, first = taken(world), begun(world)
+    world.registry.go_live(lease, first)
     world.pass_time(world.settings.lease_seconds + 1)
+    before = world.everything()
     with pytest.raises(Fenced):
-        world.registry.abandon(lease, begun.id)
+        world.registry.abandon(lease, first.id)
+    assert world.everything() == before
+    taken(world)
+    before = world.everything()
+    with pytest.raises(Fenced):
+        world.registry.abandon(lease, first.id)
+    assert world.everything() == before
+
+
+def test_who_is_rebuilt_by_somebody_is_not_waiting_for_a_rebuild(world: World) -> None:
+    """Two never do it at once; where the one has died it is for the next."""
+    went_live(world)
+    went_live(world, BOB)
+    damage(world)
+    damage(world, BOB)
+    build = owned(world)
+    assert world.damaged() == ["bob"]
+    world.pass_time(world.rebuilds.redo_seconds + 1)
+    assert world.damaged() == ["ada", "bob"]
+    build = owned(world)
+    flipped(world, build, registered(world, build))
+    assert world.damaged() == ["bob"]
+
+
+def test_a_tenant_that_is_damaged_again_and_again_is_left_to_a_person(world: World) -> None:
+    """After the fourth damage within an hour nobody rebuilds it by himself, until the hour is over.
+
+    What it searches stays, and other tenants are not counted with it.
+    """
+    went_live(world)
+    went_live(world, BOB)
+    damage(world, BOB)
+    for number in range(3):
+        damage(world)
+        assert world.damaged() == ["ada", "bob"]
+        build = owned(world, f"r{number}")
+        flipped(world, build, registered(world, build))
+    damage(world)
+    assert world.damaged() == ["bob"]
     assert world.registry.live(ADA) is not None
+    world.pass_time(3600)
+    assert world.damaged() == ["ada", "bob"]
+
+
+def test_on_a_server_that_is_given_up_every_generation_is_lost(world: World) -> None:
+    """Searches still name it, nobody writes it, and a rebuild that filled one there is stopped."""
+    lost = begun(world)
+    lease = taken(world)
+    world.registry.go_live(lease, lost)
+    world.outbox.release(lease)
+    build = owned(world)
+    building = registered(world, build, server=lost.server)
+    world.retire(lost.server)
+    live = world.registry.live(ADA)
+    assert live is not None
+    assert (live.id, live.state) == (lost.id, "lost")
+    assert world.registry.building(ADA) is None
+    assert world.state(building.id) == "lost"
+    lease = taken(world)
+    assert not world.rebuilds.may_fill(build, lease, building)
+    assert world.outbox.claim(lease).targets == ()
+    world.rebuilds.close(build, "its server was given up")
+    assert world.damaged() == ["ada"]
+
+
+def test_a_server_serves_those_whose_searches_go_there(world: World) -> None:
+    """A rebuild writes less at once where others search: not itself, and nothing damaged."""
+    server = went_live(world, BOB).server
+    assert world.registry.serves_others(server, ADA)
+    assert not world.registry.serves_others(server, BOB)
+    assert not world.registry.serves_others(uuid4(), ADA)
+    registered(world, owned(world), server=server)
+    assert not world.registry.serves_others(server, BOB)
+    damage(world, BOB)
+    assert not world.registry.serves_others(server, ADA)
 
 
 def test_registering_twice_is_registering_once(world: World) -> None:

@@ -2,10 +2,17 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
+import yaml
 
+import memory_pipeline.local
 from memory_pipeline.definitions import defs
+from memory_pipeline.defs.checks import verify_tenants
+from memory_pipeline.defs.partitions import MODE_TAG, SYNC_TAG, tenants
+
+INSTANCE = Path(memory_pipeline.local.__file__).with_name("dagster.yaml")
 
 
 def test_the_definitions_are_valid() -> None:
@@ -38,8 +45,45 @@ def test_what_starts_by_itself_is_running_from_the_start() -> None:
     """A new user need not switch anything on."""
     sensor = defs.resolve_sensor_def("memory_changes")
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
-    schedule = defs.resolve_schedule_def("sync_sweep")
-    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    for name in ("sync_sweep", "nightly_verify"):
+        schedule = defs.resolve_schedule_def(name)
+        assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+
+
+def test_a_rebuild_gives_way_to_syncs_and_has_a_slot_of_its_own() -> None:
+    """Its runs wait behind every other, and one at a time is under way."""
+    priorities = {
+        name: int(defs.resolve_job_def(name).tags["dagster/priority"])
+        for name in ("incremental_sync", "verify_index", "full_rebuild")
+    }
+    assert sorted(priorities, key=lambda name: -priorities[name]) == list(priorities)
+    runs = yaml.safe_load(INSTANCE.read_text())["concurrency"]["runs"]
+    limits = {(x["key"], x.get("value")): x["limit"] for x in runs["tag_concurrency_limits"]}
+    for name in ("full_rebuild", "verify_index"):
+        assert limits[MODE_TAG, defs.resolve_job_def(name).tags[MODE_TAG]] == 1
+    assert runs["max_concurrent_runs"] >= 2 + limits[SYNC_TAG, None]
+
+
+def test_jobs_of_assets_run_no_checks() -> None:
+    """A sync would be held up by a verify, and a rebuild verifies by itself."""
+    for name in ("incremental_sync", "full_rebuild"):
+        job = defs.resolve_job_def(name)
+        assert [node.name for node in job.nodes] == ["sync_tenants"]
+        assert job.partitions_def == tenants
+        assert job.backfill_policy == dg.BackfillPolicy.multi_run(100)
+
+
+def test_every_check_says_what_it_means_and_those_of_tenants_are_partitioned() -> None:
+    """Otherwise the UI could not show which tenant is red."""
+    graph = defs.resolve_asset_graph()
+    found = {
+        f"{key.asset_key.to_user_string()} {key.name}": graph.get(key).partitions_def
+        for key in graph.asset_check_keys
+    }
+    names = ("parity", "reachability", "dead_letters", "last_rebuild")
+    of_tenants = {f"memory_index {name}": tenants for name in names}
+    assert found == {**of_tenants, "memory_logs capture": None}
+    assert all(spec.description for spec in verify_tenants.check_specs)
 
 
 def _imported_by(module: str) -> set[str]:
@@ -54,7 +98,9 @@ def _imported_by(module: str) -> set[str]:
 
 def test_the_core_never_imports_dagster() -> None:
     """It runs, tests and benchmarks without it."""
-    imported = _imported_by("memory_pipeline.store, memory_pipeline.cli")
+    imported = _imported_by(
+        "memory_pipeline.store, memory_pipeline.cli, memory_pipeline.cli.backfill"
+    )
     assert "dagster" not in imported
 
 

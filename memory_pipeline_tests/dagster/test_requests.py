@@ -7,8 +7,10 @@ from memory_pipeline.defs.requests import (
     RANGE_END,
     RANGE_START,
     TENANTS_A_RUN,
+    VERIFIED_A_RUN,
     run_requests,
     under_way,
+    verify_requests,
 )
 
 KEYS = [f"tenant-{n:03}" for n in range(500)]
@@ -75,3 +77,12 @@ def test_a_run_over_partitions_that_are_gone_covers_nothing() -> None:
         dagster__asset_partition_range_start="gone", dagster__asset_partition_range_end="tenant-005"
     )
     assert under_way([run], KEYS) == set()
+
+
+def test_a_verify_of_all_is_cut_into_ranges_that_miss_nobody() -> None:
+    """Each range begins with the neighbour of the one before."""
+    requests = verify_requests(KEYS[:250])
+    ends = [(KEYS.index(r.tags[RANGE_START]), KEYS.index(r.tags[RANGE_END])) for r in requests]
+    assert ends == [(0, VERIFIED_A_RUN - 1), (100, 199), (200, 249)]
+    assert verify_requests([]) == []
+    assert all(r.run_key is None for r in requests)

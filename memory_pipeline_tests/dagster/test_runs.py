@@ -1,67 +1,31 @@
-"""Sensor ticks and runs in process, against the real Postgres and Chroma."""
+"""Sensor ticks and sync runs in process, against the real Postgres and Chroma."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
 import psycopg
 import pytest
-from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
-from memory_pipeline.definitions import defs
-from memory_pipeline.defs.automation import memory_changes, sync_sweep
-from memory_pipeline.defs.partitions import SCOPE_PENDING, SCOPE_TAG, tenants
+from memory_pipeline.defs.automation import sync_sweep
+from memory_pipeline.defs.partitions import MODE_REBUILD, MODE_TAG, SCOPE_PENDING, SCOPE_TAG
 from memory_pipeline.defs.requests import RANGE_END, RANGE_START
 from memory_pipeline.defs.resources import PipelineResource
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.dagster.running import (
+    GREEN,
+    RED,
+    empty,
+    execute,
+    materialization,
+    over,
+    status,
+    synced,
+    tick,
+)
 
-INDEX = dg.AssetKey("memory_index")
-
-
-def tick(instance: dg.DagsterInstance) -> dg.SensorResult:
-    """Evaluate the sensor once, and add the partitions as the daemon would."""
-    with dg.build_sensor_context(
-        instance=instance, resources={"pipeline": PipelineResource()}
-    ) as context:
-        result = memory_changes(context)
-    assert isinstance(result, dg.SensorResult)
-    for request in result.dynamic_partitions_requests or []:
-        instance.add_dynamic_partitions("tenants", list(request.partition_keys))
-    return result
-
-
-def execute(
-    instance: dg.DagsterInstance, request: dg.RunRequest, *, raise_on_error: bool = True
-) -> dg.ExecuteInProcessResult:
-    """Run what the sensor asked for."""
-    return defs.resolve_job_def("incremental_sync").execute_in_process(
-        instance=instance,
-        partition_key=request.partition_key,
-        tags=request.tags,
-        raise_on_error=raise_on_error,
-    )
-
-
-def statuses(instance: dg.DagsterInstance, keys: Sequence[str]) -> set[AssetPartitionStatus | None]:
-    """Return how the UI would colour these partitions of the index."""
-    found = instance.get_status_by_partition(INDEX, keys, defs_partitions())
-    return set((found or {}).values())
-
-
-def defs_partitions() -> dg.PartitionsDefinition[str]:
-    """Return the definition of the tenants' partitions."""
-    return tenants
-
-
-def materialization(instance: dg.DagsterInstance, key: str) -> dg.AssetMaterialization:
-    """Return the newest materialization of a tenant's index."""
-    (record,) = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=INDEX, asset_partitions=[key]), limit=1
-    ).records
-    found = record.asset_materialization
-    assert found is not None
-    return found
+REFUSED = "UPDATE memory_pipeline.generation SET config_hash = 'another' WHERE tenant = %s"
+DAMAGED = "UPDATE memory_pipeline.generation SET state = 'corrupt' WHERE tenant = %s"
 
 
 @pytest.mark.usefixtures("environment")
@@ -97,12 +61,11 @@ class TestWithServices:
             remember(db, user, f"what {user} said")
         (request,) = tick(instance).run_requests or []
         assert execute(instance, request).success
-        assert statuses(instance, ["ada", "ben", "chloe"]) == {AssetPartitionStatus.MATERIALIZED}
+        assert status(instance, "ada", "ben", "chloe") == [GREEN] * 3
         figures = materialization(instance, "ben").metadata
         assert figures["documents written"].value == 2
         assert figures["dagster/row_count"].value == 2
         assert figures["pending changes"].value == 0
-        assert materialization(instance, "ben").tags is not None
         assert "dagster/data_version" in (materialization(instance, "ben").tags or {})
         assert not tick(instance).run_requests
 
@@ -112,8 +75,7 @@ class TestWithServices:
         """A tenant without changes gets no event from a run that was not about it."""
         for user in ("ada", "ben", "chloe"):
             remember(db, user)
-        (request,) = tick(instance).run_requests or []
-        execute(instance, request)
+        synced(instance)
         before = materialization(instance, "ben")
         remember(db, "ada")
         remember(db, "chloe")
@@ -128,8 +90,7 @@ class TestWithServices:
     ) -> None:
         """Asked for by hand, a tenant with nothing to do is materialized as it stands."""
         remember(db, "ada")
-        (request,) = tick(instance).run_requests or []
-        execute(instance, request)
+        synced(instance)
         execute(instance, dg.RunRequest(partition_key="ada"))
         figures = materialization(instance, "ada").metadata
         assert figures["documents written"].value == 0
@@ -156,6 +117,59 @@ class TestWithServices:
         execute(instance, dg.RunRequest(partition_key="ada", tags=swept))
         assert materialization(instance, "ada").metadata["documents written"].value == 1
 
+    def test_a_tenant_that_cannot_be_synced_fails_the_run_and_not_its_neighbours(
+        self, instance: dg.DagsterInstance, db: psycopg.Connection
+    ) -> None:
+        """What was finished stays materialized, and so does what the run has passed over."""
+        for user in ("ada", "ben", "chloe"):
+            remember(db, user)
+        synced(instance)
+        db.execute(REFUSED, ("ada",))
+        for user in ("ada", "chloe"):
+            remember(db, user)
+        (request,) = tick(instance).run_requests or []
+        result = execute(instance, request, raise_on_error=False)
+        assert not result.success
+        assert status(instance, "ada", "ben", "chloe") == [RED, GREEN, GREEN]
+        assert materialization(instance, "chloe").metadata["dagster/row_count"].value == 2
+        assert materialization(instance, "ada").metadata["dagster/row_count"].value == 1
+
+    def test_a_damaged_collection_is_rebuilt_though_nothing_has_changed(
+        self, instance: dg.DagsterInstance, db: psycopg.Connection
+    ) -> None:
+        """The sensor asks for the tenant, and the sync run builds its collection anew."""
+        for user in ("ada", "ben"):
+            remember(db, user)
+        synced(instance)
+        before = materialization(instance, "ben").metadata["collection"].value
+        db.execute(DAMAGED, ("ben",))
+        (request,) = tick(instance).run_requests or []
+        assert request.partition_key == "ben"
+        execute(instance, request)
+        figures = materialization(instance, "ben").metadata
+        assert figures["collection"].value != before
+        assert figures["dagster/row_count"].value == 1
+        assert not tick(instance).run_requests
+
+    def test_damage_is_left_to_a_rebuild_that_is_under_way(
+        self, instance: dg.DagsterInstance, db: psycopg.Connection
+    ) -> None:
+        """Two that rebuild the same tenants would find them taken, and fail."""
+        for user in ("ada", "ben", "chloe"):
+            remember(db, user)
+        synced(instance)
+        db.execute("UPDATE memory_pipeline.generation SET state = 'corrupt'")
+        tags = over("ada", "ben", **{MODE_TAG: MODE_REBUILD}).tags
+        instance.add_run(dg.DagsterRun(job_name="full_rebuild", tags=tags))
+        (request,) = tick(instance).run_requests or []
+        assert request.partition_key == "chloe"
+        execute(instance, over("ada", "chloe", **{SCOPE_TAG: SCOPE_PENDING}))
+        live = db.execute(
+            "SELECT t.tenant FROM memory_pipeline.tenant t JOIN memory_pipeline.generation g "
+            "ON g.id = t.live WHERE g.state = 'live'"
+        ).fetchall()
+        assert live == [("chloe",)]
+
 
 def test_with_chroma_down_the_sensor_says_so_and_starts_nothing(
     instance: dg.DagsterInstance,
@@ -171,19 +185,34 @@ def test_with_chroma_down_the_sensor_says_so_and_starts_nothing(
     assert "cannot be reached" in str(result.skip_reason)
 
 
-def test_a_tenant_that_cannot_be_synced_fails_the_run_and_not_its_neighbours(
+def test_a_server_that_lost_its_data_waits_for_a_person_by_default(
     instance: dg.DagsterInstance, environment: Settings, db: psycopg.Connection
 ) -> None:
-    """What was finished stays materialized; the failure names who waits and why."""
+    """It may only be the wrong volume, which somebody brings back."""
+    remember(db, "ada")
+    synced(instance)
+    empty(environment, db)
+    remember(db, "ada")
+    result = tick(instance)
+    assert not result.run_requests
+    assert "lost" in str(result.skip_reason)
+
+
+def test_a_server_that_lost_its_data_is_rebuilt_by_itself_where_the_settings_say_so(
+    instance: dg.DagsterInstance,
+    environment: Settings,
+    db: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The tick gives it up, and asks for every tenant that it has served."""
+    monkeypatch.setenv("MEMORY_PIPELINE_ON_LOSS", "rebuild")
     for user in ("ada", "ben"):
         remember(db, user)
+    synced(instance)
+    empty(environment, db)
     (request,) = tick(instance).run_requests or []
+    assert (request.tags[RANGE_START], request.tags[RANGE_END]) == ("ada", "ben")
     execute(instance, request)
-    db.execute("UPDATE memory_pipeline.generation SET config_hash = 'another' WHERE tenant = 'ada'")
     for user in ("ada", "ben"):
-        remember(db, user)
-    (request,) = tick(instance).run_requests or []
-    result = execute(instance, request, raise_on_error=False)
-    assert not result.success
-    assert materialization(instance, "ben").metadata["dagster/row_count"].value == 2
-    assert materialization(instance, "ada").metadata["dagster/row_count"].value == 1
+        assert materialization(instance, user).metadata["dagster/row_count"].value == 1
+    assert not tick(instance).run_requests

@@ -213,7 +213,7 @@ def test_a_write_is_cut_by_bytes(index: ChromaIndex, generation: Generation) -> 
     """Documents that are too large together, but not one by one, all land."""
     large = "x" * (BYTES_A_WRITE // 4 - 10_000)
     documents = [a_document(n, text=large if n % 2 else "small") for n in range(6)]
-    parts = chroma_index._parts(documents)
+    parts = chroma_index._parts(documents, DOCUMENTS_A_WRITE)
     assert [len(part) for part in parts] == [3, 2, 1]
     index.write(generation, documents, [], hold=no_lease)
     assert len(index.hashes(generation, hold=no_lease)) == 6
@@ -222,8 +222,47 @@ def test_a_write_is_cut_by_bytes(index: ChromaIndex, generation: Generation) -> 
 def test_one_document_larger_than_a_write_goes_alone() -> None:
     """Cutting never drops or joins what is larger than the limit by itself."""
     giant = a_document(2, text="x" * BYTES_A_WRITE)
-    parts = chroma_index._parts([a_document(1), giant, a_document(3)])
-    assert [[d.memory_id for d in part] for part in parts] == [[1], [2], [3]]
+    for most in (3, DOCUMENTS_A_WRITE):
+        parts = chroma_index._parts([a_document(1), giant, a_document(3)], most)
+        assert [[d.memory_id for d in part] for part in parts] == [[1], [2], [3]]
+
+
+def test_fresh_documents_are_sent_in_one_request(
+    index: ChromaIndex, generation: Generation
+) -> None:
+    """A rebuild says itself how many it sends at once; only their bytes cut its chunk."""
+    renewals = []
+
+    def hold() -> float:
+        renewals.append(1)
+        return SECONDS
+
+    documents = [a_document(n, text=None) for n in range(2 * DOCUMENTS_A_WRITE + 1)]
+    index.write(generation, documents, [], hold=hold, fresh=True)
+    assert len(index.hashes(generation, hold=no_lease)) == len(documents)
+    assert len(renewals) == 1
+    large = "x" * (BYTES_A_WRITE // 4 - 10_000)
+    documents = [a_document(1000 + n, text=large if n % 2 else "small") for n in range(6)]
+    index.write(generation, documents, [], hold=hold, fresh=True)
+    assert len(index.hashes(generation, hold=no_lease)) == 2 * DOCUMENTS_A_WRITE + 1 + 6
+    assert len(renewals) == 4
+
+
+def test_a_fresh_document_changes_no_text_that_stands_there(
+    pipeline: Pipeline, index: ChromaIndex, generation: Generation
+) -> None:
+    """Text, metadata and vector of a document that stands there stay as they are, all three."""
+    index.write(generation, [a_document(1, text="newer", task="newer")], [], hold=no_lease)
+    older = a_document(1, seed=9, text="older", date="2026")
+    index.write(generation, [older, a_document(2, text="two")], [], hold=no_lease, fresh=True)
+    held = _raw(pipeline, generation).get(
+        ids=["memory_log_1", "memory_log_2"], include=["documents", "metadatas", "embeddings"]
+    )
+    found = dict(zip(held["ids"], held["documents"], strict=True))
+    assert found == {"memory_log_1": "newer", "memory_log_2": "two"}
+    at = held["ids"].index("memory_log_1")
+    assert held["metadatas"][at] == {"hash": "hash of 1", "task": "newer"}
+    assert np.allclose(held["embeddings"][at], a_vector(1), atol=1e-5)
 
 
 # ---- rewritten vectors
@@ -263,9 +302,17 @@ class _ForgetfulIndex(ChromaIndex):
 
     forgets: frozenset[int] = frozenset()
 
-    def _upsert(self, generation: Generation, documents: Sequence[Document], hold: Hold) -> None:
+    def _send(
+        self,
+        generation: Generation,
+        documents: Sequence[Document],
+        hold: Hold,
+        *,
+        fresh: bool = False,
+    ) -> None:
         forgotten, self.forgets = self.forgets, frozenset()
-        super()._upsert(generation, [d for d in documents if d.memory_id not in forgotten], hold)
+        kept = [d for d in documents if d.memory_id not in forgotten]
+        super()._send(generation, kept, hold, fresh=fresh)
 
 
 def test_what_an_upsert_left_unfindable_is_written_again(
@@ -299,6 +346,23 @@ def _lost(pipeline: Pipeline, generation: Generation, documents: list[Document])
         names = zip(part, found["ids"], strict=True)
         lost.extend(d.memory_id for d, ids in names if f"memory_log_{d.memory_id}" not in ids)
     return lost
+
+
+def test_what_no_query_lists_is_told(
+    index: ChromaIndex, generation: Generation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Races 15: a document may be held and listed by no query; only small ones are looked at."""
+    index.write(generation, [a_document(n, text=None) for n in range(30)], [], hold=no_lease)
+    listed = index.nearest
+    hidden = {"memory_log_3", "memory_log_7"}
+
+    def nearest(*asked: Any, **more: Any) -> list[str]:
+        return [name for name in listed(*asked, **more) if name not in hidden]
+
+    monkeypatch.setattr(index, "nearest", nearest)
+    assert index.unlisted(generation, hold=no_lease) == [3, 7]
+    monkeypatch.setattr(chroma_index, "EXHAUSTIVE", 29)
+    assert index.unlisted(generation, hold=no_lease) == []
 
 
 def test_twins_are_not_taken_for_lost(
@@ -595,7 +659,6 @@ def test_limits_of_two_threads_do_not_mix(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hanging = ChromaClient(f"http://127.0.0.1:{silent.getsockname()[1]}", settings)
         ended: list[float] = []
-        began = time.monotonic()
 
         def patient() -> None:
             with pytest.raises(ChromaUnavailable), hanging.call(1.0) as server:
@@ -603,8 +666,11 @@ def test_limits_of_two_threads_do_not_mix(
             ended.append(time.monotonic() - began)
 
         thread = threading.Thread(target=patient)
-        thread.start()
         other = ChromaClient(scripted.url, settings)
+        with other.call(SECONDS) as server:
+            server.count_collections()  # the first call connects, which takes its time
+        began = time.monotonic()
+        thread.start()
         with other.call(0.2) as server:
             server.count_collections()
         wait_until(lambda: ended, within=5)

@@ -54,7 +54,7 @@ mutation { launchRun(executionParams: {mode: "default", runConfigData: {}, selec
 }}) { __typename ... on LaunchRunSuccess { run { runId } } } }
 """
 RUNS = "{ runsOrError { ... on Runs { results { runId status } } } }"
-NAMES = ["chroma", "code-server", "daemon", "postgres", "webserver"]
+NAMES = ["chroma", "chroma-2", "code-server", "daemon", "postgres", "webserver"]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def settings() -> Iterator[Settings]:
     (folder / "tiny_definitions.py").write_text(DEFINITIONS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-        settings = Settings.load(home=folder / "home", embedder="hashing")
+        settings = Settings.load(home=folder / "home", embedder="hashing", chroma_servers=2)
         yield settings
         down(settings, say=lambda _: None)
     shutil.rmtree(folder)
@@ -117,7 +117,7 @@ def test_a_failed_start_leaves_nothing_running(settings: Settings) -> None:
 def test_up_returns_when_everything_is_healthy(settings: Settings, stack: Stack) -> None:
     """Whoever comes after `up --detach` need not wait for anything."""
     assert service_states(settings) == dict.fromkeys(
-        ["postgres", "chroma", "code-server", "daemon", "webserver"], "up"
+        ["postgres", "chroma", "chroma-2", "code-server", "daemon", "webserver"], "up"
     )
     assert sorted(stack.services) == NAMES
     with psycopg.connect(stack.database_url) as connection:
@@ -129,7 +129,7 @@ def test_up_returns_when_everything_is_healthy(settings: Settings, stack: Stack)
 
 def test_everything_listens_on_this_machine_alone(stack: Stack) -> None:
     """Neither Chroma nor Dagster has a login."""
-    for name in ("chroma", "code-server", "webserver"):
+    for name in ("chroma", "chroma-2", "code-server", "webserver"):
         sockets = psutil.Process(stack.services[name].pid).net_connections(kind="tcp")
         listening = {
             s.laddr.ip.removeprefix("::ffff:") for s in sockets if s.status == psutil.CONN_LISTEN
@@ -145,14 +145,35 @@ def test_a_second_up_says_that_it_runs(settings: Settings, stack: Stack) -> None
     assert now(settings) == stack
 
 
+def test_more_chroma_servers_need_a_new_start(settings: Settings, stack: Stack) -> None:
+    """Who asks for them while it runs is told so, and nothing changes."""
+    said = start(settings.model_copy(update={"chroma_servers": 3}))
+    assert "memory-pipeline down" in said[1]
+    assert now(settings) == stack
+    assert not (settings.home / "chroma-3").exists()
+
+
+def test_every_chroma_server_has_data_and_log_of_its_own(settings: Settings, stack: Stack) -> None:
+    """Two that shared anything would be one server that lies about being two."""
+    for name in ("chroma", "chroma-2"):
+        assert (settings.home / name / "chroma.sqlite3").exists()
+        assert stack.services[name].log == str(settings.home / "logs" / f"{name}.log")
+    first, second = discover(settings).chroma_addresses()
+    collections = "/api/v2/tenants/default_tenant/databases/default_database/collections"
+    httpx.post(second + collections, json={"name": "mine"}).raise_for_status()
+    assert httpx.get(first + collections).json() == []
+
+
 def test_addresses_that_are_not_set_are_found(settings: Settings, stack: Stack) -> None:
     """The running services fill in what the settings leave open, and nothing else."""
     found = discover(settings)
     assert found.database_url is not None
     assert found.database_url.get_secret_value() == stack.database_url
     assert found.chroma_url == stack.chroma_url
+    assert found.chroma_urls == stack.chroma_urls
+    assert len(stack.chroma_urls) == 1
     other = settings.model_copy(update={"chroma_url": "http://chroma.example:1"})
-    assert discover(other).chroma_url == "http://chroma.example:1"
+    assert discover(other).chroma_addresses() == ("http://chroma.example:1",)
     assert service_states(other)["chroma"] == "external down"
 
 
@@ -167,8 +188,9 @@ def test_what_env_prints_leads_to_the_services_and_back(settings: Settings, stac
         for name, value in variables.items():
             patch.setenv(name, value)
         evaluated = Settings.load()
-        assert service_states(evaluated)["chroma"] == "up"
-        assert without_own(evaluated).chroma_url is None
+        assert evaluated.chroma_addresses() == (stack.chroma_url, *stack.chroma_urls)
+        assert service_states(evaluated)["chroma"] == service_states(evaluated)["chroma-2"] == "up"
+        assert without_own(evaluated).chroma_addresses() == ()
         assert without_own(evaluated).database_url is None
 
 
@@ -183,7 +205,7 @@ def test_a_paused_service_hangs(settings: Settings, stack: Stack) -> None:
     assert [states[n] for n in ("chroma", "code-server", "daemon")] == ["hangs"] * 3
 
 
-@pytest.mark.parametrize("name", ["chroma", "postgres"])
+@pytest.mark.parametrize("name", ["chroma", "chroma-2", "postgres"])
 def test_a_service_that_dies_is_started_again(
     settings: Settings, stack: Stack, name: str, wait_until: Wait
 ) -> None:
@@ -210,7 +232,8 @@ def test_up_after_kill_9_cleans_up_first(
     """What broke: the supervisor was killed while a run worked, and its code server after it.
 
     Not enough: stopping what services.json names; the worker is in no file, it belongs to nobody,
-    and its run holds a slot for ever. What must not change: the data, and the ports.
+    and its run holds a slot for ever. What must not change: the data, and the ports; nor may a
+    server be left out that has data, though nobody asks for two any more.
     """
     before = now(settings)
     graphql = f"{before.ui_url}/graphql"
@@ -224,8 +247,8 @@ def test_up_after_kill_9_cleans_up_first(
     for pid in (before.supervisor.pid, now(settings).services["code-server"].pid):
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: running(settings) is None)
-    assert discover(settings).chroma_url == before.chroma_url
-    start(settings)
+    assert discover(settings).chroma_addresses() == (before.chroma_url, *before.chroma_urls)
+    start(settings.model_copy(update={"chroma_servers": 1}))
     after = now(settings)
     assert not any(worker.alive() for worker in workers)
     assert {n: s.port for n, s in after.services.items()} == {

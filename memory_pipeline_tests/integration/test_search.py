@@ -9,7 +9,6 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from memory_pipeline.drain import Drain
 from memory_pipeline.embedding import HashingEmbedder
 from memory_pipeline.errors import (
     ChromaUnavailable,
@@ -30,7 +29,7 @@ NOBODY_LISTENS = "http://127.0.0.1:1"
 
 def synced(pipeline: Pipeline) -> None:
     """Bring every collection up to date."""
-    list(Drain(pipeline.outbox, pipeline.sync()).run(paused=True))
+    list(pipeline.drain().run(paused=True))
 
 
 def ids(hits: list[Hit]) -> list[int]:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -12,7 +13,6 @@ import pytest
 
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.content import compose
-from memory_pipeline.drain import Drain
 from memory_pipeline.embedding import HashingEmbedder
 from memory_pipeline.errors import (
     ChromaUnavailable,
@@ -29,14 +29,16 @@ from memory_pipeline.model import (
     MemoryId,
     Outcome,
     Provenance,
+    RebuildId,
     TenantId,
     Vector,
 )
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.ports import Embedder, Hold, Lease
 from memory_pipeline.postgres.outbox import PostgresOutbox
+from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR
 from memory_pipeline.settings import Settings
-from memory_pipeline.sync import REPLACEMENTS_AN_HOUR, Sync
+from memory_pipeline.sync import Sync
 from memory_pipeline_tests.builders import remember
 
 ADA, BOB = TenantId("ada"), TenantId("bob")
@@ -98,11 +100,12 @@ class MeddledIndex:
     before: Callable[[Generation, Collection[MemoryId]], None] = _nothing
     after: Callable[[Generation, Collection[MemoryId]], None] = _nothing
     on_control: Callable[[], None] = _nothing
-    on_prime: Callable[[], None] = _nothing
+    on_prime: Callable[[Generation], None] = _nothing
+    hides: tuple[MemoryId, ...] = ()
 
-    def recognise(self) -> None:
-        """Check the servers' markers again."""
-        self.inner.recognise()
+    def recognise(self, server: UUID) -> None:
+        """Check a server's marker again."""
+        self.inner.recognise(server)
 
     def place(self) -> UUID:
         """Choose a server."""
@@ -114,7 +117,7 @@ class MeddledIndex:
 
     def prime(self, generation: Generation, *, hold: Hold) -> None:
         """Prime a collection."""
-        self.on_prime()
+        self.on_prime(generation)
         self.inner.prime(generation, hold=hold)
 
     def write(
@@ -124,12 +127,13 @@ class MeddledIndex:
         deletes: Sequence[MemoryId],
         *,
         hold: Hold,
+        fresh: bool = False,
     ) -> None:
         """Write, with what the test wants before and after; an empty write is left alone."""
         ids = [*(d.memory_id for d in documents), *deletes]
         if ids:
             self.before(generation, ids)
-        self.inner.write(generation, documents, deletes, hold=hold)
+        self.inner.write(generation, documents, deletes, hold=hold, fresh=fresh)
         if ids:
             self.after(generation, ids)
 
@@ -137,6 +141,10 @@ class MeddledIndex:
         """Send a control write."""
         self.on_control()
         self.inner.control(generation, hold=hold)
+
+    def unlisted(self, generation: Generation, *, hold: Hold) -> list[MemoryId]:
+        """Return what no query lists, and what the test says."""
+        return [*self.inner.unlisted(generation, hold=hold), *self.hides]
 
     def hashes(self, generation: Generation, *, hold: Hold) -> dict[str, str]:
         """Return what the collection holds."""
@@ -178,6 +186,18 @@ class DyingOutbox:
             lease, claim, landed=landed, failures=failures, missed=missed, again=again
         )
 
+    def newest(self, tenant: TenantId) -> int:
+        """Tell the newest change."""
+        return self.inner.newest(tenant)
+
+    def due(self, tenant: TenantId) -> bool:
+        """Say whether something can be claimed."""
+        return self.inner.due(tenant)
+
+    def enqueue(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> None:
+        """Have memories looked at again."""
+        self.inner.enqueue(tenant, memory_ids)
+
     def let_go(self, lease: Lease, claim: Claim) -> None:
         """Give changes back."""
         self.inner.let_go(lease, claim)
@@ -216,7 +236,8 @@ def reopened(settings: Settings, unmarked_chroma: None) -> Iterator[Callable[...
 
 def drained(pipeline: Pipeline, sync: Sync | None = None, *, paused: bool = False) -> list[Outcome]:
     """Drain everything that is due; return the outcomes."""
-    return list(Drain(pipeline.outbox, sync or pipeline.sync()).run(paused=paused))
+    drain = pipeline.drain() if sync is None else replace(pipeline.drain(), sync=sync)
+    return list(drain.run(paused=paused))
 
 
 def settled(pipeline: Pipeline, sync: Sync | None = None) -> bool:
@@ -230,7 +251,7 @@ def with_embedder(pipeline: Pipeline, embedder: Embedder) -> Sync:
     return replace(pipeline.sync(), embedder=embedder)
 
 
-def with_index(pipeline: Pipeline, **meddling: Callable[..., None]) -> Sync:
+def with_index(pipeline: Pipeline, **meddling: Any) -> Sync:
     """Return the heart with an index that a test meddles with."""
     return replace(pipeline.sync(), index=MeddledIndex(pipeline.index, **meddling))
 
@@ -242,10 +263,47 @@ def live(pipeline: Pipeline, tenant: TenantId = ADA) -> Generation:
     return generation
 
 
+def begin_building(pipeline: Pipeline, *, model: str = HashingEmbedder.model) -> Generation:
+    """Let a rebuild of ada get as far as an empty generation that every batch writes, too."""
+    rebuild = RebuildId("the rebuild")
+    pipeline.registry.register(ADA)
+    pipeline.rebuilds.ask(rebuild, [ADA], re_embed=False)
+    build = pipeline.rebuilds.own(rebuild, ADA)
+    assert build is not None
+    begun = pipeline.registry.begin(
+        ADA,
+        pipeline.index.place(),
+        model=model,
+        config_hash=pipeline.recipe.config_hash,
+        memories=0,
+    )
+    generation = pipeline.index.create(begun, memories=0, hold=lambda: SECONDS)
+    lease = pipeline.outbox.take(ADA)
+    assert lease is not None
+    pipeline.rebuilds.register(build, lease, generation)
+    pipeline.rebuilds.give_back(lease)
+    return replace(generation, state="building")
+
+
+def damage(pipeline: Pipeline) -> Generation:
+    """Find ada's live generation damaged; return it."""
+    damaged = live(pipeline)
+    lease = pipeline.outbox.take(ADA)
+    assert lease is not None
+    pipeline.registry.abandon(lease, damaged.id)
+    pipeline.outbox.release(lease)
+    return damaged
+
+
+def held_in(pipeline: Pipeline, generation: Generation) -> set[int]:
+    """Return the memories whose documents a generation holds."""
+    held = pipeline.index.hashes(generation, hold=lambda: SECONDS)
+    return {int(name.removeprefix("memory_log_")) for name in held}
+
+
 def held_ids(pipeline: Pipeline, tenant: TenantId = ADA) -> set[int]:
     """Return the memories whose documents the tenant's collection holds."""
-    held = pipeline.index.hashes(live(pipeline, tenant), hold=lambda: SECONDS)
-    return {int(name.removeprefix("memory_log_")) for name in held}
+    return held_in(pipeline, live(pipeline, tenant))
 
 
 def assert_mirrored(pipeline: Pipeline, tenant: TenantId = ADA) -> None:
@@ -600,10 +658,29 @@ def test_more_changes_than_a_batch_are_drained_in_one_sync(
     pipeline = reopened(batch_size=4)
     memories = {remember(db, summary=f"memory {n}") for n in range(10)}
     told: list[Outcome] = []
-    [outcome] = Drain(pipeline.outbox, pipeline.sync()).run(progress=told.append)
+    [outcome] = pipeline.drain().run(progress=told.append)
     assert outcome.written == len(memories)
     assert len(told) > 2
     assert held_ids(pipeline) == memories
+
+
+def test_a_sync_ends_however_fast_an_application_writes(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """P5: what comes while a tenant is synced waits for its next turn; others have theirs."""
+    remember(db)
+    written: list[int] = []
+
+    def write_another(_: Generation, ids: Collection[MemoryId]) -> None:
+        written.extend(ids)
+        assert len(written) < 20
+        remember(db, summary=f"memory {len(written)}")
+
+    outcome = with_index(pipeline, after=write_another).run(ADA)
+    assert outcome.verdict == "done"
+    assert pipeline.outbox.pending(ADA) == 1
+    drained(pipeline)
+    assert_mirrored(pipeline)
 
 
 # ---- poison
@@ -702,7 +779,30 @@ def test_a_refusal_without_a_document_is_no_crash(
     db.execute("DELETE FROM memory_logs WHERE id = %s", (gone,))
     refuse = raises(Poison("refused"))
     sync = with_index(pipeline, **{"on_prime" if where == "prime" else "before": refuse})
-    assert sync.run(ADA).verdict in {"postponed", "replaced"}
+    assert sync.run(ADA).verdict in {"postponed", "damaged"}
+
+
+# ---- documents that no search finds
+
+
+def test_what_no_search_lists_any_more_is_written_again(
+    pipeline: Pipeline, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P4: Chroma loses some beside others that are rewritten; each so many changes it is looked."""
+    hidden = MemoryId(remember(db, summary="hidden"))
+    drained(pipeline)
+    written: list[MemoryId] = []
+    sync = with_index(pipeline, after=lambda _, ids: written.extend(ids), hides=(hidden,))
+    monkeypatch.setattr("memory_pipeline.sync.CHANGES_A_LOOK", 10**9)
+    new = remember(db, summary="rewritten")
+    drained(pipeline, sync)
+    assert written == [new]
+    monkeypatch.setattr("memory_pipeline.sync.CHANGES_A_LOOK", 1)
+    newer = remember(db, summary="rewritten again")
+    drained(pipeline, sync)
+    assert written == [new, newer, hidden]
+    assert count_of(db, "change") == 0
+    assert_mirrored(pipeline)
 
 
 # ---- damaged collections
@@ -722,8 +822,8 @@ def test_a_collection_that_refuses_a_control_write_is_replaced(
             raise Poison("refused")
 
     sync = with_index(pipeline, before=refuse, on_control=raises(Poison("refused"), times=1))
-    [outcome, *_] = drained(pipeline, sync, paused=True)
-    assert outcome.verdict == "replaced"
+    outcome, rebuilt, *_ = drained(pipeline, sync, paused=True)
+    assert (outcome.verdict, rebuilt.verdict) == ("damaged", "done")
     pass_time(db, 100)
     wait_until(lambda: settled(pipeline, sync))
     assert live(pipeline).id != damaged.id
@@ -731,6 +831,38 @@ def test_a_collection_that_refuses_a_control_write_is_replaced(
     assert_mirrored(pipeline)
     assert count_of(db, "failure") == 0
     assert one(db, "SELECT state FROM memory_pipeline.generation ORDER BY created_at") == "corrupt"
+
+
+def test_a_collection_that_is_found_damaged_goes_on_being_searched(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """P4: an answer that is late is better than none: the pointer waits for what is better."""
+    remember(db)
+    drained(pipeline)
+    before = live(pipeline)
+    remember(db, summary="another")
+    refuse = raises(Poison("refused"))
+    outcome = with_index(pipeline, before=refuse, on_control=refuse).run(ADA)
+    assert outcome.verdict == "damaged"
+    assert live(pipeline) == replace(before, state="corrupt")
+    assert len(pipeline.search.search(ADA, "a memory")) == 1
+
+
+def test_damage_is_told_before_anything_is_claimed(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """P1: where nothing can be written nothing is claimed, charged or acked; it all waits."""
+    remember(db)
+    drained(pipeline)
+    damage(pipeline)
+    remember(db, summary="another")
+    for _ in range(2):
+        outcome = pipeline.sync().run(ADA)
+        assert outcome.verdict == "damaged"
+        assert "corrupt" in outcome.reason
+        assert count_of(db, "change") == 1
+        assert count_of(db, "change WHERE claim_token IS NOT NULL OR confirm") == 0
+    assert count_of(db, "failure") == 0
 
 
 def test_a_collection_that_vanished_is_built_again(
@@ -749,16 +881,25 @@ def test_a_collection_that_vanished_is_built_again(
     assert_mirrored(pipeline)
 
 
-def test_replacements_are_capped(pipeline: Pipeline, db: psycopg.Connection) -> None:
+def test_automatic_rebuilds_are_capped(
+    reopened: Callable[..., Pipeline], db: psycopg.Connection
+) -> None:
     """P5: what damages every collection is not cured by building more of them."""
-    remember(db)
-    sync = with_index(
-        pipeline, before=raises(Poison("refused")), on_control=raises(Poison("refused"))
-    )
-    verdicts = [sync.run(ADA).verdict for _ in range(REPLACEMENTS_AN_HOUR + 3)]
-    assert verdicts == ["replaced"] * REPLACEMENTS_AN_HOUR + ["refused"] * 3
-    assert count_of(db, "generation") == REPLACEMENTS_AN_HOUR + 1
+    pipeline = reopened(grace_seconds=1000.0)  # no confirm falls due in between
+    refuse = raises(Poison("refused"))
+    sync = with_index(pipeline, before=refuse, on_control=refuse)
+    memories = set()
+    for number in range(AUTOMATIC_REBUILDS_AN_HOUR):
+        memories.add(remember(db, summary=f"memory {number}"))
+        assert [o.verdict for o in drained(pipeline, sync)] == ["damaged", "done"]
+        assert held_ids(pipeline) == memories
+    remember(db, summary="one too many")
+    for _ in range(3):
+        assert [o.verdict for o in drained(pipeline, sync, paused=True)] == ["damaged"]
+    assert count_of(db, "generation") == AUTOMATIC_REBUILDS_AN_HOUR + 1
+    assert count_of(db, "generation WHERE state <> 'corrupt'") == 0
     assert count_of(db, "failure") == 0
+    assert held_ids(pipeline) == memories
 
 
 def test_a_lease_that_is_lost_while_damage_is_found_is_fenced(
@@ -778,6 +919,174 @@ def test_a_lease_that_is_lost_while_damage_is_found_is_fenced(
     outcome = with_index(pipeline, before=lose).run(ADA)
     assert outcome.verdict == "fenced"
     assert live(pipeline).id == before.id
+
+
+# ---- beside a rebuild
+
+
+def test_every_batch_writes_the_building_generation_too(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Races 10: what changes while a collection is built anew stands in both."""
+    old = remember(db, summary="before")
+    drained(pipeline)
+    building = begin_building(pipeline)
+    new = remember(db, summary="meanwhile")
+    [outcome] = drained(pipeline)
+    assert (outcome.verdict, outcome.written) == ("done", 1)
+    assert held_ids(pipeline) == {old, new}
+    assert held_in(pipeline, building) == {new}
+    db.execute("DELETE FROM memory_logs")
+    drained(pipeline)
+    assert held_ids(pipeline) == held_in(pipeline, building) == set()
+
+
+@pytest.mark.parametrize("where", ["prime", "write"])
+@pytest.mark.parametrize("trouble", ["damaged", "no answer", "not reached"])
+def test_a_building_generation_that_fails_is_given_up_alone(
+    pipeline: Pipeline, db: psycopg.Connection, where: str, trouble: str
+) -> None:
+    """Races 12: the live one is written and acked all the same, and nobody is charged or waits."""
+    old = remember(db, summary="before")
+    drained(pipeline)
+    building = begin_building(pipeline)
+    new = remember(db, summary="meanwhile")
+
+    def fail(generation: Generation, *_: object) -> None:
+        if generation.id == building.id:
+            raise {
+                "damaged": Corrupt("damaged", generation=building.id),
+                "no answer": ChromaUnavailable("no answer in time"),
+                "not reached": ChromaUnavailable("connection refused", sent=False),
+            }[trouble]
+
+    sync = with_index(pipeline, **{"on_prime" if where == "prime" else "before": fail})
+    [outcome] = drained(pipeline, sync)
+    assert (outcome.verdict, outcome.written, outcome.failed) == ("done", 1, 0)
+    assert live(pipeline).state == "live"
+    assert held_ids(pipeline) == {old, new}
+    assert_mirrored(pipeline)
+    assert pipeline.registry.building(ADA) is None
+    states = "SELECT state FROM memory_pipeline.generation WHERE id = %(id)s"
+    assert one(db, states, id=building.id) == "abandoned"
+    assert (count_of(db, "change"), count_of(db, "failure")) == (0, 0)
+    assert pipeline.registry.damaged() == {}
+
+
+def test_a_memory_that_the_building_generation_alone_refuses_is_charged(
+    pipeline: Pipeline, db: psycopg.Connection, wait_until: Callable[..., None]
+) -> None:
+    """P5: it is tried so often in both and becomes a dead letter; the building one is kept."""
+    drained(pipeline)
+    remember(db, summary="before")
+    drained(pipeline)
+    building = begin_building(pipeline)
+    bad, good = remember(db, summary="bad"), remember(db, summary="good")
+
+    def refuse(generation: Generation, ids: Collection[MemoryId]) -> None:
+        if generation.id == building.id and bad in ids:
+            raise Poison("this document is refused")
+
+    sync = with_index(pipeline, before=refuse)
+    wait_until(lambda: settled(pipeline, sync))
+    assert one(db, "SELECT memory_id FROM memory_pipeline.failure") == bad
+    assert count_of(db, "failure WHERE buried_at IS NOT NULL") == 1
+    assert pipeline.registry.building(ADA) == building
+    assert held_in(pipeline, building) == {good}
+
+
+def test_a_reset_compares_the_live_generation_alone(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """What a rebuild fills is not filled by the batches of a reset; it is compared at the end."""
+    memories = {remember(db, summary=f"memory {n}") for n in range(3)}
+    drained(pipeline)
+    building = begin_building(pipeline)
+    lost = min(memories)
+    pipeline.index.write(live(pipeline), (), [MemoryId(lost)], hold=lambda: SECONDS)
+    db.execute("INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES ('ada', NULL)")
+    drained(pipeline)
+    assert held_ids(pipeline) == memories
+    assert held_in(pipeline, building) == {lost}
+    assert count_of(db, "change") == 0
+
+
+def test_beside_a_damaged_collection_the_one_that_is_built_is_kept_fresh(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """A damaged collection is written no more, and a rebuild under way gets what changes."""
+    old = remember(db, summary="before")
+    drained(pipeline)
+    building = begin_building(pipeline)
+    damaged = damage(pipeline)
+    new = remember(db, summary="meanwhile")
+    outcome = pipeline.sync().run(ADA)
+    assert (outcome.verdict, outcome.written) == ("done", 1)
+    assert held_in(pipeline, damaged) == {old}
+    assert held_in(pipeline, building) == {new}
+    assert count_of(db, "change") == 0
+
+
+def test_what_a_rebuild_covers_waits_for_it(pipeline: Pipeline, db: psycopg.Connection) -> None:
+    """Where searches ask a damaged collection, writing its changes twice helps nobody."""
+    remember(db, summary="before")
+    drained(pipeline)
+    damage(pipeline)
+    remember(db, summary="covered")
+    building = begin_building(pipeline)
+    outcome = pipeline.sync().run(ADA)
+    assert (outcome.verdict, outcome.written) == ("done", 0)
+    later = remember(db, summary="later")
+    outcome = pipeline.sync().run(ADA)
+    assert (outcome.verdict, outcome.written) == ("done", 1)
+    assert held_in(pipeline, building) == {later}
+    assert count_of(db, "change WHERE covered_by IS NOT NULL AND claim_token IS NULL") == 1
+    assert count_of(db, "change") == 1
+
+
+@pytest.mark.parametrize("where", ["prime", "write"])
+@pytest.mark.parametrize("beside", ["nothing", "a damaged one"])
+def test_nothing_is_acked_where_nothing_could_be_written(
+    pipeline: Pipeline, db: psycopg.Connection, where: str, beside: str
+) -> None:
+    """P1: a tenant whose only usable collection failed while it was built is not forgotten.
+
+    There is no live collection to fall back on: what was claimed has to wait for the next one.
+    """
+    if beside == "a damaged one":
+        remember(db, summary="before")
+        drained(pipeline)
+        damage(pipeline)
+    remember(db, summary="covered")
+    building = begin_building(pipeline)
+    remember(db, summary="later")
+
+    def fail(generation: Generation, *_: object) -> None:
+        if generation.id == building.id:
+            raise Corrupt("damaged", generation=building.id)
+
+    sync = with_index(pipeline, **{"on_prime" if where == "prime" else "before": fail})
+    outcome = sync.run(ADA)
+    assert pipeline.registry.building(ADA) is None
+    assert (outcome.written, pipeline.outbox.pending(ADA)) == (0, 2)
+    assert count_of(db, "failure") == 0
+    db.execute("UPDATE memory_pipeline.rebuild SET state = 'failed'")  # its process ended
+    drained(pipeline, paused=True)
+    assert_mirrored(pipeline)
+
+
+def test_a_rebuild_with_other_settings_that_was_left_does_not_stop_the_live_one(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Setting them back is enough, as the refusal says, though half a collection was left."""
+    remember(db, summary="before")
+    drained(pipeline)
+    begin_building(pipeline, model="another")
+    db.execute("UPDATE memory_pipeline.rebuild SET owned_until = clock_timestamp()")
+    new = remember(db, summary="meanwhile")
+    outcome = pipeline.sync().run(ADA)
+    assert outcome.verdict == "done"
+    assert new in held_ids(pipeline)
 
 
 # ---- outages and unknown outcomes
@@ -801,6 +1110,22 @@ def test_while_chroma_is_down_everything_waits(
     pass_time(db, 100)
     drained(pipeline)
     assert_mirrored(pipeline)
+
+
+def test_a_damaged_collection_waits_while_chroma_is_down(
+    reopened: Callable[..., Pipeline], pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """P1, P5: an outage postpones a rebuild as it postpones a sync; one drain tells all of them."""
+    remember(db, "ada")
+    remember(db, "bob")
+    drained(pipeline)
+    damage(pipeline)
+    remember(db, "bob", "meanwhile")
+    outcomes = drained(reopened(chroma_url="http://127.0.0.1:1"))
+    assert {(o.tenant, o.verdict) for o in outcomes} == {(ADA, "postponed"), (BOB, "postponed")}
+    drained(pipeline, paused=True)
+    assert_mirrored(pipeline, ADA)
+    assert_mirrored(pipeline, BOB)
 
 
 def test_a_tenant_that_is_new_while_chroma_is_down_lands_later(
@@ -864,11 +1189,12 @@ def test_a_write_that_lands_after_the_takeover_is_mended_by_the_confirm(
             deletes: Sequence[MemoryId],
             *,
             hold: Hold,
+            fresh: bool = False,
         ) -> None:
             if documents and not late:
                 late.append((generation, documents))
                 raise ChromaUnavailable("no answer in time")
-            super().write(generation, documents, deletes, hold=hold)
+            super().write(generation, documents, deletes, hold=hold, fresh=fresh)
 
     sync = replace(pipeline.sync(), index=Late(pipeline.index))
     drained(pipeline, sync)
@@ -1091,14 +1417,14 @@ def test_a_time_that_python_cannot_hold_stops_nobody(
 def test_a_generation_that_is_given_up_is_built_again_without_a_change(
     pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
-    """P1: giving up a damaged collection leaves a reset, so that somebody comes."""
+    """P1: whoever drains comes to a damaged collection, though nothing of its tenant waits."""
     remember(db, "ada")
     drained(pipeline)
-    lease = pipeline.outbox.take(ADA)
-    assert lease is not None
-    pipeline.registry.abandon(lease, live(pipeline).id)
-    pipeline.outbox.release(lease)
-    drained(pipeline)
+    damaged = damage(pipeline)
+    assert count_of(db, "change") == 0
+    [outcome] = drained(pipeline)
+    assert outcome.verdict == "done"
+    assert live(pipeline).id != damaged.id
     assert_mirrored(pipeline)
 
 

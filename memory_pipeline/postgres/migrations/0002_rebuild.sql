@@ -5,11 +5,11 @@ ALTER TABLE memory_pipeline.server
     DROP CONSTRAINT server_state_check,
     ADD CONSTRAINT server_state_check CHECK (state IN ('ready', 'lost', 'retired'));
 
--- lost: its server is gone. A collection is dropped some time after its generation has ended.
+-- abandoned: it failed while it was built. lost: its server is gone. A collection is dropped some time after its generation has ended.
 ALTER TABLE memory_pipeline.generation
     DROP CONSTRAINT generation_state_check,
     ADD CONSTRAINT generation_state_check
-        CHECK (state IN ('new', 'live', 'building', 'retired', 'corrupt', 'lost')),
+        CHECK (state IN ('new', 'live', 'building', 'retired', 'corrupt', 'abandoned', 'lost')),
     ADD COLUMN memories bigint NOT NULL DEFAULT 0,
     ADD COLUMN dropped_at timestamptz;
 CREATE INDEX generation_kept ON memory_pipeline.generation (server) WHERE dropped_at IS NULL;
@@ -47,5 +47,7 @@ CREATE TABLE memory_pipeline.verification (
     tenant text PRIMARY KEY,
     verified_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     documents bigint NOT NULL,
+    found bigint NOT NULL,
+    -- The first of them, for people.
     findings jsonb NOT NULL
 );

@@ -2,8 +2,8 @@
 -- hold (infinity, years before 2 and after 9998) is read as none.
 
 -- name: read
--- Read memories by id with the provenance of their vectors. Rows beyond the byte limit come without
--- content (never the first).
+-- Read memories by id with the provenance of their vectors, and the vectors where they are asked for.
+-- Rows beyond the byte limit come without content (never the first).
 WITH sized AS (
     SELECT m.id, sum(coalesce(pg_column_size(m.raw_data), 0)) OVER (ORDER BY m.id) AS bytes,
            row_number() OVER (ORDER BY m.id) AS place
@@ -12,13 +12,22 @@ WITH sized AS (
 SELECT m.id, memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS tenant,
        m.user_id::text AS user_id, m.project_id::text AS project_id,
        s.bytes <= %(byte_limit)s OR s.place = 1 AS fits,
-       CASE WHEN s.bytes <= %(byte_limit)s OR s.place = 1 THEN coalesce(m.raw_data::text, 'null') END AS raw,
-       m.embedding, CASE WHEN m.created_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.created_at END AS created_at, CASE WHEN m.updated_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.updated_at END AS updated_at, m.xmin::text AS version,
-       p.text_hash, p.model, p.vector_hash
+       CASE WHEN s.bytes <= %(byte_limit)s OR s.place = 1
+            THEN coalesce(m.raw_data::text, 'null') END AS raw,
+       CASE WHEN %(vectors)s THEN m.embedding END AS embedding,
+       CASE WHEN m.created_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.created_at END AS created_at,
+       CASE WHEN m.updated_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.updated_at END AS updated_at,
+       m.xmin::text AS version, p.text_hash, p.model, p.vector_hash
 FROM public.memory_logs m
 JOIN sized s ON s.id = m.id
 LEFT JOIN memory_pipeline.provenance p ON p.memory_id = m.id
 ORDER BY m.id;
+
+-- name: versions
+-- Tell whose these memories are now, and the version of each row.
+SELECT m.id, memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS tenant,
+       m.xmin::text AS version
+FROM public.memory_logs m WHERE m.id = ANY(%(ids)s::bigint[]);
 
 -- name: back_up
 -- Store vectors where the row is still the one that was read and nobody holds it: one short
@@ -41,14 +50,9 @@ RETURNING m.id;
 -- Tell the trigger that this transaction stores vectors and nothing else.
 SELECT set_config('memory_pipeline.backup', pg_current_xact_id()::text, true);
 
--- name: of_tenant
--- Read a page of a tenant's memories for reconciliation, in id order, without their vectors.
-SELECT m.id, memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS tenant,
-       m.user_id::text AS user_id, m.project_id::text AS project_id, true AS fits,
-       coalesce(m.raw_data::text, 'null') AS raw, NULL::vector AS embedding, CASE WHEN m.created_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.created_at END AS created_at, CASE WHEN m.updated_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.updated_at END AS updated_at,
-       m.xmin::text AS version, NULL::text AS text_hash, NULL::text AS model,
-       NULL::text AS vector_hash
-FROM public.memory_logs m
+-- name: ids_of_tenant
+-- Tell the ids of a tenant's memories after one of them, in order.
+SELECT m.id FROM public.memory_logs m
 WHERE memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) = %(tenant)s
   AND (%(after)s::bigint IS NULL OR m.id > %(after)s::bigint)
 ORDER BY m.id LIMIT %(limit)s;
@@ -57,6 +61,14 @@ ORDER BY m.id LIMIT %(limit)s;
 -- Count a tenant's memories.
 SELECT count(*) FROM public.memory_logs m
 WHERE memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) = %(tenant)s;
+
+-- name: sizes
+-- Count the memories of every tenant; those of nobody, or of one with too long a name, are nobody's.
+SELECT memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS tenant,
+       count(*) AS memories
+FROM public.memory_logs m
+WHERE octet_length(memory_pipeline.tenant_of(m.user_id::text, m.project_id::text)) <= 1000
+GROUP BY 1;
 
 -- name: insert$
 -- Store a new memory; tell its id.
@@ -73,17 +85,6 @@ WHERE id = %(id)s AND memory_pipeline.tenant_of(user_id::text, project_id::text)
 -- Delete a tenant's memory.
 DELETE FROM public.memory_logs
 WHERE id = %(id)s AND memory_pipeline.tenant_of(user_id::text, project_id::text) = %(tenant)s;
-
--- name: get
--- Read memories of one tenant by id, for an application.
-SELECT m.id, memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS tenant,
-       m.user_id::text AS user_id, m.project_id::text AS project_id, true AS fits,
-       coalesce(m.raw_data::text, 'null') AS raw, NULL::vector AS embedding, CASE WHEN m.created_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.created_at END AS created_at, CASE WHEN m.updated_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.updated_at END AS updated_at,
-       m.xmin::text AS version, NULL::text AS text_hash, NULL::text AS model,
-       NULL::text AS vector_hash
-FROM public.memory_logs m
-WHERE m.id = ANY(%(ids)s::bigint[])
-  AND memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) = %(tenant)s;
 
 -- name: copy_in!
 -- Import memories in bulk.

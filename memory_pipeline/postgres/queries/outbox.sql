@@ -132,3 +132,32 @@ WHERE p.memory_id = ANY(%(memory_ids)s::bigint[])
 -- name: pending$
 -- Count the tenant's changes, whatever their state.
 SELECT count(*) FROM memory_pipeline.change WHERE tenant = %(tenant)s;
+
+-- name: excuses
+-- Tell which of these memories have a change that waits, claimed or not, or are buried. A reset or a
+-- TRUNCATE that waits is about all of them (NULL). What a rebuild under way covers is no excuse.
+SELECT DISTINCT 'pending' AS why, c.memory_id
+FROM memory_pipeline.change c JOIN memory_pipeline.tenant t ON t.tenant = c.tenant
+WHERE c.tenant = %(tenant)s
+  AND (c.memory_id IS NULL OR c.memory_id = ANY(%(memory_ids)s::bigint[]))
+  AND (c.covered_by IS NULL OR c.claim_token IS NOT NULL
+       OR c.covered_by IS DISTINCT FROM t.building)
+UNION ALL
+SELECT DISTINCT 'pending', NULL::bigint FROM memory_pipeline.truncation
+UNION ALL
+SELECT 'buried', f.memory_id FROM memory_pipeline.failure f
+WHERE f.tenant = %(tenant)s AND f.memory_id = ANY(%(memory_ids)s::bigint[])
+  AND f.buried_at IS NOT NULL;
+
+-- name: due$
+-- Say whether a tenant has a change that could be claimed now.
+SELECT EXISTS (
+    SELECT FROM memory_pipeline.change c JOIN memory_pipeline.tenant t ON t.tenant = c.tenant
+    WHERE c.tenant = %(tenant)s
+      AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
+      AND (c.covered_by IS NULL OR c.covered_by IS DISTINCT FROM t.building)
+);
+
+-- name: newest$
+-- Tell the number of a tenant's newest change.
+SELECT coalesce(max(seq), 0) FROM memory_pipeline.change WHERE tenant = %(tenant)s;

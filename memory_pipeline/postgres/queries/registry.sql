@@ -32,6 +32,21 @@ SELECT g.id, g.tenant, g.server, g.collection_id, g.model, g.config_hash, g.stat
 FROM memory_pipeline.tenant t JOIN memory_pipeline.generation g ON g.id = t.building
 WHERE t.tenant = %(tenant)s;
 
+-- name: serves_others$
+-- Say whether searches of other tenants go to this server.
+SELECT EXISTS (
+    SELECT FROM memory_pipeline.generation g JOIN memory_pipeline.tenant t ON t.live = g.id
+    WHERE g.server = %(server)s AND g.state = 'live' AND g.dropped_at IS NULL
+      AND t.tenant <> %(tenant)s
+);
+
+-- name: is_being_filled$
+-- Say whether a rebuild whose owner lives fills this generation.
+SELECT EXISTS (
+    SELECT FROM memory_pipeline.rebuild r
+    WHERE r.generation = %(id)s AND r.state = 'running' AND r.owned_until > clock_timestamp()
+);
+
 -- name: begin_generation!
 -- Note a generation before its collection is created, so that no collection is ever unknown.
 INSERT INTO memory_pipeline.generation (id, tenant, server, model, config_hash, memories)
@@ -51,26 +66,32 @@ WITH mine AS (
 INSERT INTO memory_pipeline.change (tenant, memory_id) SELECT tenant, NULL FROM mine;
 
 -- name: abandon!
--- Mark a generation as damaged; only under the token of the tenant's lease. One that was building is
--- given up. The live one stays the one that searches go to, and is no longer written: the reset
--- makes sure that somebody comes to build the next one.
+-- Give a generation up; only under the token of the tenant's lease. A live one is damaged: it stays
+-- the one that searches go to, and is no longer written.
 WITH mine AS (
-    UPDATE memory_pipeline.tenant
-    SET building = nullif(building, %(id)s)
+    UPDATE memory_pipeline.tenant SET building = nullif(building, %(id)s)
     WHERE tenant = %(tenant)s AND lease_token = %(token)s AND lease_until > clock_timestamp()
-    RETURNING tenant, live
-), looked_at_again AS (
-    INSERT INTO memory_pipeline.change (tenant, memory_id)
-    SELECT tenant, NULL FROM mine WHERE live = %(id)s
+    RETURNING tenant
 )
-UPDATE memory_pipeline.generation SET state = 'corrupt', ended_at = clock_timestamp()
-WHERE id = %(id)s AND state IN ('new', 'live', 'building') AND EXISTS (SELECT FROM mine);
+UPDATE memory_pipeline.generation
+SET state = CASE state WHEN 'live' THEN 'corrupt' ELSE 'abandoned' END,
+    ended_at = clock_timestamp()
+WHERE id = %(id)s AND EXISTS (SELECT FROM mine);
 
--- name: recently_abandoned$
--- Count a tenant's generations that were found damaged within the last hour.
-SELECT count(*) FROM memory_pipeline.generation
-WHERE tenant = %(tenant)s AND state = 'corrupt'
-  AND ended_at > clock_timestamp() - interval '1 hour';
+-- name: damaged_tenants
+-- Tell every tenant whose live generation is damaged or lost and whom no rebuild is under way for;
+-- those that were damaged too often of late are left to a person.
+SELECT t.tenant, t.partition_key
+FROM memory_pipeline.tenant t
+JOIN memory_pipeline.generation g ON g.id = t.live AND g.state IN ('corrupt', 'lost')
+WHERE NOT EXISTS (
+          SELECT FROM memory_pipeline.rebuild r
+          WHERE r.tenant = t.tenant AND r.state = 'running' AND r.owned_until > clock_timestamp()
+      )
+  AND (SELECT count(*) FROM memory_pipeline.generation old
+       WHERE old.tenant = t.tenant AND old.state = 'corrupt'
+         AND old.ended_at > clock_timestamp() - interval '1 hour') <= %(most)s
+ORDER BY t.registered_at, t.tenant;
 
 -- name: installation_id$
 -- Tell which installation this is.
@@ -88,11 +109,12 @@ GROUP BY s.id ORDER BY s.registered_at, s.id;
 -- Register a server by the UUID in its marker, or note its new address.
 INSERT INTO memory_pipeline.server (id, url) VALUES (%(id)s, %(url)s)
 ON CONFLICT (id) DO UPDATE SET url = EXCLUDED.url, state = 'ready'
-WHERE (server.url, server.state) IS DISTINCT FROM (EXCLUDED.url, 'ready');
+WHERE server.state <> 'retired'
+  AND (server.url, server.state) IS DISTINCT FROM (EXCLUDED.url, 'ready');
 
 -- name: mark_server!
 -- Note what state a server was found in.
-UPDATE memory_pipeline.server SET state = %(state)s WHERE id = %(id)s AND state <> %(state)s;
+UPDATE memory_pipeline.server SET state = %(state)s WHERE id = %(id)s AND state NOT IN ('retired', %(state)s);
 
 -- name: retire_server!
 -- Give up a server whose data is gone; what it served is lost and has to be built again.
@@ -104,11 +126,8 @@ WITH gone AS (
     SET state = 'lost', ended_at = clock_timestamp(), dropped_at = clock_timestamp()
     WHERE server IN (SELECT id FROM gone)
     RETURNING id
-), given_up AS (
-    UPDATE memory_pipeline.tenant SET building = NULL WHERE building IN (SELECT id FROM lost)
 )
-INSERT INTO memory_pipeline.change (tenant, memory_id)
-SELECT t.tenant, NULL FROM memory_pipeline.tenant t WHERE t.live IN (SELECT id FROM lost);
+UPDATE memory_pipeline.tenant SET building = NULL WHERE building IN (SELECT id FROM lost);
 
 -- name: dropped!
 -- Note that a generation's collection is gone.

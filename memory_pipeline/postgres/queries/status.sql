@@ -17,7 +17,13 @@ SELECT (SELECT count(*) FROM public.memory_logs) AS memories,
        (SELECT count(*) FROM memory_pipeline.failure WHERE buried_at IS NULL) AS retrying,
        (SELECT count(*) FROM memory_pipeline.tenant) AS tenants,
        (SELECT count(*) FROM memory_pipeline.tenant WHERE retry_at > clock_timestamp())
-           AS paused_tenants;
+           AS paused_tenants,
+       (SELECT count(*) FROM memory_pipeline.tenant t
+        JOIN memory_pipeline.generation g ON g.id = t.live AND g.state IN ('corrupt', 'lost'))
+           AS damaged_tenants,
+       (SELECT count(*) FROM memory_pipeline.rebuild
+        WHERE state = 'running' AND owned_until > clock_timestamp()) AS rebuilding_tenants,
+       (SELECT coalesce(sum(found), 0)::bigint FROM memory_pipeline.verification) AS findings;
 
 -- name: tenants
 -- Tell every registered tenant with its collection, its memories and what waits.
@@ -47,3 +53,16 @@ ORDER BY t.registered_at, t.tenant;
 -- Tell the newest change of each of these tenants: the version of their memories.
 SELECT tenant, max(seq) AS seq, count(*) AS pending
 FROM memory_pipeline.change WHERE tenant = ANY(%(tenants)s::text[]) GROUP BY tenant;
+
+-- name: record_verification!
+-- Note what the newest verify of a tenant has found.
+INSERT INTO memory_pipeline.verification AS v (tenant, documents, found, findings)
+VALUES (%(tenant)s, %(documents)s, %(found)s, %(findings)s)
+ON CONFLICT (tenant) DO UPDATE SET
+    verified_at = clock_timestamp(), documents = EXCLUDED.documents, found = EXCLUDED.found,
+    findings = EXCLUDED.findings;
+
+-- name: dead_letters
+-- Count the dead letters of each tenant that has any.
+SELECT tenant, count(*) AS letters FROM memory_pipeline.failure
+WHERE buried_at IS NOT NULL GROUP BY tenant;

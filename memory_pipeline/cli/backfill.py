@@ -1,0 +1,176 @@
+"""A rebuild as a backfill of Dagster, launched and followed through its GraphQL, without dagster.
+
+Importing dagster would cost seconds; its own `dagster job backfill` makes a run for each tenant.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from memory_pipeline.errors import PipelineError, Transient
+
+LOCATION = "memory_pipeline"
+JOB = "full_rebuild"
+PARTITIONS = "tenants"
+# Launching validates every key; a busy machine takes its time.
+ANSWER_SECONDS = 60.0
+# One mutation adds one partition, so many of them go into a request.
+ADDED_AT_ONCE = 100
+RETRIED = "dagster/auto_retry_run_id"
+FINISHED = frozenset({"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"})
+
+ASSET = """
+query { assetNodes(assetKeys: [{path: ["memory_index"]}]) {
+    partitionKeys repository { name location { name } }
+} }
+"""
+LAUNCH = """
+mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on Error { message }
+} }
+"""
+STATE = """
+query ($id: String!, $failed: RunsFilter!) {
+    partitionBackfillOrError(backfillId: $id) {
+        __typename
+        ... on PartitionBackfill { status error { message } }
+        ... on Error { message }
+    }
+    runsOrError(filter: $failed) {
+        __typename
+        ... on Runs { results { tags { key } } }
+        ... on Error { message }
+    }
+}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillState:
+    """How far a backfill is: Dagster's word for it, and whether that is final.
+
+    A run that failed and was retried by itself is not counted; the word may be COMPLETED_FAILED
+    because of it all the same.
+    """
+
+    status: str
+    finished: bool
+    failed_runs: int
+
+
+def launch_backfill(ui_url: str, *, tenants_keys: Sequence[str], tags: Mapping[str, str]) -> str:
+    """Launch a backfill of full_rebuild over these partitions; return its id.
+
+    Args:
+        ui_url: where Dagster's webserver answers.
+        tenants_keys: the partition keys; those that Dagster does not know yet are added first.
+        tags: put on every run.
+
+    Raises:
+        Transient: the webserver does not answer.
+        PipelineError: Dagster refuses; the message has its reason.
+
+    """
+    repository, known = _repository(ui_url)
+    added = [key for key in dict.fromkeys(tenants_keys) if key not in known]
+    _add(ui_url, repository, added)
+    # In Dagster's own order: it goes on after a restart behind the last key that it has submitted.
+    wanted = set(tenants_keys)
+    params = {
+        "selector": {"partitionSetName": f"{JOB}_partition_set", "repositorySelector": repository},
+        "partitionNames": [key for key in [*known, *added] if key in wanted],
+        "tags": [{"key": key, "value": value} for key, value in tags.items()],
+    }
+    answer = _ask(ui_url, LAUNCH, params=params)["launchPartitionBackfill"]
+    return str(_expected(answer, "LaunchBackfillSuccess")["backfillId"])
+
+
+def backfill_state(ui_url: str, backfill: str) -> BackfillState:
+    """Ask how far a backfill is.
+
+    Raises:
+        Transient: the webserver does not answer.
+        PipelineError: Dagster does not know it, or cannot go on with it.
+
+    """
+    failed = {
+        "tags": [{"key": "dagster/backfill", "value": backfill}],
+        "statuses": ["FAILURE", "CANCELED"],
+    }
+    answer = _ask(ui_url, STATE, id=backfill, failed=failed)
+    found = _expected(answer["partitionBackfillOrError"], "PartitionBackfill")
+    if found["status"] == "FAILED" and found["error"]:
+        raise PipelineError(f"the backfill {backfill} failed: {_line(found['error']['message'])}")
+    runs = _expected(answer["runsOrError"], "Runs")["results"]
+    final = [run for run in runs if RETRIED not in {tag["key"] for tag in run["tags"]}]
+    return BackfillState(found["status"], found["status"] in FINISHED, len(final))
+
+
+def _repository(ui_url: str) -> tuple[dict[str, str], list[str]]:
+    """Find the repository of the assets, and the partitions that Dagster has, in its order."""
+    for node in _ask(ui_url, ASSET)["assetNodes"]:
+        repository = node["repository"]
+        if repository["location"]["name"] == LOCATION:
+            selector = {
+                "repositoryName": repository["name"],
+                "repositoryLocationName": LOCATION,
+            }
+            return selector, node["partitionKeys"]
+    raise PipelineError(
+        f"Dagster at {ui_url} has not loaded the code location {LOCATION}: its page Deployment "
+        "says why"
+    )
+
+
+def _add(ui_url: str, repository: Mapping[str, str], keys: Sequence[str]) -> None:
+    for at in range(0, len(keys), ADDED_AT_ONCE):
+        part = keys[at : at + ADDED_AT_ONCE]
+        names = ", ".join(f"$k{n}: String!" for n in range(len(part)))
+        calls = "\n".join(
+            f"a{n}: addDynamicPartition(repositorySelector: $repository, "
+            f'partitionsDefName: "{PARTITIONS}", partitionKey: $k{n}) '
+            "{ __typename ... on Error { message } }"
+            for n in range(len(part))
+        )
+        answer = _ask(
+            ui_url,
+            f"mutation ($repository: RepositorySelector!, {names}) {{ {calls} }}",
+            repository=repository,
+            **{f"k{n}": key for n, key in enumerate(part)},
+        )
+        for added in answer.values():
+            _expected(added, "AddDynamicPartitionSuccess", "DuplicateDynamicPartitionError")
+
+
+def _expected(answer: Any, *names: str) -> Any:
+    if answer["__typename"] not in names:
+        said = answer.get("message") or answer["__typename"]
+        raise PipelineError(f"Dagster refuses: {_line(said)}")
+    return answer
+
+
+def _ask(ui_url: str, query: str, **variables: Any) -> Any:
+    """Ask the webserver; return the answer's data."""
+    # A proxy of the environment knows nothing about this machine's own ports.
+    local = urlsplit(ui_url).hostname in {"127.0.0.1", "localhost", "::1"}
+    try:
+        with httpx.Client(trust_env=not local, timeout=ANSWER_SECONDS) as client:
+            response = client.post(
+                f"{ui_url.rstrip('/')}/graphql", json={"query": query, "variables": variables}
+            )
+            answer = response.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise Transient(f"Dagster at {ui_url} does not answer: {error}") from error
+    if answer.get("errors"):
+        raise PipelineError(f"Dagster refuses: {_line(answer['errors'][0]['message'])}")
+    return answer["data"]
+
+
+def _line(message: str) -> str:
+    """Return the first line of what Dagster says, which may be a whole traceback."""
+    return message.strip().partition("\n")[0]

@@ -1,0 +1,179 @@
+"""The checks of every tenant's index, and the verify that evaluates them.
+
+They are partitioned, so the UI shows which tenant is red. The verify compares while everything goes
+on; it mends nothing (`memory-pipeline verify --repair` does).
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from itertools import islice
+from uuid import UUID
+
+import dagster as dg
+from dagster._core.storage.asset_check_execution_record import (  # not public
+    AssetCheckExecutionRecordStatus,
+)
+
+from memory_pipeline.defs.evaluations import (
+    DEAD_LETTERS,
+    LAST_REBUILD,
+    PARITY,
+    REACHABILITY,
+    SHOWN_TENANTS,
+    Evaluations,
+    failed_rebuilds,
+    of_all,
+)
+from memory_pipeline.defs.lineage import INDEX
+from memory_pipeline.defs.partitions import tenants
+from memory_pipeline.defs.resources import PipelineResource
+from memory_pipeline.errors import ChromaUnavailable
+from memory_pipeline.model import TenantId, Verified
+from memory_pipeline.pipeline import Pipeline
+from memory_pipeline.verify import Verify
+
+CAPTURE = "capture"
+LOGS = dg.AssetKey("memory_logs")
+RED = AssetCheckExecutionRecordStatus.FAILED
+# A server that hangs answers nobody: its other tenants are not waited for one by one.
+MOST_FAILURES_A_SERVER = 2
+
+DESCRIPTIONS = {
+    PARITY: "Every memory has its document, as the memory stands now, and every document its "
+    "memory; and the collection is there, sound, and built with the settings and the model of now.",
+    REACHABILITY: "The collection lists all its documents, and a search by a document's own vector "
+    "finds it.",
+    DEAD_LETTERS: "No memory was given up after several attempts.",
+    LAST_REBUILD: "The newest rebuild that has ended did not fail.",
+}
+
+
+def _specs() -> list[dg.AssetCheckSpec]:
+    with warnings.catch_warnings():
+        # Partitioned checks are new in 1.13, which says so each time they are defined.
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        of_tenants = [
+            dg.AssetCheckSpec(name, asset=INDEX, description=text, partitions_def=tenants)
+            for name, text in DESCRIPTIONS.items()
+        ]
+    capture = "Every trigger that captures changes is there and always fires."
+    return [*of_tenants, dg.AssetCheckSpec(CAPTURE, asset=LOGS, description=capture)]
+
+
+@dg.multi_asset_check(
+    name="verify_tenants",
+    specs=_specs(),
+    can_subset=True,  # so that the UI offers to run one of them alone
+    description="Compares the collections of the chosen tenants, or of all, with Postgres.",
+)
+def verify_tenants(
+    context: dg.AssetCheckExecutionContext, pipeline: PipelineResource
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Verify the run's tenants; stream what each one's checks say, then what all of them say."""
+    run = context.op_execution_context
+    chosen = {key.name for key in run.selected_asset_check_keys}
+    of_some = run.has_partition_key or run.has_partition_key_range
+    with pipeline.opened() as parts:
+        keys = parts.registry.keys()
+        mine = set(run.partition_keys if of_some else keys.values())
+        verifying = _Verifying(parts, parts.verify(), run.instance)
+        for evaluation in verifying.run({t: key for t, key in keys.items() if key in mine}):
+            if evaluation.check_name in chosen:
+                yield evaluation
+        unknown = {keys[tenant] for tenant in verifying.unverified}
+        for evaluation in _of_all(run.instance, parts, list(keys.values()), unknown):
+            if evaluation.check_name in chosen:
+                yield from _said(run.instance, evaluation, of_some=of_some)
+    verifying.raise_if_unverified(len(mine))
+
+
+@dataclass
+class _Verifying:
+    """Verifies tenants, one after the other, and notes those that cannot be."""
+
+    parts: Pipeline
+    verify: Verify
+    instance: dg.DagsterInstance
+    unverified: dict[TenantId, str] = field(default_factory=dict)
+    failures: Counter[UUID] = field(default_factory=Counter)
+
+    def run(self, wanted: dict[TenantId, str]) -> Iterator[dg.AssetCheckEvaluation]:
+        """Yield what the checks of each tenant say."""
+        letters = self.parts.status.dead_letters()
+        last = {r.tenant: r for r in self.parts.rebuilds.last(list(wanted))}
+        for tenant, key in wanted.items():
+            verified = self._verified(tenant)
+            evaluations = Evaluations(self.instance, tenant, key)
+            if verified is not None:
+                yield evaluations.parity(verified)
+                yield evaluations.reachability(verified)
+            yield evaluations.dead_letters(letters.get(tenant, 0))
+            yield evaluations.last_rebuild(last.get(tenant))
+
+    def _verified(self, tenant: TenantId) -> Verified | None:
+        live = self.parts.registry.live(tenant)
+        if live is not None and self.failures[live.server] >= MOST_FAILURES_A_SERVER:
+            self.unverified[tenant] = "its Chroma server did not answer about others before"
+            return None
+        try:
+            verified = self.verify.run(tenant)
+        except ChromaUnavailable as error:
+            self.failures.update({live.server} if live else {})
+            self.unverified[tenant] = str(error)
+            return None
+        self.parts.status.record_verification(verified)
+        return verified
+
+    def raise_if_unverified(self, asked: int) -> None:
+        """Fail the run for those that could not be verified; their checks show red."""
+        if self.unverified:
+            reason = next(iter(self.unverified.values()))
+            raise dg.Failure(
+                f"{len(self.unverified)} of {asked} tenants could not be verified: {reason}",
+                metadata=dict(islice(self.unverified.items(), SHOWN_TENANTS)),
+            )
+
+
+def _of_all(
+    instance: dg.DagsterInstance, parts: Pipeline, keys: Sequence[str], unknown: AbstractSet[str]
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Evaluate each check of all tenants, those of other runs too, and the capture of changes.
+
+    Of those that could not be verified nothing good is said.
+    """
+    for check in (PARITY, REACHABILITY, DEAD_LETTERS):
+        red = _red(instance, check) | (set() if check == DEAD_LETTERS else unknown)
+        yield of_all(check, [key for key in keys if key in red], tenants=len(keys))
+    yield of_all(LAST_REBUILD, failed_rebuilds(parts), tenants=len(keys))
+    broken = parts.status.broken_capture()
+    yield dg.AssetCheckEvaluation(
+        asset_key=LOGS,
+        check_name=CAPTURE,
+        passed=not broken,
+        description="; ".join(broken) or "every trigger is there and always fires",
+    )
+
+
+def _red(instance: dg.DagsterInstance, check: str) -> set[str]:
+    """Return the partitions whose newest evaluation of a check has failed."""
+    newest = instance.event_log_storage.get_asset_check_partition_info(
+        [dg.AssetCheckKey(INDEX, check)]
+    )
+    return {i.partition_key for i in newest if i.partition_key and i.latest_execution_status is RED}
+
+
+def _said(
+    instance: dg.DagsterInstance, evaluation: dg.AssetCheckEvaluation, *, of_some: bool
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Say it so that it is the newest of its check, which the catalog shows for the asset.
+
+    A run without partitions has noted an evaluation of all before those of the tenants, and would
+    fill that in: so it is said outside the run.
+    """
+    if of_some or evaluation.check_name == CAPTURE:
+        yield evaluation
+    else:
+        instance.report_runless_asset_event(evaluation)

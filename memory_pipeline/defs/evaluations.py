@@ -1,0 +1,155 @@
+"""What the checks say: one evaluation a tenant, and one of all tenants that a run ends with.
+
+A range run records by itself only one evaluation of everything, so those of tenants are yielded as
+events of their own. A tenant's counts for the UI only if it names the newest materialization of its
+partition: so whoever materializes a tenant says again how its last rebuild ended.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # not public
+    AssetCheckEvaluationTargetMaterializationData as Target,
+)
+
+from memory_pipeline.defs.lineage import INDEX, newest_materialization
+from memory_pipeline.model import Finding, TenantId, Verified
+from memory_pipeline.pipeline import Pipeline
+from memory_pipeline.postgres.rebuilds import LastRebuild
+
+PARITY = "parity"
+REACHABILITY = "reachability"
+DEAD_LETTERS = "dead_letters"
+LAST_REBUILD = "last_rebuild"
+
+UNREACHABLE = "unreachable"
+SHOWN_FINDINGS = 20
+SHOWN_TENANTS = 50
+NEVER_REBUILT = "no rebuild of it has ended yet"
+
+Figure = str | int | float | dg.JsonMetadataValue
+
+
+class Evaluations:
+    """Evaluates the checks of one tenant, all of them about its newest materialization."""
+
+    def __init__(self, instance: dg.DagsterInstance, tenant: TenantId, key: str) -> None:
+        self._tenant = tenant
+        self._key = key
+        newest = newest_materialization(instance, key)
+        self._target = newest and Target(
+            storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
+        )
+
+    def parity(self, verified: Verified) -> dg.AssetCheckEvaluation:
+        """Say whether every memory has its document and every document its memory."""
+        wrong = [f for f in verified.findings if f.kind != UNREACHABLE]
+        figures = {
+            "memories": verified.memories,
+            "documents": verified.documents,
+            "changes on their way": verified.excused,
+            "seconds": round(verified.seconds, 3),
+        }
+        return self._of(PARITY, not wrong, _kinds(wrong), {**figures, **_shown(wrong)})
+
+    def reachability(self, verified: Verified) -> dg.AssetCheckEvaluation:
+        """Say whether the documents that were looked at are found by their own vectors."""
+        hidden = [f for f in verified.findings if f.kind == UNREACHABLE]
+        figures = {
+            "documents searched by their own vector": verified.sampled,
+            "seconds": round(verified.reach_seconds, 3),
+        }
+        return self._of(REACHABILITY, not hidden, _kinds(hidden), {**figures, **_shown(hidden)})
+
+    def dead_letters(self, letters: int) -> dg.AssetCheckEvaluation:
+        """Warn of memories that were given up after several attempts."""
+        return self._of(
+            DEAD_LETTERS,
+            letters == 0,
+            f"{letters} memories are dead letters" if letters else "none",
+            {"dead letters": letters},
+            dg.AssetCheckSeverity.WARN,
+        )
+
+    def last_rebuild(self, last: LastRebuild | None) -> dg.AssetCheckEvaluation:
+        """Say how the newest rebuild ended, whatever was synced since."""
+        if last is None:
+            return self._of(LAST_REBUILD, passed=True, description=NEVER_REBUILT, figures={})
+        error = last.error or ""
+        return self._of(
+            LAST_REBUILD,
+            last.state != "failed",
+            f"it failed: {error}" if last.state == "failed" else "it ended well",
+            {"ended at": last.ended_at.isoformat()},
+        )
+
+    def _of(
+        self,
+        check: str,
+        passed: bool,  # noqa: FBT001 - every caller is above
+        description: str,
+        figures: Mapping[str, Figure],
+        severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+    ) -> dg.AssetCheckEvaluation:
+        return dg.AssetCheckEvaluation(
+            asset_key=INDEX,
+            check_name=check,
+            passed=passed,
+            partition=self._key,
+            description=description,
+            severity=severity,
+            metadata={"tenant": self._tenant, **figures},
+            target_materialization_data=self._target,
+        )
+
+
+def last_rebuild_of(
+    instance: dg.DagsterInstance, pipeline: Pipeline, tenant: TenantId, key: str
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Evaluate how a tenant's newest rebuild ended, where there was one."""
+    for last in pipeline.rebuilds.last([tenant]):
+        yield Evaluations(instance, tenant, key).last_rebuild(last)
+
+
+def failed_rebuilds(pipeline: Pipeline) -> list[str]:
+    """Return the keys of all tenants whose newest rebuild has failed."""
+    keys = pipeline.registry.keys()
+    return [keys[r.tenant] for r in pipeline.rebuilds.last(list(keys)) if r.state == "failed"]
+
+
+def of_all(check: str, failed: Sequence[str], *, tenants: int) -> dg.AssetCheckEvaluation:
+    """Evaluate a check of all tenants, from those that fail."""
+    warns = check == DEAD_LETTERS
+    shown = f": {', '.join(failed[:SHOWN_TENANTS])}" if failed else ""
+    more = f" and {len(failed) - SHOWN_TENANTS} more" if len(failed) > SHOWN_TENANTS else ""
+    return dg.AssetCheckEvaluation(
+        asset_key=INDEX,
+        check_name=check,
+        passed=not failed,
+        severity=dg.AssetCheckSeverity.WARN if warns else dg.AssetCheckSeverity.ERROR,
+        description=f"{len(failed)} of {tenants} tenants fail{shown}{more}",
+        metadata={"tenants": tenants, "tenants that fail": len(failed)},
+    )
+
+
+def _kinds(findings: Sequence[Finding]) -> str:
+    counted = Counter(f.kind for f in findings)
+    return ", ".join(f"{number} {kind}" for kind, number in counted.items()) or "nothing found"
+
+
+def _shown(findings: Sequence[Finding]) -> dict[str, Figure]:
+    """Show the first findings: which memory, and for the whole collection why. Never a text."""
+    if not findings:
+        return {}
+    shown: dict[str, Figure] = {
+        "findings": dg.MetadataValue.json(list(_lines(findings[:SHOWN_FINDINGS])))
+    }
+    more = len(findings) - SHOWN_FINDINGS
+    return {**shown, "findings not shown": more} if more > 0 else shown
+
+
+def _lines(findings: Iterable[Finding]) -> Iterator[dict[str, object]]:
+    for finding in findings:
+        whole = {"detail": finding.detail} if finding.memory_id is None else {}
+        yield {"kind": finding.kind, "memory": finding.memory_id, **whole}

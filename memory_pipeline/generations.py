@@ -1,0 +1,154 @@
+"""Which generations a tenant's batches write: begin the first, prime, give up, condemn.
+
+A building generation that fails is given up, and it alone: live never waits for it. A live one
+that is damaged is condemned: searches go on asking it, nobody writes it any more, and a rebuild
+takes its place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from memory_pipeline.batch import write_documents
+from memory_pipeline.content import Recipe
+from memory_pipeline.errors import (
+    ChromaUnavailable,
+    ConfigurationChanged,
+    Corrupt,
+    Fenced,
+    PipelineError,
+    PostgresUnavailable,
+    Transient,
+)
+from memory_pipeline.logs import get_logger
+from memory_pipeline.model import Failure, Generation, MemoryId, Verdict
+from memory_pipeline.plan import EmbeddedDraft
+from memory_pipeline.ports import Index, Lease, Memories, Registry
+
+log = get_logger("memory_pipeline.generations")
+
+
+@dataclass(frozen=True, slots=True)
+class Generations:
+    """The generations of tenants as the holder of their leases sees them."""
+
+    registry: Registry
+    memories: Memories
+    index: Index
+    recipe: Recipe
+    model: str
+
+    def prepare(self, lease: Lease) -> None:
+        """Prime what will be written; begin the first generation of a tenant that has none.
+
+        Raises:
+            Corrupt: the live generation is damaged, and nothing is built in its place yet.
+            ConfigurationChanged: the live generation was built with other settings.
+
+        """
+        live = self.registry.live(lease.tenant)
+        building = self.registry.building(lease.tenant)
+        if live is None and building is None:
+            live = self._begin(lease)
+        if live is not None and live.state == "live":
+            self.check(live)
+            self.index.prime(live, hold=lease.hold)
+        elif live is not None and building is None:
+            raise Corrupt(f"the collection is {live.state}", generation=live.id)
+        if building is not None:
+            self._prepare_building(lease, building)
+
+    def _prepare_building(self, lease: Lease, building: Generation) -> None:
+        try:
+            self.check(building)
+            self.index.prime(building, hold=lease.hold)
+        except PostgresUnavailable:
+            raise
+        except ConfigurationChanged as other:
+            # A rebuild under way to other settings is not ours to stop; one that was left is.
+            if self.registry.is_being_filled(building.id):
+                raise
+            self._give_up(lease, building, other)
+        except (Corrupt, Transient) as broken:
+            self._give_up(lease, building, broken)
+
+    def check(self, generation: Generation) -> None:
+        """Refuse to mix models or recipes in one collection."""
+        for what, built, now in (
+            ("model", generation.model, self.model),
+            ("fields and document settings", generation.config_hash, self.recipe.config_hash),
+        ):
+            if built != now:
+                raise ConfigurationChanged(
+                    f"the collection was built with another {what} ({built}) than the settings "
+                    f"name now ({now}): set them back, or rebuild the tenant"
+                )
+
+    def write(
+        self,
+        lease: Lease,
+        targets: Sequence[Generation],
+        ready: Sequence[EmbeddedDraft],
+        deletes: Sequence[MemoryId],
+    ) -> list[Failure]:
+        """Write live, then building, whose troubles are its own; return what was refused.
+
+        Raises:
+            ChromaUnavailable: nothing is left to write to; the changes wait for another.
+            Corrupt, Fenced, PostgresUnavailable: as they come, for live.
+
+        """
+        failures: list[Failure] = []
+        written = 0
+        for generation in targets:
+            try:
+                failures += write_documents(self.index, generation, ready, deletes, hold=lease.hold)
+                written += 1
+            except PostgresUnavailable:
+                raise
+            except (Corrupt, Transient) as broken:
+                self._give_up(lease, generation, broken)
+        if not written:
+            raise ChromaUnavailable("the tenant has no collection that can be written", sent=False)
+        return failures
+
+    def condemn(self, lease: Lease, damage: Corrupt) -> Verdict:
+        """Stop writing a damaged live generation, so that it is rebuilt."""
+        live = self.registry.live(lease.tenant)
+        if live is None or damage.generation != live.id:
+            return "postponed"
+        try:
+            if live.state == "live":
+                # Where the whole server is lost, this collection is not to blame.
+                self.index.recognise(live.server)
+                self.registry.abandon(lease, live.id)
+        except Transient:
+            return "postponed"
+        except Fenced:
+            return "fenced"
+        return "damaged"
+
+    def lost_documents(self, lease: Lease) -> list[MemoryId]:
+        """Return documents of the live collection that no search finds any more."""
+        live = self.registry.live(lease.tenant)
+        if live is None or live.state != "live":
+            return []
+        return self.index.unlisted(live, hold=lease.hold)
+
+    def _begin(self, lease: Lease) -> Generation:
+        memories = self.memories.count(lease.tenant)
+        begun = self.registry.begin(
+            lease.tenant,
+            self.index.place(),
+            model=self.model,
+            config_hash=self.recipe.config_hash,
+            memories=memories,
+        )
+        generation = self.index.create(begun, memories=memories, hold=lease.hold)
+        self.registry.go_live(lease, generation)
+        return replace(generation, state="live")
+
+    def _give_up(self, lease: Lease, generation: Generation, error: PipelineError) -> None:
+        if generation.state != "building":
+            raise error
+        self.registry.abandon(lease, generation.id)
+        log.warning("building_given_up", token=lease.token, reason=str(error))

@@ -1,0 +1,243 @@
+"""Rebuilds in Postgres: which tenants, how far, by whom. Each method is one short transaction."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import uuid4
+
+import psycopg
+
+from memory_pipeline.errors import Fenced
+from memory_pipeline.model import (
+    Build,
+    Generation,
+    MemoryId,
+    Provenance,
+    Reading,
+    RebuildId,
+    TenantId,
+)
+from memory_pipeline.ports import Lease
+from memory_pipeline.postgres.database import Database, queries
+from memory_pipeline.postgres.outbox import record_provenance
+from memory_pipeline.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a rebuild is, in tenants and in documents."""
+
+    tenants: int
+    done: int
+    failed: int
+    written: int
+    reused: int
+    embedded: int
+
+
+@dataclass(frozen=True, slots=True)
+class LastRebuild:
+    """How the newest rebuild of a tenant ended."""
+
+    tenant: TenantId
+    state: str
+    ended_at: datetime
+    error: str | None
+
+
+class PostgresRebuilds:
+    """The parts of rebuilds, one a tenant. Each has one owner, who has to go on saying so.
+
+    Ownership lasts as long as a request to Chroma may be on its way: who takes over a part whose
+    owner has died can do its last chunk again without another wait.
+    """
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._seconds = max(
+            settings.lease_seconds, settings.request_seconds + settings.grace_seconds
+        )
+
+    @property
+    def redo_seconds(self) -> float:
+        """How long a chunk waits that may have been written, before it is written again."""
+        return self._seconds
+
+    def ask(self, rebuild: RebuildId, tenants: Sequence[TenantId], *, re_embed: bool) -> None:
+        """Note which tenants a rebuild is for; those it has already stay as they are."""
+        with self._database.transaction() as connection:
+            queries().ask(connection, id=rebuild, tenants=list(tenants), re_embed=re_embed)
+
+    def own(self, rebuild: RebuildId, tenant: TenantId) -> Build | None:
+        """Become the owner of a tenant's part; None where it is done or somebody else's."""
+        owner = uuid4().hex
+        try:
+            with self._database.transaction() as connection:
+                queries().end_dead(connection, id=rebuild, tenant=tenant)
+                owned = queries().own(
+                    connection, id=rebuild, tenant=tenant, owner=owner, seconds=self._seconds
+                )
+        except psycopg.errors.UniqueViolation:  # of two at the same moment, the other was first
+            return None
+        return None if owned is None else Build(rebuild, tenant, owner, owned.re_embed)
+
+    def state(self, rebuild: RebuildId, tenant: TenantId) -> str | None:
+        """Tell how far a rebuild is with a tenant: waiting, running, done or failed."""
+        with self._database.transaction() as connection:
+            found: str | None = queries().state_of(connection, id=rebuild, tenant=tenant)
+        return found
+
+    def renew(self, build: Build) -> None:
+        """Go on being the owner. Raises Fenced where somebody else is by now."""
+        with self._database.transaction() as connection:
+            _one(queries().renew_ownership(connection, **_part(build), seconds=self._seconds))
+
+    def reading(self, generation: Generation) -> Reading:
+        """Tell how far a building generation was filled."""
+        with self._database.transaction() as connection:
+            row = queries().left_by(connection, tenant=generation.tenant, generation=generation.id)
+        return Reading() if row is None else Reading(row.through, row.re_embed)
+
+    def resume(self, build: Build, generation: Generation, reading: Reading) -> None:
+        """Go on with a generation from where it was left. Raises Fenced."""
+        with self._database.transaction() as connection:
+            _one(
+                queries().resume(
+                    connection, **_part(build), generation=generation.id, through=reading.through
+                )
+            )
+
+    def register(self, build: Build, lease: Lease, generation: Generation) -> None:
+        """Make a generation the tenant's building one: from this commit every batch writes it.
+
+        Raises:
+            Fenced: the lease or the part is lost, or another generation is building.
+
+        """
+        with self._database.transaction() as connection:
+            _one(
+                queries().register_building(
+                    connection,
+                    **_part(build),
+                    token=lease.token,
+                    generation=generation.id,
+                    collection_id=generation.collection_id,
+                )
+            )
+
+    def may_fill(self, build: Build, lease: Lease, generation: Generation) -> bool:
+        """Whether this generation is still the one to fill, by this owner, under this lease."""
+        with self._database.transaction() as connection:
+            return bool(
+                queries().may_fill(
+                    connection, **_part(build), token=lease.token, generation=generation.id
+                )
+            )
+
+    def chunk_done(
+        self,
+        build: Build,
+        lease: Lease,
+        generation: Generation,
+        *,
+        through: MemoryId,
+        provenance: Mapping[MemoryId, Provenance],
+        again: Sequence[MemoryId],
+        landed: Sequence[MemoryId],
+        embedded: int,
+    ) -> None:
+        """Record a chunk as done, enqueue what has to be looked at again, give the lease back.
+
+        Args:
+            build: the owner's part.
+            lease: under which the chunk was written.
+            generation: to which it was written.
+            through: the last id of the chunk.
+            provenance: of the vectors that were written and had none.
+            again: memories of the chunk that a batch shall write.
+            landed: memories whose documents were written; their failures are forgotten.
+            embedded: how many of these had to be embedded.
+
+        Raises:
+            Fenced: the lease is lost, the generation was given up, or the part is another's:
+                nothing was recorded, and the chunk has to be done again after a pause.
+
+        """
+        with self._database.transaction() as connection:
+            if again:
+                queries().enqueue(connection, tenant=build.tenant, memory_ids=sorted(set(again)))
+            if provenance:
+                record_provenance(connection, dict(provenance))
+            queries().clear_failures(connection, tenant=build.tenant, memory_ids=list(landed))
+            _one(
+                queries().chunk_done(
+                    connection,
+                    **_part(build),
+                    token=lease.token,
+                    generation=generation.id,
+                    through=through,
+                    written=len(landed),
+                    reused=len(landed) - embedded,
+                    embedded=embedded,
+                    seconds=self._seconds,
+                )
+            )
+
+    def flip(self, build: Build, lease: Lease, generation: Generation, *, memories: int) -> None:
+        """Let searches go to the building generation from now on; retire the old one.
+
+        Raises:
+            Fenced: the lease or the part is lost, or the generation was given up.
+
+        """
+        with self._database.transaction() as connection:
+            _one(
+                queries().flip(
+                    connection,
+                    **_part(build),
+                    token=lease.token,
+                    generation=generation.id,
+                    memories=memories,
+                )
+            )
+
+    def give_back(self, lease: Lease) -> None:
+        """Give a lease back under which no sync took place. Harmless when it is lost."""
+        with self._database.transaction() as connection:
+            queries().give_back(connection, tenant=lease.tenant, token=lease.token)
+
+    def lay_down(self, build: Build) -> None:
+        """Leave a part to whoever goes on with the rebuild; nothing on its way may land late."""
+        with self._database.transaction() as connection:
+            queries().lay_down(connection, **_part(build))
+
+    def close(self, build: Build, error: str) -> None:
+        """Close a part that did not end well; what was filled stays for the next attempt."""
+        with self._database.transaction() as connection:
+            queries().close(connection, **_part(build), error=error[:500])
+
+    def unfinished(self, prefix: str) -> tuple[RebuildId, bool] | None:
+        """Return the newest rebuild whose id begins so and that was cut off, and its re_embed."""
+        with self._database.transaction() as connection:
+            row = queries().unfinished(connection, prefix=prefix)
+        return None if row is None else (RebuildId(row.id), bool(row.re_embed))
+
+    def progress(self, rebuild: RebuildId) -> Progress:
+        """Count how far a rebuild is."""
+        with self._database.transaction() as connection:
+            return Progress(*queries().progress(connection, id=rebuild))
+
+    def last(self, tenants: Sequence[TenantId]) -> list[LastRebuild]:
+        """Return how the newest rebuild of each of these tenants ended, where there was one."""
+        with self._database.transaction() as connection:
+            rows = queries().last_rebuilds(connection, tenants=list(tenants))
+            return [LastRebuild(*row) for row in rows]
+
+
+def _part(build: Build) -> dict[str, str]:
+    return {"id": build.rebuild, "tenant": build.tenant, "owner": build.owner}
+
+
+def _one(changed: int) -> None:
+    if changed != 1:
+        raise Fenced("the lease, or this part of the rebuild, is no longer ours")

@@ -1,0 +1,347 @@
+"""Build a tenant's collection anew beside the live one, prove it, and flip to it. Searches go on.
+
+begin → load → catch up → verify → flip. The order is the design:
+
+1. begin a generation and create its collection; register it as the building one under the tenant's
+   lease. From that commit on, every batch of the heart writes live *and* building
+2. read, compose and embed a chunk, ahead of the writes and outside the lease
+3. under the lease: look at the version of every row of the chunk, read again those that moved,
+   write what stands now, and record the chunk as done under that very token
+4. sync what waits, so that a tenant under rebuild stays as fresh as any other
+5. when every chunk is done, verify the building generation and mend what differs
+6. flip: one statement under the token. The old generation is kept for searches under way
+
+A chunk that ended otherwise (a lease lost, a timeout, a crash) may still be on its way. It is done
+again once that request must have landed or died: by this process after a pause, by another one when
+the ownership of this one has run out, which takes as long.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from memory_pipeline.ahead import ahead
+from memory_pipeline.errors import Corrupt, Fenced, Poison, Transient
+from memory_pipeline.filling import Filling
+from memory_pipeline.logs import get_logger
+from memory_pipeline.model import (
+    Build,
+    Generation,
+    MemoryId,
+    Reading,
+    RebuildId,
+    Rebuilt,
+    TenantId,
+    Verified,
+)
+from memory_pipeline.ports import Hold, Index, Lease, Memories, Outbox, Rebuilds, Registry
+from memory_pipeline.sync import Sync
+from memory_pipeline.verify import Verify
+
+log = get_logger("memory_pipeline.rebuild")
+
+# While one chunk is written the next is read, and one more stands ready.
+CHUNKS_AHEAD = 2
+# How soon a chunk that found the tenant leased looks again, and for how long it does.
+LEASE_POLL_SECONDS = 0.05
+LEASE_PATIENCE_SECONDS = 300.0
+OWNER_POLL_SECONDS = 0.5
+# Failures in a row without a chunk done between them, and generations given up.
+MOST_FAILURES = 5
+MOST_GENERATIONS = 3
+# Mending what a verify found leaves at most what arrived meanwhile; a tight crowd of nearly equal
+# vectors keeps some unreachable whatever is done.
+VERIFY_ROUNDS = 4
+# Documents that are searched by their own vector, and compared in full, before the flip.
+SAMPLE = 50
+
+
+class _GivenUp(Exception):
+    """The building generation was abandoned, or is not ours to fill."""
+
+
+class _Stopped(Exception):
+    """The process was told to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """Rebuilds tenants, one at a time in each thread."""
+
+    outbox: Outbox
+    memories: Memories
+    registry: Registry
+    rebuilds: Rebuilds
+    index: Index
+    filling: Filling
+    sync: Sync
+    verify: Verify
+    chunk_documents: int
+    chunk_documents_alone: int
+    stop: threading.Event
+    proves: bool = True  # a benchmark measures what the proof costs
+
+    def run(
+        self,
+        rebuild: RebuildId,
+        tenant: TenantId,
+        *,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Rebuilt:
+        """Rebuild one tenant as a part of a rebuild that was asked for it.
+
+        Never raises for the tenant's own troubles: the verdict tells them.
+
+        Args:
+            rebuild: whose part this is; what it has done for the tenant before is not done again.
+            tenant: whose collection.
+            progress: told the number of documents of each chunk that is done.
+
+        Raises:
+            PostgresUnavailable: nothing can be said about any tenant.
+
+        """
+        began = time.monotonic()
+        try:
+            build = self._own(rebuild, tenant)
+        except _Stopped:
+            return Rebuilt(tenant, "stopped")
+        if build is None:
+            if self.rebuilds.state(rebuild, tenant) == "done":
+                return Rebuilt(tenant, "skipped")
+            return Rebuilt(tenant, "busy", reason="another rebuild of this tenant is under way")
+        try:
+            rebuilt = self._persist(build, progress)
+        except _Stopped:
+            self.rebuilds.lay_down(build)
+            return Rebuilt(tenant, "stopped")
+        rebuilt = replace(rebuilt, seconds=time.monotonic() - began)
+        log.info(
+            "rebuilt",
+            rebuild=rebuild,
+            verdict=rebuilt.verdict,
+            written=rebuilt.written,
+            embedded=rebuilt.embedded,
+            mended=rebuilt.mended,
+            ms=round(rebuilt.seconds * 1000),
+            reason=rebuilt.reason,
+        )
+        return rebuilt
+
+    def _own(self, rebuild: RebuildId, tenant: TenantId) -> Build | None:
+        """Become the owner; wait for the end of one who has died in this very rebuild."""
+        self._pause(0)
+        until = time.monotonic() + self.rebuilds.redo_seconds + OWNER_POLL_SECONDS
+        while (build := self.rebuilds.own(rebuild, tenant)) is None:
+            running = self.rebuilds.state(rebuild, tenant) == "running"
+            if not running or time.monotonic() > until:
+                return None
+            self._pause(OWNER_POLL_SECONDS)
+        return build
+
+    def _persist(self, build: Build, progress: Callable[[int], None]) -> Rebuilt:
+        """Attempt until it succeeds or is hopeless; what is done is not done again."""
+        so_far = Rebuilt(build.tenant)
+        failures = generations = 0
+        damaged: UUID | None = None
+
+        def count(more: Rebuilt) -> None:
+            nonlocal so_far, failures
+            so_far, failures = more, 0
+            progress(more.documents)
+
+        while True:
+            try:
+                return self._attempt(build, so_far, count, damaged)
+            except (_GivenUp, Corrupt, Poison) as lost:
+                generations += 1
+                damaged = getattr(lost, "generation", None)
+                reason = str(lost) or "its generation was given up: a write to it failed"
+            except (Transient, Fenced) as error:
+                failures += 1
+                reason = str(error)
+            log.warning("rebuild_interrupted", rebuild=build.rebuild, reason=reason)
+            # Whoever goes on, told to stop or not: what was sent has landed or died by then.
+            threading.Event().wait(self.rebuilds.redo_seconds)
+            if failures == MOST_FAILURES or generations == MOST_GENERATIONS:
+                self.rebuilds.close(build, reason)
+                return replace(so_far, verdict="failed", reason=reason)
+            self._pause(0)
+            if self._is_lost(build):
+                return replace(so_far, verdict="busy", reason="another process has taken it over")
+
+    def _is_lost(self, build: Build) -> bool:
+        try:
+            self.rebuilds.renew(build)
+        except Fenced:
+            return True
+        except Transient:
+            return False  # the next attempt says the same, and is counted
+        return False
+
+    def _attempt(
+        self,
+        build: Build,
+        so_far: Rebuilt,
+        count: Callable[[Rebuilt], None],
+        damaged: UUID | None,
+    ) -> Rebuilt:
+        generation, reading, fresh = self._generation(build, damaged)  # 1
+        hold = self._owned(build)
+        # Small writes of others wait for a chunk; where there are none, large ones are faster.
+        crowded = self.registry.serves_others(generation.server, build.tenant)
+        size = self.chunk_documents if crowded else self.chunk_documents_alone
+        chunks = ahead(  # 2
+            self.filling.chunks(build, reading, size=size, hold=hold), depth=CHUNKS_AHEAD
+        )
+        try:
+            for chunk in chunks:
+                with self._leased(build, generation) as lease:  # 3
+                    written, embedded = self.filling.write(
+                        build, lease, generation, chunk, fresh=fresh
+                    )
+                fresh = True
+                so_far = replace(
+                    so_far,
+                    written=so_far.written + written,
+                    embedded=so_far.embedded + embedded,
+                    reused=so_far.reused + written - embedded,
+                    documents=written,
+                )
+                count(so_far)
+                self._catch_up(build.tenant)  # 4
+        finally:
+            chunks.close()
+        began = time.monotonic()
+        mended, documents = self._prove(build, generation) if self.proves else (0, 0)  # 5
+        so_far = replace(so_far, mended=so_far.mended + mended)
+        self._flip(build, generation, documents)  # 6
+        return replace(so_far, documents=documents, verify_seconds=time.monotonic() - began)
+
+    # ---- 1: the generation
+
+    def _generation(self, build: Build, damaged: UUID | None) -> tuple[Generation, Reading, bool]:
+        """Return the generation to fill, how far it is, and whether it is known to be empty."""
+        building = self.registry.building(build.tenant)
+        if building is not None:
+            reading = self.rebuilds.reading(building)
+            if building.id != damaged and self._fits(build, building, reading):
+                self.rebuilds.resume(build, building, reading)
+                return building, reading, False
+            self._abandon(build, building)
+        memories = self.memories.count(build.tenant)
+        begun = self.registry.begin(
+            build.tenant,
+            self.index.place(),
+            model=self.filling.embedder.model,
+            config_hash=self.filling.recipe.config_hash,
+            memories=memories,
+        )
+        generation = self.index.create(begun, memories=memories, hold=self._owned(build))
+        generation = replace(generation, state="building")
+        self.index.prime(generation, hold=self._owned(build))
+        with self._leased(build) as lease:
+            self.rebuilds.register(build, lease, generation)
+        return generation, Reading(), True
+
+    def _fits(self, build: Build, building: Generation, reading: Reading) -> bool:
+        """Say whether a generation that somebody left can be gone on with."""
+        if (building.model, building.config_hash) != (
+            self.filling.embedder.model,
+            self.filling.recipe.config_hash,
+        ) or (build.re_embed and not reading.re_embed):
+            return False
+        try:
+            self.index.prime(building, hold=self._owned(build))
+        except Corrupt:
+            return False
+        return True
+
+    def _abandon(self, build: Build, generation: Generation) -> None:
+        with self._leased(build) as lease:
+            self.registry.abandon(lease, generation.id)
+
+    # ---- 4 and 5: catch up and prove
+
+    def _catch_up(self, tenant: TenantId) -> None:
+        """Sync what is due, if anything is: while chunks are written nobody else comes to it."""
+        if self.outbox.due(tenant):
+            self.sync.run(tenant)
+
+    def _prove(self, build: Build, generation: Generation) -> tuple[int, int]:
+        """Verify until nothing but what is on its way differs; return mended and documents."""
+        mended = 0
+        for round_ in range(VERIFY_ROUNDS):
+            self._catch_up(build.tenant)
+            verified = self._verified(build, generation)
+            wrong = {f.memory_id for f in verified.findings if f.memory_id is not None}
+            stubborn = round_ and all(f.kind == "unreachable" for f in verified.findings)
+            if not wrong or (stubborn and round_ + 1 == VERIFY_ROUNDS):
+                return mended, verified.documents
+            self._mend(build, generation, sorted(wrong))
+            mended += len(wrong)
+        raise Corrupt("what was written to it does not stand in it", generation=generation.id)
+
+    def _verified(self, build: Build, generation: Generation) -> Verified:
+        verified = self.verify.run(
+            build.tenant, generation=generation, sample=SAMPLE, hold=self._owned(build)
+        )
+        for finding in verified.findings:
+            if finding.memory_id is None:
+                raise Corrupt(finding.detail or finding.kind, generation=generation.id)
+        return verified
+
+    def _mend(self, build: Build, generation: Generation, ids: Sequence[MemoryId]) -> None:
+        for at in range(0, len(ids), self.chunk_documents):
+            with self._leased(build, generation) as lease:
+                self.filling.mend(lease, generation, ids[at : at + self.chunk_documents])
+
+    # ---- 6: flip
+
+    def _flip(self, build: Build, generation: Generation, documents: int) -> None:
+        with self._leased(build, generation) as lease:
+            self.rebuilds.flip(build, lease, generation, memories=documents)
+
+    # ---- leases and waiting
+
+    def _owned(self, build: Build) -> Hold:
+        """Return what a call outside the lease holds: the ownership of the part."""
+
+        def hold() -> float:
+            if self.stop.is_set():
+                raise _Stopped
+            self.rebuilds.renew(build)
+            return self.verify.seconds
+
+        return hold
+
+    @contextmanager
+    def _leased(self, build: Build, generation: Generation | None = None) -> Iterator[Lease]:
+        """Lend the tenant's lease, to fill this generation, and give it back whatever happened."""
+        lease = self._take(build)
+        try:
+            if generation is not None and not self.rebuilds.may_fill(build, lease, generation):
+                raise _GivenUp
+            yield lease
+        finally:
+            self.rebuilds.give_back(lease)
+
+    def _take(self, build: Build) -> Lease:
+        """Take the tenant's lease; wait while a batch has it."""
+        until = time.monotonic() + LEASE_PATIENCE_SECONDS
+        while (lease := self.outbox.take(build.tenant)) is None:
+            if time.monotonic() > until:
+                raise Transient("the tenant's lease did not become free", sent=False)
+            self._pause(LEASE_POLL_SECONDS)
+            self.rebuilds.renew(build)
+        if self.stop.is_set():
+            self.rebuilds.give_back(lease)
+            raise _Stopped
+        return lease
+
+    def _pause(self, seconds: float) -> None:
+        if self.stop.wait(seconds):
+            raise _Stopped

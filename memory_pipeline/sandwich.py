@@ -1,0 +1,150 @@
+"""Look at documents between two looks at Postgres, so that a write under way is no finding.
+
+A document is wrong only if its row was the same before and after (version), if nothing was pending
+for it, and if it disagreed; a finding is one that was wrong twice.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from memory_pipeline.chroma.index import ChromaIndex, Stored
+from memory_pipeline.content import Recipe, compose, describe
+from memory_pipeline.model import Finding, FindingKind, Generation, Memory, MemoryId, TenantId
+from memory_pipeline.plan import covering
+from memory_pipeline.ports import Hold
+from memory_pipeline.postgres.memories import PostgresMemories
+from memory_pipeline.postgres.outbox import Excuses, PostgresOutbox
+
+# Whole documents looked at in one request: 250 vectors are some 4 MB of answer.
+CLOSE_LOOKS = 250
+LOOKS = 1000
+SANDWICHES = 2
+VECTOR_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a look needs: both sides, and how one is made from the other."""
+
+    memories: PostgresMemories
+    outbox: PostgresOutbox
+    index: ChromaIndex
+    recipe: Recipe
+    model: str
+    trust: bool
+
+
+class Sandwich:
+    """Looks at documents of one generation between two looks at Postgres, as often as asked."""
+
+    def __init__(self, parts: Parts, tenant: TenantId, generation: Generation, hold: Hold) -> None:
+        self._parts = parts
+        self._tenant = tenant
+        self._generation = generation
+        self._hold = hold
+        self.pending: set[MemoryId] = set()
+        self.buried: set[MemoryId] = set()
+
+    def doubt(self, ids: Sequence[MemoryId], *, closely: bool) -> set[MemoryId]:
+        """Look once; return those that seem wrong."""
+        return set(self._sandwich(ids, closely=closely))
+
+    def confirm(self, doubts: Sequence[MemoryId], *, closely: bool) -> Iterator[Finding]:
+        """Look twice; yield what was wrong both times."""
+        for part in cut(doubts, CLOSE_LOOKS if closely else LOOKS):
+            wrong: Sequence[MemoryId] = part
+            found: dict[MemoryId, tuple[FindingKind, str]] = {}
+            for _ in range(SANDWICHES):
+                found = self._sandwich(wrong, closely=closely) if wrong else {}
+                wrong = list(found)
+            for memory_id, (kind, detail) in found.items():
+                yield Finding(kind, self._tenant, memory_id, detail)
+
+    def _sandwich(
+        self, ids: Sequence[MemoryId], *, closely: bool
+    ) -> dict[MemoryId, tuple[FindingKind, str]]:
+        parts = self._parts
+        rows = self._rows(ids, closely=closely)
+        excuses = parts.outbox.excuses(self._tenant, ids)
+        stored = parts.index.fetch(self._generation, ids, seconds=self._hold(), whole=closely)
+        hidden = self._hidden(stored) if closely else set()
+        versions = parts.memories.versions(ids)
+        later = parts.outbox.excuses(self._tenant, ids)
+        found: dict[MemoryId, tuple[FindingKind, str]] = {}
+        for memory_id in ids:
+            row = rows.get(memory_id)
+            was = None if row is None else (row.tenant, row.version)
+            judged = self._judge(row, stored.get(memory_id), hidden=memory_id in hidden)
+            if judged is None or was != versions.get(memory_id):
+                continue
+            if self._excused(memory_id, excuses) or self._excused(memory_id, later):
+                continue
+            found[memory_id] = judged
+        return found
+
+    def _rows(self, ids: Sequence[MemoryId], *, closely: bool) -> dict[MemoryId, Memory]:
+        rows: dict[MemoryId, Memory] = {}
+        left = ids
+        while left:
+            some, left = self._parts.memories.read(left, vectors=closely)
+            rows |= some
+        return rows
+
+    def _excused(self, memory_id: MemoryId, excuses: Excuses) -> bool:
+        if memory_id in excuses.buried:
+            self.buried.add(memory_id)
+        elif excuses.everything or memory_id in excuses.pending:
+            self.pending.add(memory_id)
+        return excuses.cover(memory_id)
+
+    def _hidden(self, stored: Mapping[MemoryId, Stored]) -> set[MemoryId]:
+        vectors = {i: s.vector for i, s in stored.items() if s.vector is not None}
+        return self._parts.index.hidden(self._generation, vectors, seconds=self._hold())
+
+    def _judge(
+        self, row: Memory | None, stored: Stored | None, *, hidden: bool
+    ) -> tuple[FindingKind, str] | None:
+        """Say what is wrong with a document, from the row and what is stored; None: nothing."""
+        if row is None or row.tenant != self._tenant:
+            return None if stored is None else _stray(row)
+        if stored is None:
+            return "missing", "no document is stored for it"
+        if describe(row, self._parts.recipe) != dict(stored.metadata):
+            return "stale", "its metadata or hash is not the memory's"
+        if self._texts_differ(row, stored):
+            return "stale", "its text is not the memory's"
+        if self._vectors_differ(row, stored):
+            return "vector", "its vector is not the memory's"
+        return ("unreachable", "a search by its own vector does not find it") if hidden else None
+
+    def _texts_differ(self, row: Memory, stored: Stored) -> bool:
+        looked_at = stored.vector is not None and self._parts.recipe.document == "full"
+        return looked_at and stored.text != row.raw
+
+    def _vectors_differ(self, row: Memory, stored: Stored) -> bool:
+        if row.embedding is None or stored.vector is None:
+            return False
+        parts = self._parts
+        known = covering(row, compose(row, parts.recipe), model=parts.model, trust=parts.trust)
+        if known is None:  # the application's own, which the document was not made with
+            return False
+        scale = max(1.0, float(np.linalg.norm(row.embedding)))
+        return not np.allclose(
+            row.embedding, stored.vector, rtol=0.0, atol=VECTOR_TOLERANCE * scale
+        )
+
+
+def _stray(row: Memory | None) -> tuple[FindingKind, str]:
+    if row is None:
+        return "extra", "there is no such memory"
+    return "foreign", "the memory is another tenant's"
+
+
+def cut(ids: Iterable[MemoryId], size: int) -> Iterator[list[MemoryId]]:
+    """Cut ids into parts of at most ``size``."""
+    walk = iter(ids)
+    while part := list(islice(walk, size)):
+        yield part

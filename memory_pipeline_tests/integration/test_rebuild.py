@@ -1,0 +1,558 @@
+"""Rebuilds against the real Postgres and Chroma: nothing lost, nothing half, whatever happens."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+import numpy as np
+import psycopg
+import pytest
+from chromadb.api.models.Collection import Collection as ChromaCollection
+
+from memory_pipeline.embedding import HashingEmbedder
+from memory_pipeline.errors import ChromaUnavailable, ConfigurationChanged, Corrupt
+from memory_pipeline.filling import Chunk
+from memory_pipeline.model import (
+    Build,
+    Document,
+    Generation,
+    MemoryId,
+    RebuildId,
+    Rebuilt,
+    TenantId,
+    Vector,
+    document_id,
+)
+from memory_pipeline.pipeline import Pipeline, opened
+from memory_pipeline.ports import Hold, Lease
+from memory_pipeline.rebuild import Rebuild
+from memory_pipeline.settings import Settings
+from memory_pipeline_tests.builders import remember
+
+ADA, BOB = TenantId("ada"), TenantId("bob")
+FIRST, SECOND = RebuildId("first"), RebuildId("second")
+CHUNK = 5
+# Small chunks, and short waits for whoever dies.
+CHUNKS = {
+    "rebuild_batch_size": CHUNK,
+    "rebuild_batch_size_alone": CHUNK,
+    "lease_seconds": 3.0,
+    "request_seconds": 2.0,
+}
+
+
+class Killed(BaseException):
+    """The process ends here: nothing catches this."""
+
+
+class CountingEmbedder(HashingEmbedder):
+    """Counts the texts that it embeds."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def embed(self, texts: Sequence[str]) -> list[Vector]:
+        """Embed and remember."""
+        self.texts.extend(texts)
+        return super().embed(texts)
+
+
+@pytest.fixture
+def embedder() -> CountingEmbedder:
+    """Return the stand-in, which counts."""
+    return CountingEmbedder()
+
+
+@pytest.fixture
+def pipeline(
+    settings: Settings, unmarked_chroma: None, embedder: CountingEmbedder
+) -> Iterator[Pipeline]:
+    """Return the parts with small chunks, so that a small tenant has several."""
+    chosen = settings.model_copy(update={**CHUNKS, "retire_seconds": 0.0})
+    with opened(chosen, embedder=embedder) as parts:
+        yield parts
+
+
+@pytest.fixture
+def reopened(settings: Settings, unmarked_chroma: None) -> Iterator[Callable[..., Pipeline]]:
+    """Return a function that opens another pipeline on the same database with other settings."""
+    with ExitStack() as stack:
+
+        def reopen(**changes: object) -> Pipeline:
+            changed = settings.model_copy(update={**CHUNKS, **changes})
+            return stack.enter_context(opened(changed, embedder=HashingEmbedder()))
+
+        yield reopen
+
+
+def in_sync(pipeline: Pipeline, db: psycopg.Connection, *, memories: int = 12) -> list[MemoryId]:
+    """Give ada memories and sync them; return their ids."""
+    ids = [MemoryId(remember(db, "ada", f"memory number {n}")) for n in range(memories)]
+    drained(pipeline)
+    return ids
+
+
+def drained(pipeline: Pipeline) -> None:
+    """Sync whatever waits, pauses or not."""
+    for outcome in pipeline.drain().run(paused=True):
+        assert outcome.verdict in {"done", "damaged"}, outcome
+
+
+def live(pipeline: Pipeline, tenant: TenantId = ADA) -> Generation:
+    """Return the tenant's live generation."""
+    generation = pipeline.registry.live(tenant)
+    assert generation is not None
+    return generation
+
+
+def rebuilt(pipeline: Pipeline, rebuild: RebuildId = FIRST, *, re_embed: bool = False) -> Rebuilt:
+    """Rebuild ada to the end."""
+    [one] = pipeline.rebuild().run(rebuild, [ADA], re_embed=re_embed)
+    return one
+
+
+def one_tenant(pipeline: Pipeline, rebuild: RebuildId = FIRST) -> Rebuild:
+    """Ask for a rebuild of ada and return what does it."""
+    pipeline.rebuilds.ask(rebuild, [ADA], re_embed=False)
+    return pipeline.rebuild().rebuild
+
+
+def let_ownership_end(db: psycopg.Connection) -> None:
+    """Let the time pass for which a dead process still owns its part, and its lease."""
+    db.execute("UPDATE memory_pipeline.rebuild SET owned_until = clock_timestamp()")
+    db.execute("UPDATE memory_pipeline.tenant SET lease_until = clock_timestamp()")
+
+
+def assert_true(pipeline: Pipeline, tenant: TenantId = ADA) -> None:
+    """Say that the live collection is Postgres' in everything, found and not only stored."""
+    verified = pipeline.verify().run(tenant, sample=None)
+    assert verified.findings == ()
+    assert verified.documents == verified.memories == pipeline.memories.count(tenant)
+
+
+def after_chunks(number: int, act: Callable[[], None]) -> Callable[[int], None]:
+    """Return a progress that acts when so many chunks are done."""
+    seen = [0]
+
+    def progress(_: int) -> None:
+        seen[0] += 1
+        if seen[0] == number:
+            act()
+
+    return progress
+
+
+def kill() -> None:
+    """End here."""
+    raise Killed
+
+
+# ---- the new generation
+
+
+def test_a_rebuild_replaces_the_collection_by_an_equal_one(
+    pipeline: Pipeline, db: psycopg.Connection, embedder: CountingEmbedder
+) -> None:
+    """P7: searches go to a new collection, equal to Postgres; no vector was computed for it."""
+    ids = in_sync(pipeline, db)
+    old, embedded = live(pipeline), len(embedder.texts)
+    outcome = rebuilt(pipeline)
+    assert (outcome.verdict, outcome.written, outcome.reused) == ("done", len(ids), len(ids))
+    assert live(pipeline).id != old.id
+    assert len(embedder.texts) == embedded
+    assert_true(pipeline)
+
+
+def test_the_old_collection_is_dropped_when_its_grace_is_over(
+    pipeline: Pipeline, db: psycopg.Connection, reopened: Callable[..., Pipeline]
+) -> None:
+    """A search under way may still use it for that long; then nothing is left behind."""
+    in_sync(pipeline, db)
+    old = live(pipeline)
+    patient = reopened(retire_seconds=1000.0)
+    rebuilt(patient)
+    assert patient.index.count(old, seconds=5) == 12
+    rebuilt(pipeline, SECOND)
+    with pytest.raises(Corrupt):
+        pipeline.index.count(old, seconds=5)
+
+
+def test_a_tenant_without_a_collection_gets_one(pipeline: Pipeline, db: psycopg.Connection) -> None:
+    """What was never synced needs no sync first, and what waited for it waits no longer."""
+    for n in range(7):
+        remember(db, "ada", f"memory {n}")
+    pipeline.registry.register(ADA)
+    assert rebuilt(pipeline).embedded == 7
+    assert pipeline.outbox.pending(ADA) == 0
+    assert_true(pipeline)
+
+
+def test_a_tenant_without_memories_is_rebuilt_too(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """An empty collection that cannot be read any more is replaced like any other."""
+    ids = in_sync(pipeline, db, memories=2)
+    db.execute("DELETE FROM memory_logs WHERE id = ANY(%s)", (list(ids),))
+    drained(pipeline)
+    assert rebuilt(pipeline).verdict == "done"
+    assert_true(pipeline)
+
+
+def test_re_embed_computes_every_vector_anew(
+    pipeline: Pipeline, db: psycopg.Connection, embedder: CountingEmbedder
+) -> None:
+    """Whatever the stored vectors are said to be."""
+    in_sync(pipeline, db)
+    embedded = len(embedder.texts)
+    outcome = rebuilt(pipeline, re_embed=True)
+    assert outcome.embedded == 12
+    assert len(embedder.texts) == embedded + 12
+    assert_true(pipeline)
+
+
+def test_a_vector_that_was_lost_is_computed_and_kept_for_the_next_time(
+    pipeline: Pipeline, db: psycopg.Connection, embedder: CountingEmbedder
+) -> None:
+    """A missing or outdated vector is embedded, backed up, and reused by the next rebuild."""
+    ids = in_sync(pipeline, db)
+    db.execute("UPDATE memory_logs SET embedding = NULL WHERE id = ANY(%s)", (list(ids[:4]),))
+    db.execute("DELETE FROM memory_pipeline.change")
+    assert rebuilt(pipeline).embedded == 4
+    before = len(embedder.texts)
+    assert rebuilt(pipeline, SECOND).embedded == 0
+    assert len(embedder.texts) == before
+    assert_true(pipeline)
+
+
+def test_changed_settings_are_refused_by_sync_and_cured_by_a_rebuild(
+    pipeline: Pipeline, db: psycopg.Connection, reopened: Callable[..., Pipeline]
+) -> None:
+    """One collection never mixes settings; the refusal says to rebuild, and that helps."""
+    in_sync(pipeline, db)
+    changed = reopened(metadata_fields=("date", "summary"))
+    remember(db, "ada", "one more")
+    refused = changed.sync().run(ADA)
+    assert refused.verdict == "refused"
+    assert "rebuild" in refused.reason
+    assert rebuilt(changed).verdict == "done"
+    drained(changed)
+    assert_true(changed)
+
+
+def test_a_search_refuses_a_collection_of_another_model(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Vectors of two models mean nothing to each other; an answer would only look like one."""
+    in_sync(pipeline, db)
+    db.execute("UPDATE memory_pipeline.generation SET model = 'another'")
+    with pytest.raises(ConfigurationChanged, match="rebuild"):
+        pipeline.search.search(ADA, "memory")
+    assert rebuilt(pipeline).verdict == "done"
+    assert pipeline.search.search(ADA, "memory number 3", k=1)
+
+
+# ---- beside writes
+
+
+def test_what_changes_while_it_is_built_stands_in_it(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """P7: inserts, updates, deletes and moves during a rebuild reach old and new collection."""
+    ids = in_sync(pipeline, db, memories=4 * CHUNK)
+
+    def change() -> None:
+        db.execute(
+            'UPDATE memory_logs SET raw_data = \'{"summary": "new"}\' WHERE id = %s', (ids[1],)
+        )
+        db.execute(
+            'UPDATE memory_logs SET raw_data = \'{"summary": "new"}\' WHERE id = %s', (ids[-1],)
+        )
+        db.execute("DELETE FROM memory_logs WHERE id = ANY(%s)", ([ids[0], ids[-2]],))
+        db.execute(
+            "UPDATE memory_logs SET user_id = 'bob' WHERE id = ANY(%s)", ([ids[2], ids[-3]],)
+        )
+        remember(db, "ada", "brand new")
+
+    one = one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(2, change))
+    assert one.verdict == "done"
+    assert pipeline.outbox.pending(ADA) == 0  # the rebuild itself has kept the tenant fresh
+    assert_true(pipeline)
+    drained(pipeline)
+    assert_true(pipeline, BOB)
+
+
+def test_a_row_that_changes_between_read_and_write_is_read_again(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Each row's version is looked at under the lease; what was read before is worth nothing."""
+    ids = in_sync(pipeline, db, memories=CHUNK)
+    one = one_tenant(pipeline)
+
+    class Late(type(one.filling)):  # type: ignore[misc]  # the filling, with an application beside it
+        def write(
+            self, build: Build, lease: Lease, generation: Generation, chunk: Chunk, *, fresh: bool
+        ) -> tuple[int, int]:
+            db.execute(
+                'UPDATE memory_logs SET raw_data = \'{"summary": "moved on"}\' WHERE id = %s',
+                (ids[2],),
+            )
+            db.execute("DELETE FROM memory_logs WHERE id = %s", (ids[3],))
+            written: tuple[int, int] = super().write(build, lease, generation, chunk, fresh=fresh)
+            held = pipeline.index.hashes(generation, hold=lambda: 5.0)
+            assert document_id(ids[3]) not in held
+            assert (
+                document_id(ids[2]) not in held
+            )  # its new text has no vector yet: a batch brings it
+            return written
+
+    fields = {name: getattr(one.filling, name) for name in one.filling.__dataclass_fields__}
+    assert replace(one, filling=Late(**fields)).run(FIRST, ADA).verdict == "done"
+    assert_true(pipeline)
+
+
+def test_searches_never_see_a_partial_collection(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """P7: a memory that was found before is found at every moment of a rebuild."""
+    in_sync(pipeline, db, memories=6 * CHUNK)
+    missed: list[int] = []
+    stop = threading.Event()
+
+    def search() -> None:
+        while not stop.is_set():
+            for n in (0, 17, 29):
+                hits = pipeline.search.search(ADA, f"memory number {n}", k=1)
+                if not hits or hits[0].memory != {"summary": f"memory number {n}"}:
+                    missed.append(n)
+
+    searching = threading.Thread(target=search)
+    searching.start()
+    for rebuild in ("one", "two", "three"):
+        assert rebuilt(pipeline, RebuildId(rebuild)).verdict == "done"
+    stop.set()
+    searching.join()
+    assert missed == []
+
+
+# ---- cut off and going on
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 3])
+def test_a_rebuild_that_was_killed_goes_on_where_it_was(
+    pipeline: Pipeline, db: psycopg.Connection, chunks: int
+) -> None:
+    """P7: at most the chunk that was under way is written twice; the generation is the same."""
+    ids = in_sync(pipeline, db, memories=4 * CHUNK)
+    with pytest.raises(Killed):
+        one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(chunks, kill))
+    building = pipeline.registry.building(ADA)
+    assert building is not None
+    let_ownership_end(db)
+    outcome = rebuilt(pipeline)
+    assert outcome.verdict == "done"
+    assert outcome.written <= len(ids) - chunks * CHUNK + CHUNK
+    assert live(pipeline).id == building.id
+    assert_true(pipeline)
+
+
+def test_another_rebuild_takes_over_what_a_dead_one_has_left(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Whoever comes, what is done is not done again, and the dead one's part is closed."""
+    in_sync(pipeline, db, memories=4 * CHUNK)
+    with pytest.raises(Killed):
+        one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(2, kill))
+    let_ownership_end(db)
+    assert rebuilt(pipeline, SECOND).written == 2 * CHUNK
+    states = db.execute("SELECT id, state FROM memory_pipeline.rebuild ORDER BY id").fetchall()
+    assert states == [("first", "failed"), ("second", "done")]
+    assert_true(pipeline)
+
+
+def test_a_second_rebuild_of_a_tenant_is_told_so(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Two never fill one generation: the second hears that the first is under way."""
+    in_sync(pipeline, db, memories=2 * CHUNK)
+    second: list[Rebuilt] = []
+    one_tenant(pipeline).run(
+        FIRST, ADA, progress=after_chunks(1, lambda: second.append(rebuilt(pipeline, SECOND)))
+    )
+    assert [s.verdict for s in second] == ["busy"]
+    assert_true(pipeline)
+
+
+def test_what_a_rebuild_has_done_it_does_not_do_again(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """A retry of the whole costs a finished tenant nothing."""
+    in_sync(pipeline, db)
+    rebuilt(pipeline)
+    generation = live(pipeline)
+    assert rebuilt(pipeline).verdict == "skipped"
+    assert live(pipeline).id == generation.id
+
+
+def test_a_chunk_with_an_unknown_outcome_is_done_again(
+    pipeline: Pipeline, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A timeout after sending is neither success nor failure: once it must have landed, again."""
+    in_sync(pipeline, db, memories=3 * CHUNK)
+    one = one_tenant(pipeline)
+    write, failed = type(pipeline.index).write, [False]
+
+    def lose_reply(
+        self: object,
+        generation: Generation,
+        documents: Sequence[Document],
+        deletes: Sequence[MemoryId],
+        *,
+        hold: Hold,
+        fresh: bool = False,
+    ) -> None:
+        write(pipeline.index, generation, documents, deletes, hold=hold, fresh=fresh)
+        if documents and not failed[0]:
+            failed[0] = True
+            raise ChromaUnavailable("did not answer in time")
+
+    monkeypatch.setattr(type(pipeline.index), "write", lose_reply)
+    outcome = one.run(FIRST, ADA)
+    assert failed[0]
+    assert outcome.verdict == "done"
+    assert_true(pipeline)
+
+
+def test_a_building_generation_that_vanished_is_begun_anew(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """P7: damage to what is being built costs the rebuild another start, and live nothing."""
+    in_sync(pipeline, db, memories=4 * CHUNK)
+    old = live(pipeline)
+
+    def damage() -> None:
+        building = pipeline.registry.building(ADA)
+        assert building is not None
+        pipeline.index.drop(building, seconds=5)
+        assert pipeline.index.count(old, seconds=5) == 4 * CHUNK
+
+    assert one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(2, damage)).verdict == "done"
+    assert live(pipeline).id != old.id
+    assert_true(pipeline)
+
+
+def test_a_failing_building_generation_never_delays_live(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """A batch gives up a building generation that fails, and brings its changes to live."""
+    in_sync(pipeline, db, memories=2 * CHUNK)
+    with pytest.raises(Killed):
+        one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(1, kill))
+    let_ownership_end(db)
+    building = pipeline.registry.building(ADA)
+    assert building is not None
+    pipeline.index.drop(building, seconds=5)
+    remember(db, "ada", "cannot wait")
+    drained(pipeline)
+    assert pipeline.registry.building(ADA) is None
+    assert pipeline.outbox.pending(ADA) == 0
+    assert_true(pipeline)
+
+
+# ---- proof before the flip
+
+
+def test_what_was_lost_from_a_building_generation_is_mended_before_it_goes_live(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """P8: a rebuild is not believed: it is verified, and mended where it differs."""
+    ids = in_sync(pipeline, db, memories=3 * CHUNK)
+
+    def meddle() -> None:
+        building = pipeline.registry.building(ADA)
+        assert building is not None
+        client = pipeline.servers.client(building.server)
+        with client.collection(building, 5.0) as collection:
+            collection.delete(ids=[document_id(ids[0])])
+            collection.update(ids=[document_id(ids[1])], metadatas=[{"hash": "wrong"}])
+            collection.add(
+                ids=["memory_log_999999"],
+                embeddings=np.ones((1, 768), dtype=np.float32),
+                metadatas=[{"hash": "x"}],
+            )
+
+    outcome = one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(3, meddle))
+    assert (outcome.verdict, outcome.mended) == ("done", 3)
+    assert_true(pipeline)
+
+
+def test_a_memory_that_cannot_be_indexed_holds_up_no_rebuild(
+    pipeline: Pipeline, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P5: it is charged by a batch as ever; all the others go live."""
+    ids = in_sync(pipeline, db, memories=2 * CHUNK)
+    add = ChromaCollection.add
+
+    def refuse(self: ChromaCollection, ids: list[str], **rest: object) -> None:
+        if document_id(bad) in ids:
+            raise ValueError("refused")
+        add(self, ids=ids, **rest)  # type: ignore[arg-type]  # as it came
+
+    bad = ids[3]
+    monkeypatch.setattr(ChromaCollection, "add", refuse)
+    outcome = rebuilt(pipeline)
+    assert outcome.verdict == "done"
+    assert outcome.written == len(ids) - 1
+    monkeypatch.undo()
+    drained(pipeline)
+    assert_true(pipeline)
+
+
+# ---- damage
+
+
+def test_a_damaged_collection_is_rebuilt_alone_and_by_itself(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """One tenant's damage is that tenant's: no other collection is touched."""
+    in_sync(pipeline, db)
+    remember(db, "bob", "bob's")
+    drained(pipeline)
+    ada, bob = live(pipeline), live(pipeline, BOB)
+    pipeline.index.drop(ada, seconds=5)
+    remember(db, "ada", "the drop is noticed by this one")
+    drained(pipeline)
+    assert live(pipeline).id != ada.id
+    assert live(pipeline, BOB).id == bob.id
+    assert_true(pipeline)
+    assert_true(pipeline, BOB)
+
+
+def test_automatic_rebuilds_are_capped(pipeline: Pipeline, db: psycopg.Connection) -> None:
+    """What damages every collection is not cured by building more of them."""
+    in_sync(pipeline, db, memories=2)
+    verdicts = []
+    for _ in range(5):
+        pipeline.index.drop(live(pipeline), seconds=5)
+        remember(db, "ada", "notices")
+        verdicts.append([o.verdict for o in pipeline.drain().run(paused=True)][-1])
+    assert verdicts == ["done", "done", "done", "damaged", "damaged"]
+    assert pipeline.status.totals().damaged_tenants == 1
+    assert rebuilt(pipeline).verdict == "done"  # a person may always
+    assert_true(pipeline)
+
+
+def test_a_damaged_collection_stays_the_one_that_searches_ask_until_the_flip(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """An answer that is half of one would look like the whole: an error is honest."""
+    in_sync(pipeline, db)
+    damaged = live(pipeline)
+    pipeline.index.drop(damaged, seconds=5)
+    remember(db, "ada", "notices")
+    assert pipeline.sync().run(ADA).verdict == "damaged"
+    assert live(pipeline).id == damaged.id
+    with pytest.raises(Corrupt):
+        pipeline.search.search(ADA, "memory")
+    assert pipeline.sync().run(ADA).verdict == "damaged"
+    assert pipeline.outbox.pending(ADA) > 0

@@ -1,0 +1,51 @@
+"""What a rebuild does with a generation that does not pass its proof."""
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from memory_pipeline.embedding import HashingEmbedder
+from memory_pipeline.model import Finding, Generation, TenantId, Verified
+from memory_pipeline.pipeline import opened
+from memory_pipeline.settings import Settings
+from memory_pipeline.verify import Verify
+from memory_pipeline_tests.builders import remember
+
+ADA = TenantId("ada")
+
+
+def test_a_generation_that_does_not_pass_its_proof_is_given_up_for_another(
+    settings: Settings,
+    unmarked_chroma: None,
+    db: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Races 12: filling the same damaged collection again and again never ends in a flip.
+
+    What broke: the next attempt, and every later rebuild, went on with the generation that had
+    just been found damaged, because it still was the building one and could be counted.
+    """
+    quick = settings.model_copy(update={"lease_seconds": 2.0, "request_seconds": 1.0})
+    looked_at: list[Generation] = []
+    verify = Verify.run
+
+    def damaged_once(
+        self: Verify, tenant: TenantId, *, generation: Generation | None = None, **more: Any
+    ) -> Verified:
+        if generation is not None:
+            looked_at.append(generation)
+            if generation.id == looked_at[0].id:
+                finding = Finding("damaged", tenant, detail="it answers nothing but errors")
+                return Verified(tenant, generation.id, findings=(finding,))
+        return verify(self, tenant, generation=generation, **more)
+
+    with opened(quick, embedder=HashingEmbedder()) as pipeline:
+        memory = remember(db, summary="a walk")
+        list(pipeline.drain().run())
+        monkeypatch.setattr(Verify, "run", damaged_once)
+        rebuilt = pipeline.rebuild_alone(ADA)
+        assert (rebuilt.verdict, rebuilt.reason) == ("done", "")
+        assert len({generation.id for generation in looked_at}) == 2
+        assert pipeline.registry.building(ADA) is None
+        assert [h.memory_id for h in pipeline.search.search(ADA, "a walk")] == [memory]
