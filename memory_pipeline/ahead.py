@@ -1,14 +1,11 @@
-"""Work ahead of whoever needs the results: one thread, one bounded queue."""
+"""Work ahead of whoever needs the results: one thread, a bounded number of results."""
 
 import threading
 from collections.abc import Generator, Iterable
-from queue import Full, Queue
+from queue import SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
-
-# How soon a thread notices that nobody waits for its results any more.
-NOTICE_SECONDS = 0.2
 
 
 class _End:
@@ -21,38 +18,37 @@ class _End:
 def ahead(source: Iterable[T], *, depth: int) -> Generator[T]:
     """Iterate over ``source`` in a thread of its own, at most ``depth`` results ahead.
 
-    The results come in order; an error of the source is raised where its result would have come.
-    Closing the iterator, or leaving it to its end, ends the thread.
+    No result is begun before there is room for it: memory holds ``depth`` of them, and the one that
+    the caller has. They come in order; an error of the source is raised where its result would have
+    come. Closing the iterator, or leaving it to its end, ends the thread.
     """
-    results: Queue[T | _End] = Queue(depth)
+    results: SimpleQueue[T | _End] = SimpleQueue()
+    room = threading.Semaphore(depth)
     unwanted = threading.Event()
-
-    def hand_over(result: T | _End) -> None:
-        while not unwanted.is_set():
-            try:
-                results.put(result, timeout=NOTICE_SECONDS)
-            except Full:
-                continue
-            return
 
     def work() -> None:
         error: BaseException | None = None
         try:
+            room.acquire()
             for result in source:
-                hand_over(result)
                 if unwanted.is_set():
                     return
+                results.put(result)
+                del result  # it is the caller's now
+                room.acquire()
         except BaseException as raised:  # noqa: BLE001 - raised again below, where it is awaited
             error = raised
-        hand_over(_End(error))
+        results.put(_End(error))
 
     thread = threading.Thread(target=work, name="ahead", daemon=True)
     thread.start()
     try:
         while not isinstance(result := results.get(), _End):
+            room.release()
             yield result
         if result.error is not None:
             raise result.error
     finally:
         unwanted.set()
+        room.release()
         thread.join()

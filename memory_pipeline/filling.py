@@ -1,6 +1,6 @@
 """Fill a building generation: chunks are read and embedded ahead, then written under the lease."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from memory_pipeline.batch import embed_and_back_up, write_documents
@@ -33,16 +33,20 @@ class Filling:
     trust: bool
     slice_seconds: float
 
-    def chunks(self, build: Build, reading: Reading, *, size: int, hold: Hold) -> Iterator[Chunk]:
+    def chunks(
+        self, build: Build, reading: Reading, *, size: Callable[[], int], hold: Hold
+    ) -> Iterator[Chunk]:
         """Read what was not read yet, in id order, and embed what no stored vector covers.
 
-        At most ``size`` memories a chunk, and no more bytes than a batch may have. Outside the
-        lease: a batch may change any of it meanwhile. New vectors are backed up slice by slice, so
-        that the next attempt finds them.
+        At most ``size()`` memories a chunk, asked each time, and no more bytes than a batch may
+        have. Outside the lease: a batch may change any of it meanwhile. New vectors are backed up
+        slice by slice, so that the next attempt finds them.
         """
         for page in self.memories.ids(build.tenant, after=reading.through):
-            for at in range(0, len(page), size):
-                left: Sequence[MemoryId] = page[at : at + size]
+            while page:
+                most = size()
+                left: Sequence[MemoryId] = page[:most]
+                page = page[most:]  # noqa: PLW2901 - what is left of it
                 while left:
                     rows, left_out = self.memories.read(left)
                     taken = [i for i in left if not left_out or i < left_out[0]]

@@ -214,7 +214,7 @@ class Registry(Protocol):
         ...
 
     def serves_others(self, server: UUID, tenant: TenantId) -> bool:
-        """Whether searches of other tenants go to this server now."""
+        """Whether other tenants of this server were synced of late."""
         ...
 
     def is_being_filled(self, generation: UUID) -> bool:

@@ -43,8 +43,8 @@ from memory_pipeline.verify import Verify
 
 log = get_logger("memory_pipeline.rebuild")
 
-# While one chunk is written the next is read, and one more stands ready.
-CHUNKS_AHEAD = 2
+# While one chunk is written, the next stands ready and the one after that is read.
+CHUNKS_AHEAD = 1
 # How soon a chunk that found the tenant leased looks again, and for how long it does.
 LEASE_POLL_SECONDS = 0.05
 LEASE_PATIENCE_SECONDS = 300.0
@@ -55,8 +55,9 @@ MOST_GENERATIONS = 3
 # Mending what a verify found leaves at most what arrived meanwhile; a tight crowd of nearly equal
 # vectors keeps some unreachable whatever is done.
 VERIFY_ROUNDS = 4
-# Documents that are searched by their own vector, and compared in full, before the flip.
-SAMPLE = 50
+# Documents that are searched by their own vector, and compared in full, before the flip: all were
+# just written, and everything that can be found is asked for anyway. Each costs a millisecond.
+SAMPLE = 10
 
 
 class _GivenUp(Exception):
@@ -191,11 +192,14 @@ class Rebuild:
     ) -> Rebuilt:
         generation, reading, fresh = self._generation(build, damaged)  # 1
         hold = self._owned(build)
-        # Small writes of others wait for a chunk; where there are none, large ones are faster.
-        crowded = self.registry.serves_others(generation.server, build.tenant)
-        size = self.chunk_documents if crowded else self.chunk_documents_alone
         chunks = ahead(  # 2
-            self.filling.chunks(build, reading, size=size, hold=hold), depth=CHUNKS_AHEAD
+            self.filling.chunks(
+                build,
+                reading,
+                size=lambda: self._chunk_size(generation),
+                hold=hold,
+            ),
+            depth=CHUNKS_AHEAD,
         )
         try:
             for chunk in chunks:
@@ -220,6 +224,11 @@ class Rebuild:
         so_far = replace(so_far, mended=so_far.mended + mended)
         self._flip(build, generation, documents)  # 6
         return replace(so_far, documents=documents, verify_seconds=time.monotonic() - began)
+
+    def _chunk_size(self, generation: Generation) -> int:
+        """Small where small writes of others wait for it; large where nobody does."""
+        others = self.registry.serves_others(generation.server, generation.tenant)
+        return self.chunk_documents if others else self.chunk_documents_alone
 
     # ---- 1: the generation
 

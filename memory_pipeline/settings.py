@@ -68,7 +68,10 @@ class Settings(BaseSettings):
         250, ge=1, le=5000, description="documents in one write of a rebuild; others wait for it"
     )
     rebuild_batch_size_alone: int = Field(
-        1000, ge=1, le=5000, description="the same on a server that serves no other tenant"
+        500,
+        ge=1,
+        le=5000,
+        description="the same while no other tenant is synced",
     )
     batch_bytes: int = Field(16_000_000, ge=1, description="bytes of raw_data read at once")
     lease_seconds: float = Field(8.0, ge=1, le=600, description="how long a worker owns a tenant")

@@ -70,7 +70,8 @@ def bench_rebuild(
         in the same turns, medians of three; ``peak_mb``: memory of the rebuilding process.
 
     """
-    load, small = Load(rows, tenants), Load(min(rows, SMALL_ROWS), tenants)
+    # Fewer tenants of the same size, where there are several.
+    load, small = Load(rows, tenants), _small(rows, tenants)
     settings = Settings.load(document=document, embedder="hashing")
     postgres = start_postgres(home / "postgres")
     try:
@@ -122,9 +123,14 @@ def bench_rebuild(
         "mended": sum(r.mended for r in proven),
         "peak_mb": peak,
         "peak_mb_at_small": smallest.peak_mb,
-        "rows_at_small": small.rows,
+        "small": asdict(small),
         "machine": machine(),
     }
+
+
+def _small(rows: int, tenants: int) -> Load:
+    few = min(rows, SMALL_ROWS)
+    return Load(few, max(1, tenants * few // rows))
 
 
 def filled(postgres: EmbeddedPostgres, settings: Settings, load: Load, name: str) -> None:

@@ -12,10 +12,11 @@ from memory_pipeline.benchmarks.machine import machine, median
 from memory_pipeline.benchmarks.rebuild import filled, settings_of
 from memory_pipeline.benchmarks.rows import Load
 from memory_pipeline.local.postgres import start_postgres
-from memory_pipeline.model import RebuildId
+from memory_pipeline.model import RebuildId, Verified
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.verify import SAMPLE
+from memory_pipeline.verify_all import verify_all
 
 TURNS = 3
 PAGE = 5_000
@@ -78,9 +79,8 @@ def bench_verify(home: Path, *, rows: int, tenants: int) -> dict[str, object]:
 
 
 def _verify(pipeline: Pipeline, sample: int) -> int:
-    verifier = pipeline.verify()
-    keys = pipeline.registry.keys()
-    return sum(len(verifier.run(tenant, sample=sample).findings) for tenant in keys)
+    verdicts = verify_all(pipeline.verify(), list(pipeline.registry.keys()), sample=sample)
+    return sum(len(v.findings) if isinstance(v, Verified) else 1 for v in verdicts)
 
 
 def _plain_read(pipeline: Pipeline) -> None:

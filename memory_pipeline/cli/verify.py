@@ -11,11 +11,12 @@ from rich.table import Table
 from memory_pipeline.cli.console import err, out, print_json, progress_bar
 from memory_pipeline.cli.data import EXIT_FINDINGS, EXIT_UNAVAILABLE, AsJson
 from memory_pipeline.cli.tenants import Tenants, give_up_lost, known_tenants
-from memory_pipeline.errors import Transient
+from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.local.running import discover
 from memory_pipeline.model import Finding, TenantId, Verified
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
+from memory_pipeline.verify_all import Unverified, verify_all
 
 SHOWN_FINDINGS = 50
 
@@ -103,19 +104,32 @@ def _verified(
     repair: bool,
 ) -> Iterator[tuple[Verified, Verified]]:
     """Verify one tenant after the other; what cannot be asked is noted, and the others go on."""
-    verifier, repairer = pipeline.verify(), pipeline.repair()
     with progress_bar("tenants") as bar:
-        for tenant in bar.track(tenants, description="verifying"):
-            try:
-                if repair:
-                    first, last = repairer.run(tenant, sample=sample)
-                else:
-                    first = last = verifier.run(tenant, sample=sample)
-            except Transient as error:
-                unverified[tenant] = str(error)
+        task = bar.add_task("verifying", total=len(tenants))
+        verdicts = (
+            _repaired(pipeline, tenants, sample)
+            if repair
+            else ((v, v) for v in verify_all(pipeline.verify(), tenants, sample=sample))
+        )
+        for first, last in verdicts:
+            bar.update(task, advance=1)
+            if isinstance(first, Unverified) or isinstance(last, Unverified):
+                unverified[last.tenant] = last.reason if isinstance(last, Unverified) else ""
                 continue
             pipeline.status.record_verification(last)
             yield first, last
+
+
+def _repaired(
+    pipeline: Pipeline, tenants: Sequence[TenantId], sample: int | None
+) -> Iterator[tuple[Verified, Verified] | tuple[Unverified, Unverified]]:
+    repairer = pipeline.repair()
+    for tenant in tenants:
+        try:
+            yield repairer.run(tenant, sample=sample)
+        except ChromaUnavailable as error:
+            unverified = Unverified(tenant, str(error))
+            yield unverified, unverified
 
 
 def _tell_verified(figures: dict[str, Any], findings: Sequence[Finding], *, as_json: bool) -> None:

@@ -16,6 +16,8 @@ from memory_pipeline.postgres.database import Connection, Database, queries
 
 # Of one tenant; a collection that is damaged again and again needs a person.
 AUTOMATIC_REBUILDS_AN_HOUR = 3
+# A server on which nobody else was synced for so long has nobody whom large writes could hold up.
+OF_LATE_SECONDS = 30.0
 # Commas break Dagster's UI, spaces its backfills, "..." is a range: so letters, digits, . _ - only.
 SAFE_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
@@ -87,9 +89,13 @@ class PostgresRegistry:
             return None if row is None else Generation(*row)
 
     def serves_others(self, server: UUID, tenant: TenantId) -> bool:
-        """Whether searches of other tenants go to this server now."""
+        """Whether other tenants of this server were synced of late."""
         with self._database.transaction() as connection:
-            return bool(queries().serves_others(connection, server=server, tenant=tenant))
+            return bool(
+                queries().serves_others(
+                    connection, server=server, tenant=tenant, seconds=OF_LATE_SECONDS
+                )
+            )
 
     def is_being_filled(self, generation: UUID) -> bool:
         """Whether a rebuild under way fills this generation."""

@@ -117,7 +117,7 @@ WHERE id = %(id)s AND tenant = %(tenant)s AND owner = %(owner)s AND state = 'run
 WITH mine AS (
     UPDATE memory_pipeline.tenant t
     SET live = %(generation)s, building = NULL, lease_until = NULL, lease_owner = NULL,
-        retry_at = NULL, retries = 0, last_error = NULL, last_synced_at = clock_timestamp()
+        retry_at = NULL, retries = 0, last_error = NULL, last_synced_at = statement_timestamp()
     FROM memory_pipeline.tenant before
     WHERE before.tenant = t.tenant AND t.tenant = %(tenant)s
       AND t.lease_token = %(token)s AND t.lease_until > clock_timestamp()
@@ -139,7 +139,7 @@ WITH mine AS (
     DELETE FROM memory_pipeline.change c USING mine
     WHERE c.tenant = mine.tenant AND c.covered_by = %(generation)s AND c.claim_token IS NULL
 ), closed AS (
-    UPDATE memory_pipeline.rebuild SET state = 'done', ended_at = clock_timestamp()
+    UPDATE memory_pipeline.rebuild SET state = 'done', ended_at = statement_timestamp()
     WHERE id = %(id)s AND tenant = %(tenant)s AND EXISTS (SELECT FROM mine)
 )
 SELECT count(*) FROM mine;

@@ -33,11 +33,16 @@ FROM memory_pipeline.tenant t JOIN memory_pipeline.generation g ON g.id = t.buil
 WHERE t.tenant = %(tenant)s;
 
 -- name: serves_others$
--- Say whether searches of other tenants go to this server.
+-- Say whether other tenants of this server were synced of late: their small writes wait for large
+-- ones. That a rebuild has ended is no sync.
 SELECT EXISTS (
-    SELECT FROM memory_pipeline.generation g JOIN memory_pipeline.tenant t ON t.live = g.id
-    WHERE g.server = %(server)s AND g.state = 'live' AND g.dropped_at IS NULL
-      AND t.tenant <> %(tenant)s
+    SELECT FROM memory_pipeline.tenant t JOIN memory_pipeline.generation g ON g.id = t.live
+    WHERE g.server = %(server)s AND t.tenant <> %(tenant)s
+      AND t.last_synced_at > clock_timestamp() - make_interval(secs => %(seconds)s)
+      AND NOT EXISTS (
+          SELECT FROM memory_pipeline.rebuild r
+          WHERE r.tenant = t.tenant AND r.ended_at = t.last_synced_at
+      )
 );
 
 -- name: is_being_filled$
