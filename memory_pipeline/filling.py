@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from memory_pipeline.batch import embed_and_back_up, write_documents
 from memory_pipeline.content import Recipe
+from memory_pipeline.known import Known
 from memory_pipeline.model import Build, Generation, Memory, MemoryId, Reading, TenantId
 from memory_pipeline.plan import EmbeddedDraft, Plan, plan_batch
 from memory_pipeline.ports import Embedder, Hold, Index, Lease, Memories, Outbox, Rebuilds
@@ -74,9 +75,18 @@ class Filling:
         )
 
     def write(
-        self, build: Build, lease: Lease, generation: Generation, chunk: Chunk, *, fresh: bool
+        self,
+        build: Build,
+        lease: Lease,
+        generation: Generation,
+        chunk: Chunk,
+        *,
+        fresh: bool,
+        known: Known,
     ) -> tuple[int, int]:
         """Write what stands now of a chunk and record it as done, which gives the lease back.
+
+        What was written is noted in ``known``.
 
         Returns:
             How many documents were written, and how many of them with a new vector.
@@ -104,6 +114,8 @@ class Filling:
             landed=[d.memory.id for d in landed],
             embedded=embedded,
         )
+        for draft in sorted(landed, key=lambda d: d.memory.id):
+            known.note(draft.memory.id, draft.memory.version, draft.content.metadata)
         return len(landed), embedded
 
     def mend(self, lease: Lease, generation: Generation, ids: Sequence[MemoryId]) -> None:

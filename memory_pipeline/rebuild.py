@@ -26,6 +26,7 @@ from uuid import UUID
 from memory_pipeline.ahead import ahead
 from memory_pipeline.errors import Corrupt, Fenced, Poison, Transient
 from memory_pipeline.filling import Filling
+from memory_pipeline.known import Known
 from memory_pipeline.logs import get_logger
 from memory_pipeline.model import (
     Build,
@@ -191,7 +192,7 @@ class Rebuild:
         damaged: UUID | None,
     ) -> Rebuilt:
         generation, reading, fresh = self._generation(build, damaged)  # 1
-        hold = self._owned(build)
+        hold, known = self._owned(build), Known()
         chunks = ahead(  # 2
             self.filling.chunks(
                 build,
@@ -205,7 +206,7 @@ class Rebuild:
             for chunk in chunks:
                 with self._leased(build, generation) as lease:  # 3
                     written, embedded = self.filling.write(
-                        build, lease, generation, chunk, fresh=fresh
+                        build, lease, generation, chunk, fresh=fresh, known=known
                     )
                 fresh = True
                 so_far = replace(
@@ -220,7 +221,7 @@ class Rebuild:
         finally:
             chunks.close()
         began = time.monotonic()
-        mended, documents = self._prove(build, generation) if self.proves else (0, 0)  # 5
+        mended, documents = self._prove(build, generation, known) if self.proves else (0, 0)  # 5
         so_far = replace(so_far, mended=so_far.mended + mended)
         self._flip(build, generation, documents)  # 6
         return replace(so_far, documents=documents, verify_seconds=time.monotonic() - began)
@@ -280,12 +281,12 @@ class Rebuild:
         if self.outbox.due(tenant):
             self.sync.run(tenant)
 
-    def _prove(self, build: Build, generation: Generation) -> tuple[int, int]:
+    def _prove(self, build: Build, generation: Generation, known: Known) -> tuple[int, int]:
         """Verify until nothing but what is on its way differs; return mended and documents."""
         mended = 0
         for round_ in range(VERIFY_ROUNDS):
             self._catch_up(build.tenant)
-            verified = self._verified(build, generation)
+            verified = self._verified(build, generation, known)
             wrong = {f.memory_id for f in verified.findings if f.memory_id is not None}
             stubborn = round_ and all(f.kind == "unreachable" for f in verified.findings)
             if not wrong or (stubborn and round_ + 1 == VERIFY_ROUNDS):
@@ -294,9 +295,13 @@ class Rebuild:
             mended += len(wrong)
         raise Corrupt("what was written to it does not stand in it", generation=generation.id)
 
-    def _verified(self, build: Build, generation: Generation) -> Verified:
+    def _verified(self, build: Build, generation: Generation, known: Known) -> Verified:
         verified = self.verify.run(
-            build.tenant, generation=generation, sample=SAMPLE, hold=self._owned(build)
+            build.tenant,
+            generation=generation,
+            sample=SAMPLE,
+            known=known,
+            hold=self._owned(build),
         )
         for finding in verified.findings:
             if finding.memory_id is None:

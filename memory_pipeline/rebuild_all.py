@@ -13,8 +13,9 @@ from memory_pipeline.rebuild import Rebuild
 from memory_pipeline.retire import drop_ended
 
 # A server applies writes one at a time: while it applies one tenant's, the next one's are sent, and
-# a third tenant is verified. More of them only make small writes of others wait longer.
-TENANTS_AT_ONCE_A_SERVER = 3
+# one tenant more is verified. More of them only make small writes of others wait longer.
+TENANTS_AT_ONCE_A_SERVER = 2
+VERIFIED_AT_ONCE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class RebuildAll:
             PostgresUnavailable, ChromaUnavailable: nothing more can be done.
 
         """
-        workers = TENANTS_AT_ONCE_A_SERVER * len(self.index.servers())
+        workers = TENANTS_AT_ONCE_A_SERVER * len(self.index.servers()) + VERIFIED_AT_ONCE
         registered = self.registry.keys()
         for tenant in tenants:
             if tenant not in registered:

@@ -24,12 +24,14 @@ from memory_pipeline.ahead import ahead
 from memory_pipeline.chroma.index import SPARE_RESULTS
 from memory_pipeline.content import describe
 from memory_pipeline.errors import Corrupt, ServerLost
+from memory_pipeline.known import Known
 from memory_pipeline.model import (
     DIMENSION,
     Finding,
     FindingKind,
     Generation,
     MemoryId,
+    Scalar,
     TenantId,
     Verified,
     memory_id_of,
@@ -67,6 +69,7 @@ class Verify:
         *,
         generation: Generation | None = None,
         sample: int | None = SAMPLE,
+        known: Known | None = None,
         hold: Hold | None = None,
     ) -> Verified:
         """Verify the live generation of a tenant, or the given one.
@@ -76,6 +79,8 @@ class Verify:
             generation: a building generation, before it goes live.
             sample: how many documents are compared in full and searched by their own vector;
                 None: all of them; 0: none, nor is it asked what can be found.
+            known: what the caller has just written, so that rows of the same version need not be
+                read again.
             hold: called before each request; tells the seconds that it may take.
 
         Returns:
@@ -89,14 +94,19 @@ class Verify:
         hold = hold or (lambda: self.seconds)
         for _ in range(FLIPS):
             target = generation or self.registry.live(tenant)
-            verified = self._look(tenant, target, sample, hold)
+            verified = self._look(tenant, target, sample, known, hold)
             now = generation or self.registry.live(tenant)
             if (now and (now.id, now.state)) == (target and (target.id, target.state)):
                 break
         return replace(verified, seconds=time.monotonic() - began)
 
     def _look(
-        self, tenant: TenantId, generation: Generation | None, sample: int | None, hold: Hold
+        self,
+        tenant: TenantId,
+        generation: Generation | None,
+        sample: int | None,
+        known: Known | None,
+        hold: Hold,
     ) -> Verified:
         whole = self._of_the_whole(tenant, generation)
         if generation is None or whole is not None:
@@ -106,7 +116,7 @@ class Verify:
                 findings=() if whole is None else (whole,),
             )
         try:
-            return self._compare(tenant, generation, sample, hold)
+            return self._compare(tenant, generation, sample, known, hold)
         except ServerLost as lost:
             return _condemned(tenant, generation, "lost", str(lost))
         except Corrupt as damage:
@@ -131,9 +141,14 @@ class Verify:
         return next((Finding(kind, tenant, detail=said) for kind, said in wrong.items()), None)
 
     def _compare(
-        self, tenant: TenantId, generation: Generation, sample: int | None, hold: Hold
+        self,
+        tenant: TenantId,
+        generation: Generation,
+        sample: int | None,
+        known: Known | None,
+        hold: Hold,
     ) -> Verified:
-        scan = self._scan(tenant, generation, hold)  # 1
+        scan = self._scan(tenant, generation, known, hold)  # 1
         began = time.monotonic()
         look = Sandwich(self.parts, tenant, generation, hold)
         close: set[MemoryId] = set()
@@ -166,14 +181,16 @@ class Verify:
 
     # ---- 1: everything, by metadata
 
-    def _scan(self, tenant: TenantId, generation: Generation, hold: Hold) -> Scan:
+    def _scan(
+        self, tenant: TenantId, generation: Generation, known: Known | None, hold: Hold
+    ) -> Scan:
         present: array[int] = array("q")
         doubts: set[MemoryId] = set()
         strangers: list[str] = []
         pages = ahead(self.parts.index.pages(generation, hold=hold), depth=1)
         try:
             for page in pages:
-                held: dict[MemoryId, Mapping[str, object]] = {}
+                held: dict[MemoryId, Mapping[str, Scalar]] = {}
                 for name, metadata in page:
                     memory_id = memory_id_of(name)
                     if memory_id is None:
@@ -182,13 +199,7 @@ class Verify:
                         held[memory_id] = metadata
                 present.extend(held)
                 for part in cut(held, LOOKS):
-                    rows = self.parts.memories.get(tenant, part)
-                    doubts.update(
-                        i
-                        for i in part
-                        if (row := rows.get(i)) is None
-                        or describe(row, self.parts.recipe) != dict(held[i])
-                    )
+                    doubts |= self._differing(tenant, part, held, known)
         finally:
             pages.close()
         memories = 0
@@ -198,6 +209,29 @@ class Verify:
             there = np.isin(np.asarray(ids, dtype=np.int64), seen)
             doubts.update(i for i, found in zip(ids, there.tolist(), strict=True) if not found)
         return Scan(present, doubts, tuple(strangers), memories)
+
+    def _differing(
+        self,
+        tenant: TenantId,
+        ids: Sequence[MemoryId],
+        held: Mapping[MemoryId, Mapping[str, Scalar]],
+        known: Known | None,
+    ) -> set[MemoryId]:
+        """Compare documents with their rows, but for those whose rows are known by version."""
+        covered: set[MemoryId] = set()
+        if known is not None:
+            covered = {
+                i
+                for i, (whose, version) in self.parts.memories.versions(ids).items()
+                if whose == tenant and known.covers(i, version)
+            }
+        rows = self.parts.memories.get(tenant, [i for i in ids if i not in covered])
+        return {
+            i
+            for i in ids
+            if not (known is not None and i in covered and known.agrees(i, held[i]))
+            and ((row := rows.get(i)) is None or describe(row, self.parts.recipe) != dict(held[i]))
+        }
 
     # ---- 2: what can be found
 

@@ -7,6 +7,7 @@ Every method of a port is a step with a name such as ``outbox.claim``. A test ma
 wrong at a step (``fail``), and may let others act before it (``watch``).
 """
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ from memory_pipeline.model import (
 from memory_pipeline.ports import Hold, Index, Lease
 from memory_pipeline.postgres import memories as postgres_memories
 from memory_pipeline.postgres.outbox import MISSED_PAUSE_SECONDS
-from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR
+from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR, OF_LATE_SECONDS
 from memory_pipeline.settings import Settings
 
 SAFETY_SECONDS = 0.5
@@ -101,6 +102,7 @@ class FakeTenant:
     token: int = 0
     lease_until: float = 0.0
     retry_at: float = 0.0
+    synced_at: float = -math.inf
     retries: int = 0
     last_error: str | None = None
 
@@ -416,6 +418,7 @@ class FakeOutbox:
             tenant.lease_until, tenant.last_error = 0.0, error
             if error is None:
                 tenant.retry_at, tenant.retries = 0.0, 0
+                tenant.synced_at = world.now
             else:
                 pause_seconds = world.settings.retry_seconds * 2.0 ** min(tenant.retries, 16)
                 tenant.retry_at = world.now + min(world.settings.retry_limit_seconds, pause_seconds)
@@ -567,13 +570,14 @@ class FakeRegistry:
             return None if building is None else self.world.generations[building]
 
     def serves_others(self, server: UUID, tenant: TenantId) -> bool:
-        """Whether searches of other tenants go to this server now."""
+        """Whether other tenants of this server were synced of late."""
         with self.world.step("registry.serves_others"):
-            pointed = {
-                t: self.world.generations[f.live] for t, f in self.world.tenants.items() if f.live
-            }
             return any(
-                g.server == server and g.state == "live" and t != tenant for t, g in pointed.items()
+                self.world.generations[f.live].server == server
+                and t != tenant
+                and f.synced_at > self.world.now - OF_LATE_SECONDS
+                for t, f in self.world.tenants.items()
+                if f.live is not None
             )
 
     def is_being_filled(self, generation: UUID) -> bool:

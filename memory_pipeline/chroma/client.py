@@ -120,7 +120,7 @@ def _connect(url: str, settings: Settings) -> "ServerAPI":
     tls = parts.scheme == "https"
     system = System(
         ChromaSettings(
-            chroma_api_impl="chromadb.api.fastapi.FastAPI",
+            chroma_api_impl="memory_pipeline.chroma.transport.Transport",
             chroma_server_host=parts.hostname,
             chroma_server_http_port=parts.port or (443 if tls else 8000),
             chroma_server_ssl_enabled=tls,

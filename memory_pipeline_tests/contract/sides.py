@@ -226,6 +226,7 @@ class RealSide:
         for table, column in (
             ("tenant", "lease_until"),
             ("tenant", "retry_at"),
+            ("tenant", "last_synced_at"),
             ("change", "not_before"),
             ("rebuild", "owned_until"),
             ("generation", "ended_at"),

@@ -13,6 +13,7 @@ from chromadb.api.models.Collection import Collection as ChromaCollection
 from memory_pipeline.embedding import HashingEmbedder
 from memory_pipeline.errors import ChromaUnavailable, ConfigurationChanged, Corrupt
 from memory_pipeline.filling import Chunk
+from memory_pipeline.known import Known
 from memory_pipeline.model import (
     Build,
     Document,
@@ -291,14 +292,23 @@ def test_a_row_that_changes_between_read_and_write_is_read_again(
 
     class Late(type(one.filling)):  # type: ignore[misc]  # the filling, with an application beside it
         def write(
-            self, build: Build, lease: Lease, generation: Generation, chunk: Chunk, *, fresh: bool
+            self,
+            build: Build,
+            lease: Lease,
+            generation: Generation,
+            chunk: Chunk,
+            *,
+            fresh: bool,
+            known: Known,
         ) -> tuple[int, int]:
             db.execute(
                 'UPDATE memory_logs SET raw_data = \'{"summary": "moved on"}\' WHERE id = %s',
                 (ids[2],),
             )
             db.execute("DELETE FROM memory_logs WHERE id = %s", (ids[3],))
-            written: tuple[int, int] = super().write(build, lease, generation, chunk, fresh=fresh)
+            written: tuple[int, int] = super().write(
+                build, lease, generation, chunk, fresh=fresh, known=known
+            )
             held = pipeline.index.hashes(generation, hold=lambda: 5.0)
             assert document_id(ids[3]) not in held
             assert (
