@@ -34,6 +34,7 @@ def status(as_json: AsJson = False) -> None:
             figures["servers"] = _servers(pipeline)
             problems += [f"capture is broken: {b}" for b in pipeline.status.broken_capture()]
             problems += _documents(pipeline, figures)
+            problems += _damage(figures)
     except PostgresUnavailable as error:
         problems.append(str(error))
         unavailable = True
@@ -73,9 +74,22 @@ def _figures(pipeline: Pipeline) -> dict[str, Any]:
         "retrying": totals.retrying,
         "tenants": totals.tenants,
         "paused_tenants": totals.paused_tenants,
+        "damaged_tenants": totals.damaged_tenants,
+        "rebuilding_tenants": totals.rebuilding_tenants,
+        "findings_of_last_verify": totals.findings,
         "memories_without_tenant": totals.memories_without_tenant,
         "model": pipeline.embedder.model,
     }
+
+
+def _damage(figures: dict[str, Any]) -> list[str]:
+    damaged, found = figures["damaged_tenants"], figures["findings_of_last_verify"]
+    problems = []
+    if damaged:
+        problems.append(f"{damaged} collections are damaged or lost: `memory-pipeline rebuild`")
+    if found:
+        problems.append(f"the last verify found {found}: `memory-pipeline verify --repair`")
+    return problems
 
 
 def _servers(pipeline: Pipeline) -> list[dict[str, Any]]:
