@@ -20,9 +20,9 @@ from memory_pipeline.errors import (
     Transient,
 )
 from memory_pipeline.logs import get_logger
-from memory_pipeline.model import Failure, Generation, MemoryId, Verdict
+from memory_pipeline.model import Failure, Generation, MemoryId, TenantId, Verdict
 from memory_pipeline.plan import EmbeddedDraft
-from memory_pipeline.ports import Index, Lease, Memories, Registry
+from memory_pipeline.ports import Hold, Index, Lease, Memories, Registry
 
 log = get_logger("memory_pipeline.generations")
 
@@ -48,7 +48,7 @@ class Generations:
         live = self.registry.live(lease.tenant)
         building = self.registry.building(lease.tenant)
         if live is None and building is None:
-            live = self._begin(lease)
+            live = self._begin_first(lease)
         if live is not None and live.state == "live":
             self.check(live)
             self.index.prime(live, hold=lease.hold)
@@ -134,16 +134,20 @@ class Generations:
             return []
         return self.index.unlisted(live, hold=lease.hold)
 
-    def _begin(self, lease: Lease) -> Generation:
-        memories = self.memories.count(lease.tenant)
+    def begin(self, tenant: TenantId, *, hold: Hold) -> Generation:
+        """Note a new generation and create its collection; nobody points to it yet."""
+        memories = self.memories.count(tenant)
         begun = self.registry.begin(
-            lease.tenant,
+            tenant,
             self.index.place(),
             model=self.model,
             config_hash=self.recipe.config_hash,
             memories=memories,
         )
-        generation = self.index.create(begun, memories=memories, hold=lease.hold)
+        return self.index.create(begun, memories=memories, hold=hold)
+
+    def _begin_first(self, lease: Lease) -> Generation:
+        generation = self.begin(lease.tenant, hold=lease.hold)
         self.registry.go_live(lease, generation)
         return replace(generation, state="live")
 

@@ -98,7 +98,6 @@ class Pipeline:
         )
         one = Rebuild(
             outbox=self.outbox,
-            memories=self.memories,
             registry=self.registry,
             rebuilds=self.rebuilds,
             index=self.index,

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from memory_pipeline.ahead import ahead
-from memory_pipeline.errors import Corrupt, Fenced, Poison, Transient
+from memory_pipeline.errors import ConfigurationChanged, Corrupt, Fenced, Poison, Transient
 from memory_pipeline.filling import Filling
 from memory_pipeline.known import Known
 from memory_pipeline.logs import get_logger
@@ -38,7 +38,7 @@ from memory_pipeline.model import (
     TenantId,
     Verified,
 )
-from memory_pipeline.ports import Hold, Index, Lease, Memories, Outbox, Rebuilds, Registry
+from memory_pipeline.ports import Hold, Index, Lease, Outbox, Rebuilds, Registry
 from memory_pipeline.sync import Sync
 from memory_pipeline.verify import Verify
 
@@ -74,7 +74,6 @@ class Rebuild:
     """Rebuilds tenants, one at a time in each thread."""
 
     outbox: Outbox
-    memories: Memories
     registry: Registry
     rebuilds: Rebuilds
     index: Index
@@ -242,16 +241,8 @@ class Rebuild:
                 self.rebuilds.resume(build, building, reading)
                 return building, reading, False
             self._abandon(build, building)
-        memories = self.memories.count(build.tenant)
-        begun = self.registry.begin(
-            build.tenant,
-            self.index.place(),
-            model=self.filling.embedder.model,
-            config_hash=self.filling.recipe.config_hash,
-            memories=memories,
-        )
-        generation = self.index.create(begun, memories=memories, hold=self._owned(build))
-        generation = replace(generation, state="building")
+        begun = self.sync.generations.begin(build.tenant, hold=self._owned(build))
+        generation = replace(begun, state="building")
         self.index.prime(generation, hold=self._owned(build))
         with self._leased(build) as lease:
             self.rebuilds.register(build, lease, generation)
@@ -259,14 +250,12 @@ class Rebuild:
 
     def _fits(self, build: Build, building: Generation, reading: Reading) -> bool:
         """Say whether a generation that somebody left can be gone on with."""
-        if (building.model, building.config_hash) != (
-            self.filling.embedder.model,
-            self.filling.recipe.config_hash,
-        ) or (build.re_embed and not reading.re_embed):
+        if build.re_embed and not reading.re_embed:
             return False
         try:
+            self.sync.generations.check(building)
             self.index.prime(building, hold=self._owned(build))
-        except Corrupt:
+        except (ConfigurationChanged, Corrupt):
             return False
         return True
 

@@ -61,7 +61,8 @@ class Sync:
     slice_seconds: float
 
     @property
-    def _generations(self) -> Generations:
+    def generations(self) -> Generations:
+        """What decides which generations are written."""
         return Generations(
             self.registry, self.memories, self.index, self.recipe, self.embedder.model
         )
@@ -100,7 +101,7 @@ class Sync:
         outcome, claim = Outcome(tenant), Claim((), ())
         error: PipelineError | None = None
         try:
-            self._generations.prepare(lease)
+            self.generations.prepare(lease)
             look, newest = False, self.outbox.newest(tenant)
             while (claim := self.outbox.claim(lease)).changes:
                 outcome = self._batch(lease, claim, outcome)
@@ -110,7 +111,7 @@ class Sync:
                     newest = self.outbox.newest(tenant)
                 elif claim.changes[0].seq > newest:
                     break
-            if look and (lost := self._generations.lost_documents(lease)):
+            if look and (lost := self.generations.lost_documents(lease)):
                 self.outbox.enqueue(tenant, lost)
                 if (claim := self.outbox.claim(lease)).changes:
                     self._batch(lease, claim, Outcome(tenant))
@@ -133,7 +134,7 @@ class Sync:
             case Fenced():
                 return "fenced"
             case Corrupt():
-                return self._generations.condemn(lease, error)
+                return self.generations.condemn(lease, error)
             case ConfigurationChanged():
                 return "refused"
             case Transient(sent=False):
@@ -147,7 +148,7 @@ class Sync:
     def _batch(self, lease: Lease, claim: Claim, so_far: Outcome) -> Outcome:
         """Read, embed, write and ack one claim; the numbers are the order."""
         for generation in claim.targets:
-            self._generations.check(generation)
+            self.generations.check(generation)
         rows, left_out = self.memories.read(claim.memory_ids)  # 4
         if left_out:
             self.outbox.let_go(lease, claim.only(left_out))
@@ -172,7 +173,7 @@ class Sync:
         ready = [*plan.covered, *embedded.ready]
         failures = [
             *embedded.failures,
-            *self._generations.write(lease, claim.targets, ready, plan.deletes),
+            *self.generations.write(lease, claim.targets, ready, plan.deletes),
         ]  # 6
         failed = {f.memory_id for f in failures}
         # After the write: what this claim has just brought right is not brought right twice. What a

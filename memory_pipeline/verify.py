@@ -21,12 +21,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from memory_pipeline.ahead import ahead
-from memory_pipeline.chroma.index import SPARE_RESULTS
 from memory_pipeline.content import describe
 from memory_pipeline.errors import Corrupt, ServerLost
 from memory_pipeline.known import Known
 from memory_pipeline.model import (
-    DIMENSION,
     Finding,
     FindingKind,
     Generation,
@@ -237,9 +235,7 @@ class Verify:
 
     def _unlisted(self, generation: Generation, present: array[int], hold: Hold) -> set[MemoryId]:
         """Return the documents that no query lists, however many results it may have."""
-        anywhere = np.ones(DIMENSION, dtype=np.float32)
-        limit = len(present) + SPARE_RESULTS
-        names = self.parts.index.nearest(generation, anywhere, limit=limit, seconds=hold())
+        names = self.parts.index.listed(generation, len(present), seconds=hold())
         listed = {memory_id_of(name) for name in names}
         return {MemoryId(i) for i in present if i not in listed}
 

@@ -247,14 +247,16 @@ class ChromaIndex:
             )
         }
 
-    def nearest(
-        self, generation: Generation, vector: Vector, *, limit: int, seconds: float
-    ) -> list[str]:
-        """Return the ids of the nearest documents: with a large limit, of all that can be found."""
+    def listed(self, generation: Generation, count: int, *, seconds: float) -> list[str]:
+        """Return the ids of all documents that a query can find, of some ``count`` that there are.
+
+        Where the query starts makes no difference: it has no end.
+        """
+        anywhere = np.ones(DIMENSION, dtype=np.float32)
         with self._servers.client(generation.server).collection(generation, seconds) as collection:
             found: Any = collection.query(
-                query_embeddings=np.asarray([vector], dtype=np.float32),
-                n_results=limit,
+                query_embeddings=np.stack([anywhere]),
+                n_results=count + SPARE_RESULTS,
                 include=[],  # with metadata no more than SQLite's variables allow
             )
         names: list[str] = found["ids"][0]
@@ -269,9 +271,7 @@ class ChromaIndex:
         count = self.count(generation, seconds=hold())
         if count > EXHAUSTIVE:
             return []
-        anywhere = np.ones(DIMENSION, dtype=np.float32)
-        limit = count + SPARE_RESULTS
-        listed = self.nearest(generation, anywhere, limit=limit, seconds=hold())
+        listed = self.listed(generation, count, seconds=hold())
         if len(listed) >= count:
             return []
         names = {name for page in self.pages(generation, hold=hold) for name, _ in page}

@@ -353,13 +353,13 @@ def test_what_no_query_lists_is_told(
 ) -> None:
     """Races 15: a document may be held and listed by no query; only small ones are looked at."""
     index.write(generation, [a_document(n, text=None) for n in range(30)], [], hold=no_lease)
-    listed = index.nearest
+    everything = index.listed
     hidden = {"memory_log_3", "memory_log_7"}
 
-    def nearest(*asked: Any, **more: Any) -> list[str]:
-        return [name for name in listed(*asked, **more) if name not in hidden]
+    def listed(*asked: Any, **more: Any) -> list[str]:
+        return [name for name in everything(*asked, **more) if name not in hidden]
 
-    monkeypatch.setattr(index, "nearest", nearest)
+    monkeypatch.setattr(index, "listed", listed)
     assert index.unlisted(generation, hold=no_lease) == [3, 7]
     monkeypatch.setattr(chroma_index, "EXHAUSTIVE", 29)
     assert index.unlisted(generation, hold=no_lease) == []
