@@ -9,7 +9,8 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import cache
 from typing import Literal
 
 from memory_pipeline.model import Memory, Scalar, Vector
@@ -27,6 +28,7 @@ from memory_pipeline.text import (
 __all__ = [
     "Content",
     "Recipe",
+    "canonical",
     "compose",
     "content_hash",
     "describe",
@@ -42,6 +44,10 @@ RECIPE_VERSION = 1
 OTHERS = "*"
 METADATA_CHARACTERS = 256
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SECONDS_A_DAY = 86_400
+
+# One for all: json.dumps builds another for each call that sorts.
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ class Recipe:
     @property
     def date_fields(self) -> tuple[str, ...]:
         """The metadata fields named like a date: each has a ``<field>_ts`` beside it."""
-        return tuple(f for f in self.metadata_fields if _names_date(f))
+        return _dates_among(self.metadata_fields)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -155,6 +161,11 @@ def _scalar(value: object) -> Scalar:
     return ""
 
 
+@cache
+def _dates_among(fields: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f for f in fields if _names_date(f))
+
+
 def _names_date(field: str) -> bool:
     named = field.startswith("date") or field.endswith(("_at", "_date", "_on"))
     return named and not field.endswith("_ts")
@@ -169,13 +180,19 @@ def _seconds(value: object) -> int:
 
 def _seconds_of(time: datetime) -> int:
     aware = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return (aware - EPOCH) // timedelta(seconds=1)
+    since = aware - EPOCH
+    return since.days * SECONDS_A_DAY + since.seconds
 
 
 def content_hash(memory: Memory, metadata_without_hash: Mapping[str, Scalar]) -> str:
     """Hash what a document says: the memory as Postgres prints it, and its metadata."""
-    canonical = json.dumps(dict(metadata_without_hash), sort_keys=True, separators=(",", ":"))
-    return text_hash(f"{canonical}\n{memory.raw}")  # JSON in one line: the first \n is the border
+    # JSON in one line: the first \n is the border
+    return text_hash(f"{canonical(metadata_without_hash)}\n{memory.raw}")
+
+
+def canonical(metadata: Mapping[str, Scalar]) -> str:
+    """Write metadata in one line, the same for the same metadata."""
+    return _CANONICAL.encode(dict(metadata))
 
 
 def text_hash(text: str) -> str:

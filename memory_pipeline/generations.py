@@ -5,6 +5,7 @@ that is damaged is condemned: searches go on asking it, nobody writes it any mor
 takes its place.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,9 @@ from memory_pipeline.plan import EmbeddedDraft
 from memory_pipeline.ports import Hold, Index, Lease, Memories, Registry
 
 log = get_logger("memory_pipeline.generations")
+
+# Tenants that are placed at the same moment would all go to the server that holds least.
+_placing = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +141,14 @@ class Generations:
     def begin(self, tenant: TenantId, *, hold: Hold) -> Generation:
         """Note a new generation and create its collection; nobody points to it yet."""
         memories = self.memories.count(tenant)
-        begun = self.registry.begin(
-            tenant,
-            self.index.place(),
-            model=self.model,
-            config_hash=self.recipe.config_hash,
-            memories=memories,
-        )
+        with _placing:
+            begun = self.registry.begin(
+                tenant,
+                self.index.place(),
+                model=self.model,
+                config_hash=self.recipe.config_hash,
+                memories=memories,
+            )
         return self.index.create(begun, memories=memories, hold=hold)
 
     def _begin_first(self, lease: Lease) -> Generation:

@@ -2,10 +2,10 @@
 
 import bisect
 import hashlib
-import json
 from array import array
 from collections.abc import Mapping
 
+from memory_pipeline.content import canonical
 from memory_pipeline.model import MemoryId, Scalar
 
 DIGEST_BYTES = 16
@@ -49,5 +49,4 @@ class Known:
 
 
 def _digest(metadata: Mapping[str, Scalar]) -> bytes:
-    canonical = json.dumps(dict(metadata), sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(canonical.encode(), digest_size=DIGEST_BYTES).digest()
+    return hashlib.blake2b(canonical(metadata).encode(), digest_size=DIGEST_BYTES).digest()

@@ -104,7 +104,8 @@ def covering(memory: Memory, content: Content, *, model: str, trust: bool) -> Pr
     known = memory.provenance
     if known is not None and known.vector_hash == stored.vector_hash:
         return known if known == stored else None
-    return stored if trust and bool(np.isfinite(vector).all() and vector.any()) else None
+    # Neither zero nor infinite nor NaN: Chroma can measure an angle to it.
+    return stored if trust and 0.0 < float(np.dot(vector, vector)) < np.inf else None
 
 
 def isolate(batch: Sequence[T], attempt: Callable[[Sequence[T]], None]) -> list[tuple[T, Poison]]:

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from memory_pipeline.errors import Poison
 
@@ -43,7 +44,7 @@ def parse(raw: str) -> object:
 
 
 def _parse_leaf(raw: str) -> object:
-    value: object = json.loads(raw, parse_int=_int, parse_float=_float, parse_constant=Number)
+    value: object = _DECODER.decode(raw)
     return value
 
 
@@ -83,6 +84,10 @@ def _float(literal: str) -> float | Number:
     return float(literal) if math.isfinite(float(literal)) else Number(literal)
 
 
+# One for all: json.loads builds another for each text, which costs as much as the parsing.
+_DECODER = json.JSONDecoder(parse_int=_int, parse_float=_float, parse_constant=Number)
+
+
 def one_line(leaves: Iterable[tuple[str, object]], limit: int, *, numbers: bool = False) -> str:
     """Join the texts among labelled leaves, or their numbers and booleans, up to ``limit``."""
     pieces: list[str] = []
@@ -112,6 +117,7 @@ def leaves_of(value: object, label: str = "") -> Iterator[tuple[str, object]]:
             yield label, node
 
 
+@lru_cache(maxsize=1024)
 def label_of(key: str) -> str:
     """Show a key as it stands before its texts."""
     return _cut(_collapsed(key, LABEL_CHARACTERS), LABEL_CHARACTERS)

@@ -22,11 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from memory_pipeline.benchmarks.rows import Documents, Load, documents
-from memory_pipeline.chroma.index import (
-    LARGE_TENANT,
-    SYNC_THRESHOLD_LARGE,
-    SYNC_THRESHOLD_SMALL,
-)
+from memory_pipeline.chroma.index import hnsw_of
 from memory_pipeline.content import Recipe
 from memory_pipeline.local.chroma import start_chroma
 from memory_pipeline.model import TenantId
@@ -246,14 +242,10 @@ def _create(client: Any, one: Documents) -> Any:
         CreateCollectionConfiguration,
     )
 
-    large = one.tenant_size >= LARGE_TENANT
     collection = client.create_collection(
         f"limit-{one.tenant}",
         configuration=CreateCollectionConfiguration(
-            hnsw={
-                "space": "cosine",
-                "sync_threshold": SYNC_THRESHOLD_LARGE if large else SYNC_THRESHOLD_SMALL,
-            },
+            hnsw=hnsw_of(one.tenant_size),
             embedding_function=None,
         ),
         embedding_function=None,

@@ -62,12 +62,13 @@ def bench_rebuild(
     tenants: int,
     servers: int,
     document: Literal["full", "none"],
+    turns: int = TURNS,
 ) -> dict[str, object]:
     """Measure on services of its own below ``home``; nothing of the user's is touched.
 
     Returns:
         ``ratio_to_limit``: documents a second of the rebuild with its proof, to those of the limit
-        in the same turns, medians of three; ``peak_mb``: memory of the rebuilding process.
+        in the same turns, medians; ``peak_mb``: memory of the rebuilding process.
 
     """
     # Fewer tenants of the same size, where there are several.
@@ -83,13 +84,13 @@ def bench_rebuild(
             limits: list[Rate] = []
             proven: list[Run] = []
             bare: list[Run] = []
-            for turn in range(TURNS):
+            for turn in range(turns):
                 limits.append(limit.rate(way, servers=servers))
                 both = [(proven, True), (bare, False)]
                 for runs, proves in both if turn % 2 else reversed(both):
                     runs.append(_measured(home, postgres, settings, FILLED, servers, proves=proves))
             naive = limit.naive()
-            one_server = _one_server(limit, servers)
+            one_server = _one_server(limit, servers, turns)
         smallest = _measured(home, postgres, settings, "small", servers, proves=True)
     finally:
         postgres.remove()
@@ -172,12 +173,12 @@ def settings_of(
     )
 
 
-def _one_server(limit: Limit, servers: int) -> float | None:
+def _one_server(limit: Limit, servers: int, turns: int) -> float | None:
     """Measure one server's limit, where there are several: what more of them bring."""
     if servers == 1:
         return None
     way = limit.trials(servers=1)[0].way
-    rates: list[Rate] = [limit.rate(way) for _ in range(TURNS)]
+    rates: list[Rate] = [limit.rate(way) for _ in range(turns)]
     return statistics.median(r.per_second for r in rates)
 
 

@@ -39,10 +39,16 @@ PAGE = 5_000
 DOCUMENTS_A_WRITE = 250
 BYTES_A_WRITE = 8_000_000
 # Rows not yet saved stay in one queue that every write of the server scans; saving costs more
-# the larger the collection is.
+# the larger the collection is. And with Chroma's own graph (16 neighbours, 100 looked at) 45 of
+# 50,000 are found by no search, 17 of 1,000 not by their own vector; with this one, none. Adding a
+# vector costs half as much again, which small collections need not pay.
 LARGE_TENANT = 5_000
-SYNC_THRESHOLD_SMALL = 200
-SYNC_THRESHOLD_LARGE = 2_000
+HNSW_SMALL: Mapping[str, int] = {"sync_threshold": 200}
+HNSW_LARGE: Mapping[str, int] = {
+    "sync_threshold": 2_000,
+    "max_neighbors": 32,
+    "ef_construction": 200,
+}
 NEIGHBOURS = 10
 # Dropping so many documents holds the server up for 0.2 s.
 DROPPED_AT_ONCE = 2_000
@@ -95,7 +101,6 @@ class ChromaIndex:
 
     def create(self, generation: Generation, *, memories: int, hold: Hold) -> Generation:
         """Create the generation's collection; return the generation with the collection's id."""
-        large = memories >= LARGE_TENANT
         client = self._servers.client(generation.server)
         with client.call(hold(), generation=generation.id) as server:
             from chromadb.api.collection_configuration import (  # noqa: PLC0415 - chromadb is slow
@@ -103,10 +108,7 @@ class ChromaIndex:
             )
 
             configuration = CreateCollectionConfiguration(
-                hnsw={
-                    "space": "cosine",
-                    "sync_threshold": SYNC_THRESHOLD_LARGE if large else SYNC_THRESHOLD_SMALL,
-                },
+                hnsw=hnsw_of(memories),
                 embedding_function=None,
             )
             model = server.create_collection(
@@ -336,9 +338,12 @@ class ChromaIndex:
     ) -> None:
         texts = [d.text for d in documents if d.text is not None]
         with self._servers.client(generation.server).collection(generation, hold()) as collection:
-            (collection.add if fresh else collection.upsert)(
+            # Not by the collection's own method: that looks at every key and value once more.
+            server = collection._client  # noqa: SLF001
+            (server._add if fresh else server._upsert)(  # noqa: SLF001
+                collection_id=collection.id,
                 ids=[document_id(d.memory_id) for d in documents],
-                embeddings=np.stack([d.vector for d in documents]),
+                embeddings=[d.vector for d in documents],
                 metadatas=[dict(d.metadata) for d in documents],
                 documents=texts or None,
             )
@@ -355,6 +360,11 @@ class ChromaIndex:
         vectors = {d.memory_id: d.vector for d in documents}
         lost = self.hidden(generation, vectors, seconds=hold())
         return [d for d in documents if d.memory_id in lost]
+
+
+def hnsw_of(memories: int) -> Any:
+    """Return Chroma's settings for a collection of so many."""
+    return {"space": "cosine", **(HNSW_LARGE if memories >= LARGE_TENANT else HNSW_SMALL)}
 
 
 def _parts(documents: Sequence[Document], most: int) -> list[list[Document]]:

@@ -36,6 +36,7 @@ def rebuild(
     document: Annotated[
         str, typer.Option(help="What Chroma stores of a memory: 'full' or 'none'.")
     ] = "full",
+    turns: Annotated[int, typer.Option(min=1, help="Turns; medians count.")] = 3,
     as_json: AsJson = False,
 ) -> None:
     """Measure a rebuild from Postgres beside Chroma's own limit, in turns."""
@@ -50,6 +51,7 @@ def rebuild(
             tenants=tenants,
             servers=servers,
             document=document,  # type: ignore[arg-type]  # checked above
+            turns=turns,
         )
     _tell(figures, as_json=as_json)
 

@@ -21,9 +21,9 @@ from memory_pipeline.chroma.client import ChromaClient
 from memory_pipeline.chroma.index import (
     BYTES_A_WRITE,
     DOCUMENTS_A_WRITE,
+    HNSW_LARGE,
+    HNSW_SMALL,
     LARGE_TENANT,
-    SYNC_THRESHOLD_LARGE,
-    SYNC_THRESHOLD_SMALL,
     ChromaIndex,
 )
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, Poison, Transient
@@ -69,22 +69,22 @@ def _nearest(index: ChromaIndex, generation: Generation, seed: int, limit: int =
 
 
 @pytest.mark.parametrize(
-    ("memories", "threshold"),
+    ("memories", "hnsw"),
     [
-        (0, SYNC_THRESHOLD_SMALL),
-        (LARGE_TENANT - 1, SYNC_THRESHOLD_SMALL),
-        (LARGE_TENANT, SYNC_THRESHOLD_LARGE),
+        (0, HNSW_SMALL),
+        (LARGE_TENANT - 1, HNSW_SMALL),
+        (LARGE_TENANT, HNSW_LARGE),
     ],
 )
 def test_a_collection_is_made_for_its_tenants_size(
-    pipeline: Pipeline, index: ChromaIndex, memories: int, threshold: int
+    pipeline: Pipeline, index: ChromaIndex, memories: int, hnsw: dict[str, int]
 ) -> None:
-    """Cosine, a threshold that keeps the queue short, no embedding function, and whose it is."""
+    """Cosine, a graph in which all is found, a short queue, no embedding function, whose it is."""
     generation = _created(index, memories=memories)
     collection = _raw(pipeline, generation)
     configuration = collection.configuration_json
     assert configuration["hnsw"]["space"] == "cosine"
-    assert configuration["hnsw"]["sync_threshold"] == threshold
+    assert configuration["hnsw"].items() >= hnsw.items()
     # What Chroma calls the collections that name none.
     assert configuration.get("embedding_function") in (None, {"type": "legacy"})
     assert collection.name == f"memories-{generation.id}"
