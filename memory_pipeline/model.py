@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, NewType
 from uuid import UUID
@@ -123,18 +123,27 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An outbox row: this memory of this tenant is to be looked at again (None: all of them)."""
+    """An outbox row: this memory of this tenant is to be looked at again (None: all of them).
+
+    ``age``: seconds since the memory was written, when the change was claimed; None where it was
+    not: a reset, a confirm.
+    """
 
     seq: int
     memory_id: MemoryId | None
+    age: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Changes that one token has claimed, with the generations to write them to."""
+    """Changes that one token has claimed, with the generations to write them to.
+
+    ``full``: as many as one claim takes; more of them may stand.
+    """
 
     changes: tuple[Change, ...]
     targets: tuple[Generation, ...]
+    full: bool = False
 
     @property
     def memory_ids(self) -> tuple[MemoryId, ...]:
@@ -143,11 +152,11 @@ class Claim:
 
     def only(self, ids: Collection[MemoryId]) -> "Claim":
         """Return the part of the claim that is about these memories."""
-        return Claim(tuple(c for c in self.changes if c.memory_id in ids), self.targets)
+        return replace(self, changes=tuple(c for c in self.changes if c.memory_id in ids))
 
     def without(self, ids: Collection[MemoryId]) -> "Claim":
         """Return the part of the claim that is not about these memories."""
-        return Claim(tuple(c for c in self.changes if c.memory_id not in ids), self.targets)
+        return replace(self, changes=tuple(c for c in self.changes if c.memory_id not in ids))
 
     @property
     def resets(self) -> bool:
@@ -170,7 +179,8 @@ Verdict = Literal["done", "busy", "fenced", "postponed", "refused", "damaged"]
 class Outcome:
     """What one sync of one tenant did.
 
-    ``done``: all that stood when it began was brought. ``busy``: another worker holds the lease.
+    ``done``: all that stood when it began was brought, or one batch where that was asked for;
+    ``more``: more of it may stand. ``busy``: another worker holds the lease.
     ``fenced``: the lease was lost on the way. ``postponed``: a dependency is down, the changes
     wait. ``refused``: the collection was built with other settings. ``damaged``: the collection is
     damaged or lost; the changes wait for its rebuild.
@@ -185,6 +195,7 @@ class Outcome:
     failed: int = 0
     buried: int = 0
     newest_change: int = 0
+    more: bool = False
     seconds: float = 0.0
     reason: str = ""
 

@@ -12,6 +12,7 @@ from memory_pipeline.content import Recipe, recipe_from
 from memory_pipeline.drain import Drain
 from memory_pipeline.embedding import embedder_from
 from memory_pipeline.filling import Filling
+from memory_pipeline.freshness import Freshness
 from memory_pipeline.model import RebuildId, Rebuilt, TenantId
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.database import Database
@@ -20,6 +21,7 @@ from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.postgres.status import PostgresStatus
+from memory_pipeline.postgres.workers import PostgresWorkers
 from memory_pipeline.rebuild import Rebuild
 from memory_pipeline.rebuild_all import RebuildAll
 from memory_pipeline.repair import Repair
@@ -49,6 +51,8 @@ class Pipeline:
     index: ChromaIndex
     embedder: Embedder
     search: Search
+    workers: PostgresWorkers
+    freshness: Freshness
 
     def sync(self) -> Sync:
         """Return the heart, which asks Postgres once what stored vectors are."""
@@ -61,6 +65,7 @@ class Pipeline:
             recipe=self.recipe,
             trust=self.status.trusts_vectors(),
             slice_seconds=self.settings.lease_seconds / 4,
+            freshness=self.freshness,
         )
 
     def drain(self) -> Drain:
@@ -160,6 +165,8 @@ def opened(settings: Settings, *, embedder: Embedder | None = None) -> Iterator[
                 recipe=recipe,
                 seconds=settings.request_seconds,
             ),
+            workers=PostgresWorkers(database),
+            freshness=Freshness(),
         )
     finally:
         servers.forget()

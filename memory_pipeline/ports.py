@@ -16,6 +16,7 @@ from memory_pipeline.model import (
     Generation,
     Memory,
     MemoryId,
+    Outcome,
     Provenance,
     Reading,
     RebuildId,
@@ -233,6 +234,14 @@ class Registry(Protocol):
 
     def abandon(self, lease: Lease, generation: UUID) -> None:
         """Mark a damaged generation; stop writing to it, and give it up if it was building."""
+        ...
+
+
+class Lineage(Protocol):
+    """Where it is shown what was synced."""
+
+    def report(self, outcomes: Sequence[Outcome]) -> None:
+        """Show that these tenants are in sync, and what it took. May raise anything."""
         ...
 
 

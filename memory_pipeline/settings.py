@@ -88,6 +88,15 @@ class Settings(BaseSettings):
         description="what happens when a Chroma server has lost its data: "
         "wait for an operator, or rebuild by itself",
     )
+    poll_seconds: float = Field(
+        0.25, gt=0, le=60, description="how often the live process looks, whatever the hints say"
+    )
+    live_grace_seconds: float = Field(
+        30.0, ge=0, description="age of a change that runs take over from a live process"
+    )
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="where the live process serves figures for Prometheus"
+    )
     sensor_seconds: int = Field(5, ge=1, le=3600, description="seconds between two sensor ticks")
 
     @classmethod

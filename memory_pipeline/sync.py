@@ -17,7 +17,7 @@ is open during 5 and 6.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from memory_pipeline.batch import embed_and_back_up, find_differing
 from memory_pipeline.content import Recipe
@@ -30,9 +30,10 @@ from memory_pipeline.errors import (
     Poison,
     Transient,
 )
+from memory_pipeline.freshness import Freshness
 from memory_pipeline.generations import Generations
 from memory_pipeline.logs import get_logger
-from memory_pipeline.model import Claim, Outcome, TenantId, Verdict
+from memory_pipeline.model import Claim, MemoryId, Outcome, Provenance, TenantId, Token, Verdict
 from memory_pipeline.plan import plan_batch
 from memory_pipeline.ports import Embedder, Index, Lease, Memories, Outbox, Registry
 
@@ -59,6 +60,9 @@ class Sync:
     recipe: Recipe
     trust: bool
     slice_seconds: float
+    freshness: Freshness = field(default_factory=Freshness)
+    # The token under which each tenant was last brought up to date by this very process.
+    _last: dict[TenantId, Token] = field(default_factory=dict)
 
     @property
     def generations(self) -> Generations:
@@ -68,7 +72,11 @@ class Sync:
         )
 
     def run(
-        self, tenant: TenantId, *, progress: Callable[[Outcome], None] = lambda _: None
+        self,
+        tenant: TenantId,
+        *,
+        once: bool = False,
+        progress: Callable[[Outcome], None] = lambda _: None,
     ) -> Outcome:
         """Bring all changes that stand; under a steady stream of new ones, those are for the next.
 
@@ -76,6 +84,7 @@ class Sync:
 
         Args:
             tenant: whose changes.
+            once: one batch and no more, because other tenants wait for theirs.
             progress: told after each batch.
 
         Raises:
@@ -85,14 +94,16 @@ class Sync:
         """
         while True:
             try:
-                return self._under_lease(tenant, progress)
+                return self._under_lease(tenant, progress, once=once)
             except _ColdModel:
                 try:
                     self.embedder.load()
                 except EmbedderUnavailable as broken:
                     return self._postpone(tenant, str(broken))
 
-    def _under_lease(self, tenant: TenantId, progress: Callable[[Outcome], None]) -> Outcome:
+    def _under_lease(
+        self, tenant: TenantId, progress: Callable[[Outcome], None], *, once: bool
+    ) -> Outcome:
         began = time.monotonic()
         self.registry.register(tenant)
         lease = self.outbox.take(tenant)
@@ -101,20 +112,18 @@ class Sync:
         outcome, claim = Outcome(tenant), Claim((), ())
         error: PipelineError | None = None
         try:
-            self.generations.prepare(lease)
-            look, newest = False, self.outbox.newest(tenant)
+            self._prepare(lease)
+            look, newest = False, None
             while (claim := self.outbox.claim(lease)).changes:
                 outcome = self._batch(lease, claim, outcome)
                 progress(replace(outcome, seconds=time.monotonic() - began))
                 look = look or any(c.seq % CHANGES_A_LOOK == 0 for c in claim.changes)
-                if claim.resets:  # what it has enqueued belongs to this sync
-                    newest = self.outbox.newest(tenant)
-                elif claim.changes[0].seq > newest:
+                if once or not outcome.more or (newest and claim.changes[0].seq > newest):
                     break
-            if look and (lost := self.generations.lost_documents(lease)):
-                self.outbox.enqueue(tenant, lost)
-                if (claim := self.outbox.claim(lease)).changes:
-                    self._batch(lease, claim, Outcome(tenant))
+                if newest is None or claim.resets:  # what a reset enqueued belongs to this sync
+                    newest = self.outbox.newest(tenant)
+            if look and (claim := self._claim_hidden(lease)).changes:
+                self._batch(lease, claim, Outcome(tenant))
         except _ColdModel:
             self.outbox.let_go(lease, claim)
             self.outbox.release(lease)
@@ -124,9 +133,22 @@ class Sync:
             outcome = replace(outcome, verdict=self._verdict(lease, claim, stopped))
         if outcome.verdict != "fenced":
             self.outbox.release(lease, error=str(error) if error else None)
+        if error is None:
+            self._last[tenant] = lease.token
         outcome = replace(outcome, seconds=time.monotonic() - began, reason=str(error or ""))
         log.info("synced", token=lease.token, **_figures(outcome))
         return outcome
+
+    def _prepare(self, lease: Lease) -> None:
+        """Prepare the generations, unless nobody else has had the tenant since we had it."""
+        if self._last.pop(lease.tenant, None) != lease.token - 1:
+            self.generations.prepare(lease)
+
+    def _claim_hidden(self, lease: Lease) -> Claim:
+        """Claim the documents that no search finds any more, to write them again."""
+        hidden = self.generations.lost_documents(lease)
+        self.outbox.enqueue(lease.tenant, hidden)
+        return self.outbox.claim(lease) if hidden else Claim((), ())
 
     def _verdict(self, lease: Lease, claim: Claim, error: PipelineError) -> Verdict:
         """Do what the class of the error says, and name it."""
@@ -147,6 +169,9 @@ class Sync:
 
     def _batch(self, lease: Lease, claim: Claim, so_far: Outcome) -> Outcome:
         """Read, embed, write and ack one claim; the numbers are the order."""
+        claimed_at = time.monotonic()
+        if not claim.targets:  # says why
+            self.generations.prepare(lease)
         for generation in claim.targets:
             self.generations.check(generation)
         rows, left_out = self.memories.read(claim.memory_ids)  # 4
@@ -175,6 +200,7 @@ class Sync:
             *embedded.failures,
             *self.generations.write(lease, claim.targets, ready, plan.deletes),
         ]  # 6
+        searchable_at = time.monotonic()
         failed = {f.memory_id for f in failures}
         # After the write: what this claim has just brought right is not brought right twice. What a
         # rebuild fills is compared before it goes live.
@@ -184,24 +210,31 @@ class Sync:
             for generation in live
             for i in find_differing(self.index, self.memories, generation, self.recipe, lease=lease)
         ]
-        landed = {d.memory.id: d.provenance for d in ready if d.memory.id not in failed}
+        landed: dict[MemoryId, Provenance | None] = dict.fromkeys(plan.deletes)
+        landed |= {d.memory.id: d.provenance for d in ready if d.memory.id not in failed}
         buried = self.outbox.ack(  # 7
             lease,
             claim,
-            landed={**landed, **dict.fromkeys(plan.deletes)},
+            landed=landed,
             failures=failures,
             missed=embedded.missed,
             again=[i for i in differing if i not in failed.union(embedded.missed)],
         )
+        waited = searchable_at - claimed_at
+        self.freshness.note(
+            lease.tenant,
+            [c.age + waited for c in claim.changes if c.age is not None and c.memory_id in landed],
+        )
         return replace(
             so_far,
-            written=so_far.written + len(landed),
+            written=so_far.written + len(landed) - len(plan.deletes),
             deleted=so_far.deleted + len(plan.deletes),
             embedded=so_far.embedded + len(embedded.ready),
             reused=so_far.reused + len(plan.covered),
             failed=so_far.failed + len(failed),
             buried=so_far.buried + buried,
             newest_change=max(so_far.newest_change, claim.changes[-1].seq),
+            more=claim.full or claim.resets or bool(left_out),
         )
 
     def _postpone(self, tenant: TenantId, reason: str) -> Outcome:

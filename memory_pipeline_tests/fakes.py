@@ -353,6 +353,7 @@ class FakeOutbox:
             return Claim(
                 tuple(Change(c.seq, c.memory_id) for c in due),
                 tuple(g for g in pointed if g.id == tenant.building or g.state == "live"),
+                full=len(due) == world.settings.batch_size,
             )
 
     def ack(

@@ -29,14 +29,14 @@ def capture(
 
 
 @app.command()
-def rebuild(
+def rebuild(  # noqa: PLR0917 - options, named by typer
     rows: Annotated[int, typer.Option(min=100, help="Memories in all.")] = 20_000,
     tenants: Annotated[int, typer.Option(min=1, help="Tenants that they are spread over.")] = 20,
     servers: Annotated[int, typer.Option(min=1, max=8, help="Chroma servers.")] = 1,
     document: Annotated[
         str, typer.Option(help="What Chroma stores of a memory: 'full' or 'none'.")
     ] = "full",
-    turns: Annotated[int, typer.Option(min=1, help="Turns; medians count.")] = 3,
+    turns: Annotated[int, typer.Option(min=1, help="Turns; the medians count.")] = 3,
     as_json: AsJson = False,
 ) -> None:
     """Measure a rebuild from Postgres beside Chroma's own limit, in turns."""

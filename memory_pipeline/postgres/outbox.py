@@ -5,6 +5,7 @@ Each method is one short transaction. None of them talks to Chroma or to the mod
 
 import os
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -71,6 +72,7 @@ class PostgresOutbox:
 
     def take(self, tenant: TenantId) -> PostgresLease | None:
         """Take the tenant's lease with a new token; None while another worker holds it."""
+        began = time.monotonic()
         with self._database.transaction() as connection:
             token = queries().take(
                 connection,
@@ -86,6 +88,7 @@ class PostgresOutbox:
             self._database,
             self._settings.lease_seconds,
             self._settings.request_seconds,
+            began,
         )
 
     def claim(self, lease: Lease) -> Claim:
@@ -124,8 +127,9 @@ class PostgresOutbox:
                 for pointer in (pointers.live, pointers.building)
                 if pointer is not None
             ]
-        changes = sorted((r.seq, r.memory_id) for r in claimed)
-        return Claim(tuple(Change(seq, memory_id) for seq, memory_id in changes), tuple(targets))
+        changes = [Change(r.seq, r.memory_id, r.age) for r in sorted(claimed, key=lambda r: r.seq)]
+        full = len(changes) == self._settings.batch_size
+        return Claim(tuple(changes), tuple(targets), full)
 
     def ack(
         self,

@@ -58,16 +58,19 @@ class PostgresRegistry:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._keys: dict[TenantId, str] = {}  # a key never changes
 
     def register(self, tenant: TenantId) -> str:
         """Register a tenant unless it is; return its partition key. Commits before any write."""
+        if tenant in self._keys:
+            return self._keys[tenant]
         for proposed in partition_keys(tenant):
             with self._database.transaction() as connection:
                 known = queries().partition_key(connection, tenant=tenant) or queries().register(
                     connection, tenant=tenant, partition_key=proposed
                 )
             if known is not None:
-                return str(known)
+                return self._keys.setdefault(tenant, str(known))
         raise PipelineError(f"every partition key of tenant {tenant!r} is taken")
 
     def keys(self) -> dict[TenantId, str]:

@@ -58,7 +58,9 @@ UPDATE memory_pipeline.change c
 SET claim_token = %(token)s
 FROM due
 WHERE c.tenant = %(tenant)s AND c.seq = due.seq
-RETURNING c.seq, c.memory_id, due.claim_token AS claimed_before;
+RETURNING c.seq, c.memory_id, due.claim_token AS claimed_before,
+          CASE WHEN c.memory_id IS NOT NULL AND NOT c.confirm
+               THEN extract(epoch FROM clock_timestamp() - c.changed_at)::float8 END AS age;
 
 -- name: schedule_confirms!
 -- Look at these memories again once every request that may be on its way has landed. A confirm that

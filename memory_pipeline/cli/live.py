@@ -1,0 +1,70 @@
+"""The resident process."""
+
+import os
+import signal
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from memory_pipeline.cli.console import err
+from memory_pipeline.cli.services import exports
+from memory_pipeline.local.running import discover
+from memory_pipeline.logs import configure_logging
+from memory_pipeline.pipeline import Pipeline, opened
+from memory_pipeline.ports import Lineage
+from memory_pipeline.settings import PREFIX, Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this room."""
+    app.command()(live)
+
+
+def live(
+    lineage: Annotated[
+        bool, typer.Option(help="Show in Dagster what is synced, where there is a Dagster.")
+    ] = True,
+) -> None:
+    """Sync every change within half a second, until SIGTERM; any number of these may run."""
+    from memory_pipeline.live import Live  # noqa: PLC0415 - other commands do without
+    from memory_pipeline.metrics import Metrics  # noqa: PLC0415
+    from memory_pipeline.upkeep import Upkeep  # noqa: PLC0415
+
+    configure_logging()
+    settings = discover(Settings.load())
+    with opened(settings) as pipeline:
+        upkeep = Upkeep(
+            pipeline,
+            metrics=Metrics(pipeline.freshness, port=settings.metrics_port),
+            lineage=_lineage(pipeline) if lineage else _Untold(),
+        )
+        process = Live(pipeline, upkeep)
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            process.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        process.run()
+    err.print("stopped")
+
+
+class _Untold:
+    """Shows nothing anywhere."""
+
+    def report(self, outcomes: object) -> None:
+        """Do nothing."""
+
+
+def _lineage(pipeline: Pipeline) -> Lineage:
+    """Return the way to Dagster, where the environment or what runs here names one."""
+    named = exports(pipeline.settings)
+    for name in ("DAGSTER_HOME", f"{PREFIX}DAGSTER_DATABASE_URL"):
+        if name in named:
+            os.environ.setdefault(name, named[name])
+    if "DAGSTER_HOME" not in os.environ:
+        return _Untold()
+    from memory_pipeline.defs.live_lineage import DagsterLineage  # noqa: PLC0415 - dagster is slow
+
+    return DagsterLineage(pipeline)

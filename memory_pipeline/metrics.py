@@ -1,0 +1,74 @@
+"""Figures for Prometheus, on the loopback interface. No tenant's name is a label."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from memory_pipeline.freshness import Freshness
+from memory_pipeline.model import Outcome
+from memory_pipeline.postgres.workers import Backlog
+
+LOOPBACK = "127.0.0.1"
+LAG_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0)
+
+
+class Metrics:
+    """What a live process measures. Always counted; served only where a port is given."""
+
+    def __init__(self, freshness: Freshness, *, port: int | None = None) -> None:
+        self._registry = CollectorRegistry()
+        self._ready = self._gauge("live_ready", "1 once the process syncs")
+        self._backlog = self._gauge("pending_changes", "changes that wait")
+        self._oldest = self._gauge("oldest_change_seconds", "age of the oldest of them")
+        self._dead = self._gauge("dead_letters", "memories that were given up")
+        self._documents = Counter(
+            "memory_pipeline_documents",
+            "documents brought right in Chroma",
+            ["how"],
+            registry=self._registry,
+        )
+        self._vectors = Counter(
+            "memory_pipeline_vectors",
+            "vectors that were embedded, or reused",
+            ["how"],
+            registry=self._registry,
+        )
+        self._turns = Counter(
+            "memory_pipeline_turns",
+            "turns of tenants by how they ended",
+            ["verdict"],
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "memory_pipeline_turn_seconds", "how long turns took", registry=self._registry
+        )
+        lag = Histogram(
+            "memory_pipeline_lag_seconds",
+            "from the writing of a memory to its being searchable",
+            buckets=LAG_BUCKETS,
+            registry=self._registry,
+        )
+        freshness.watch(lag.observe)
+        if port is not None:
+            start_http_server(port, addr=LOOPBACK, registry=self._registry)
+
+    def ready(self) -> None:
+        """Say that changes are synced from now on."""
+        self._ready.set(1)
+
+    def note(self, outcome: Outcome) -> None:
+        """Count what a turn did."""
+        self._turns.labels(outcome.verdict).inc()
+        self._seconds.observe(outcome.seconds)
+        self._documents.labels("written").inc(outcome.written)
+        self._documents.labels("deleted").inc(outcome.deleted)
+        self._documents.labels("failed").inc(outcome.failed)
+        self._vectors.labels("embedded").inc(outcome.embedded)
+        self._vectors.labels("reused").inc(outcome.reused)
+
+    def waiting(self, backlog: Backlog) -> None:
+        """Show what waits."""
+        self._backlog.set(backlog.changes)
+        self._oldest.set(backlog.oldest_seconds)
+        self._dead.set(backlog.dead_letters)
+
+    def _gauge(self, name: str, meaning: str) -> Gauge:
+        return Gauge(f"memory_pipeline_{name}", meaning, registry=self._registry)

@@ -1,0 +1,48 @@
+-- Live processes and the freshness that they measure.
+
+-- name: beat!
+-- Say that a live process is there; forget those that have not said so for a day.
+WITH forgotten AS (
+    DELETE FROM memory_pipeline.worker
+    WHERE id <> %(id)s AND beat_at < clock_timestamp() - interval '1 day'
+)
+INSERT INTO memory_pipeline.worker (id, host, pid, version)
+VALUES (%(id)s, %(host)s, %(pid)s, %(version)s)
+ON CONFLICT (id) DO UPDATE SET beat_at = clock_timestamp();
+
+-- name: leave!
+-- A live process ends.
+DELETE FROM memory_pipeline.worker WHERE id = %(id)s;
+
+-- name: workers
+-- Tell every live process that was there of late.
+SELECT id, host, pid, version, started_at,
+       extract(epoch FROM clock_timestamp() - beat_at)::float8 AS silent_seconds
+FROM memory_pipeline.worker
+WHERE beat_at > clock_timestamp() - make_interval(secs => %(seconds)s)
+ORDER BY started_at;
+
+-- name: record_freshness!
+-- Note how fresh tenants are; NULL is all of them.
+INSERT INTO memory_pipeline.freshness AS f (tenant, changes, p50, p95, p99, slowest)
+SELECT * FROM unnest(%(tenants)s::text[], %(changes)s::int[], %(p50)s::float8[],
+                     %(p95)s::float8[], %(p99)s::float8[], %(slowest)s::float8[])
+ON CONFLICT (tenant) DO UPDATE SET
+    measured_at = clock_timestamp(), changes = EXCLUDED.changes, p50 = EXCLUDED.p50,
+    p95 = EXCLUDED.p95, p99 = EXCLUDED.p99, slowest = EXCLUDED.slowest;
+
+-- name: freshness
+-- Tell how fresh tenants were kept of late.
+SELECT tenant, changes, p50, p95, p99, slowest FROM memory_pipeline.freshness
+WHERE measured_at > clock_timestamp() - make_interval(secs => %(seconds)s);
+
+-- name: resume_paused!
+-- What tenants waited for is back: let all of them try at once. One that fails again waits again.
+UPDATE memory_pipeline.tenant SET retry_at = NULL WHERE retry_at > clock_timestamp();
+
+-- name: backlog^
+-- Count the changes that wait and how long the oldest has.
+SELECT count(*) AS changes,
+       coalesce(extract(epoch FROM clock_timestamp() - min(changed_at)), 0)::float8 AS oldest_seconds,
+       (SELECT count(*) FROM memory_pipeline.failure WHERE buried_at IS NOT NULL) AS dead_letters
+FROM memory_pipeline.change;

@@ -1,0 +1,88 @@
+"""Whose turn it is: oldest change first, and nobody waits behind another's backlog. No I/O.
+
+A turn is one batch of one tenant. A tenant that has more after its turn has a backlog: of those,
+two at most are at it at once, whoever was served longest ago first, and everybody else goes before
+them. One place is theirs all the same, so that a stream of small changes starves no backlog. Who
+cannot be served now is set aside, longer each time.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from memory_pipeline.model import Outcome, TenantId
+
+# One is written while the next is read; a third would only make small writes wait longer.
+BACKLOGS_AT_ONCE = 2
+# Another process has the tenant, for the time of a batch.
+BUSY_SECONDS = 0.05
+TROUBLE_SECONDS = 0.5
+LONGEST_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class Turns:
+    """Hands out turns; whoever calls it tells when each has ended. For one thread at a time."""
+
+    at_once: int
+    _waiting: dict[TenantId, None] = field(default_factory=dict)
+    _running: set[TenantId] = field(default_factory=set)
+    # Since when each was served last.
+    _backlogs: dict[TenantId, float] = field(default_factory=dict)
+    # Until when, and for how long the next time.
+    _aside: dict[TenantId, tuple[float, float]] = field(default_factory=dict)
+
+    def offer(self, pending: Iterable[TenantId]) -> None:
+        """Take note of who has changes now, oldest change first; of nobody else."""
+        self._waiting = dict.fromkeys(pending)
+        gone = self._backlogs.keys() - self._waiting.keys() - self._running
+        for tenant in gone:
+            del self._backlogs[tenant]
+
+    def begin(self, now: float) -> list[TenantId]:
+        """Return whose turns begin now."""
+        able = [
+            tenant
+            for tenant in self._waiting
+            if tenant not in self._running and self._aside.get(tenant, (0.0,))[0] <= now
+        ]
+        few = [t for t in able if t not in self._backlogs]
+        many = sorted((t for t in able if t in self._backlogs), key=lambda t: self._backlogs[t])
+        busy = len(self._running & self._backlogs.keys())
+        many = many[: max(0, BACKLOGS_AT_ONCE - busy)]
+        first = many[:1] if not busy else []
+        chosen = [*first, *few, *many[len(first) :]][: self.at_once - len(self._running)]
+        for tenant in chosen:
+            del self._waiting[tenant]
+            self._running.add(tenant)
+        return chosen
+
+    def ended(self, outcome: Outcome, now: float) -> None:
+        """Take note of how a turn ended."""
+        tenant = outcome.tenant
+        self._running.discard(tenant)
+        if outcome.verdict == "done":
+            self._aside.pop(tenant, None)
+            if outcome.more:
+                self._backlogs[tenant] = now
+                self._waiting[tenant] = None
+            else:
+                self._backlogs.pop(tenant, None)
+            return
+        shortest = BUSY_SECONDS if outcome.verdict in {"busy", "fenced"} else TROUBLE_SECONDS
+        _, pause = self._aside.get(tenant, (0.0, shortest))
+        self._aside[tenant] = (now + pause, min(pause * 2, LONGEST_SECONDS))
+        self._waiting.setdefault(tenant)
+
+    def wait_seconds(self, now: float, most: float) -> float:
+        """Return for how long nothing can begin but what is offered or ended meanwhile."""
+        aside = [self._aside[t][0] for t in self._waiting if t in self._aside]
+        return max(0.0, min([most, *(until - now for until in aside if until > now)]))
+
+    def forgive(self) -> None:
+        """Let those that were set aside try at once: what they waited for is back."""
+        self._aside.clear()
+
+    @property
+    def running(self) -> int:
+        """How many turns are under way."""
+        return len(self._running)

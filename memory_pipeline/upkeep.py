@@ -1,0 +1,204 @@
+"""What a live process does besides syncing: says that it lives, tells how fresh things are, mends.
+
+Three threads, none of which a change waits for: the pulse (heartbeat, freshness, Chroma's being
+back), the mending (damaged collections are rebuilt, ended ones dropped) and the lineage.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from uuid import uuid4
+
+from memory_pipeline.errors import PipelineError, PostgresUnavailable
+from memory_pipeline.freshness import Lags
+from memory_pipeline.logs import get_logger
+from memory_pipeline.metrics import Metrics
+from memory_pipeline.model import Outcome, RebuildId, TenantId
+from memory_pipeline.pipeline import Pipeline
+from memory_pipeline.ports import Lineage
+from memory_pipeline.postgres.workers import BEAT_SECONDS
+from memory_pipeline.rebuild_all import RebuildAll
+from memory_pipeline.retire import drop_ended
+
+log = get_logger("memory_pipeline.upkeep")
+
+PROBE_SECONDS = 1.0
+MEND_SECONDS = 5.0
+DROPS_AT_ONCE = 3
+# Of one tenant in the UI; and of all of them, a minute.
+LINEAGE_SECONDS = 5.0
+LINEAGE_A_TENANT_SECONDS = 60.0
+LINEAGE_AT_ONCE = 25
+
+
+class Upkeep:
+    """The threads beside the loop. What fails in them is logged and tried again."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        metrics: Metrics,
+        lineage: Lineage,
+    ) -> None:
+        self._pipeline = pipeline
+        self._workers = pipeline.workers
+        self._freshness = pipeline.freshness
+        self._metrics = metrics
+        self._lineage = lineage
+        self._stop = threading.Event()
+        self._troubled = threading.Event()
+        self._down = threading.Event()
+        self._lock = threading.Lock()  # of what follows
+        self._untold: dict[TenantId, Outcome] = {}
+        self._told_at: dict[TenantId, float] = {}
+        self._rebuilding: RebuildAll | None = None
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def nothing_can_be_written(self) -> bool:
+        """Whether no Chroma server answers: whatever is tried would fail."""
+        return self._down.is_set()
+
+    def start(self, back: Callable[[], None]) -> None:
+        """Begin; ``back`` is called when Chroma is reachable again after it was not."""
+        self._workers.beat()
+        self._metrics.ready()
+        for name, seconds, work in (
+            ("pulse", BEAT_SECONDS, self._pulse),
+            ("probe", PROBE_SECONDS, lambda: self._probe(back)),
+            ("mending", MEND_SECONDS, self._mend),
+            ("lineage", LINEAGE_SECONDS, self._tell),
+        ):
+            thread = threading.Thread(
+                target=self._again_and_again, args=(name, seconds, work), name=name, daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """End all of it, and say so in Postgres."""
+        self._stop.set()
+        with self._lock:
+            if self._rebuilding is not None:
+                self._rebuilding.rebuild.stop.set()
+        for thread in self._threads:
+            thread.join()
+        try:
+            self._tell(all_of_it=True)
+            self._record_freshness()
+            self._workers.leave()
+        except PipelineError as error:
+            log.warning("left_without_a_word", reason=str(error))
+
+    def note(self, outcome: Outcome) -> None:
+        """Take note of what a turn did."""
+        self._metrics.note(outcome)
+        if outcome.verdict == "postponed":
+            self._troubled.set()
+        if outcome.verdict == "done" and outcome.newest_change:
+            self._remember(outcome)
+
+    def _remember(self, outcome: Outcome) -> None:
+        with self._lock:
+            other = self._untold.get(outcome.tenant)
+            self._untold[outcome.tenant] = _together(other, outcome) if other else outcome
+
+    def _again_and_again(self, name: str, seconds: float, work: Callable[[], None]) -> None:
+        while not self._stop.wait(seconds):
+            try:
+                work()
+            except PostgresUnavailable:
+                continue  # the loop says so
+            except Exception:
+                # Nothing of this may end what it is beside; it is tried again.
+                log.exception("upkeep_failed", what=name)
+
+    # ---- the pulse
+
+    def _pulse(self) -> None:
+        self._workers.beat()
+        self._record_freshness()
+        self._metrics.waiting(self._workers.backlog())
+
+    def _record_freshness(self) -> None:
+        measured: dict[TenantId | None, Lags] = {**self._freshness.untold()}
+        if (overall := self._freshness.overall()) is not None and measured:
+            self._workers.record_freshness(measured | {None: overall})
+
+    def _probe(self, back: Callable[[], None]) -> None:
+        """After a turn was postponed, look whether Chroma is there; tell when it is again."""
+        if not self._troubled.is_set():
+            return
+        problems = self._pipeline.servers.problems()
+        if problems:
+            if not self._pipeline.servers.usable():
+                self._down.set()
+            return
+        self._troubled.clear()
+        self._down.clear()
+        self._workers.resume_paused()
+        back()
+
+    # ---- mending
+
+    def _mend(self) -> None:
+        """Rebuild what is damaged, alone; drop what has ended."""
+        for tenant in self._pipeline.registry.damaged():
+            if self._stop.is_set():
+                return
+            rebuild = self._pipeline.rebuild()
+            with self._lock:
+                self._rebuilding = rebuild
+            try:
+                for rebuilt in rebuild.run(RebuildId(f"auto-{uuid4().hex[:12]}"), [tenant]):
+                    log.info("mended", verdict=rebuilt.verdict, reason=rebuilt.reason)
+            except PipelineError as error:
+                log.warning("not_mended", reason=str(error))
+            finally:
+                with self._lock:
+                    self._rebuilding = None
+        drop_ended(
+            self._pipeline.registry,
+            self._pipeline.index,
+            grace_seconds=self._pipeline.settings.retire_seconds,
+            limit=DROPS_AT_ONCE,
+        )
+
+    # ---- lineage
+
+    def _tell(self, *, all_of_it: bool = False) -> None:
+        """Report tenants that were synced: each of them, and all, only so often."""
+        now = time.monotonic()
+        with self._lock:
+            due = [
+                tenant
+                for tenant in self._untold
+                if all_of_it or now - self._told_at.get(tenant, 0.0) >= LINEAGE_A_TENANT_SECONDS
+            ][:LINEAGE_AT_ONCE]
+            outcomes = [self._untold.pop(tenant) for tenant in due]
+            self._told_at |= dict.fromkeys(due, now)
+        if not outcomes:
+            return
+        try:
+            self._lineage.report(outcomes)
+        except Exception as error:  # noqa: BLE001 - whatever it is, syncing goes on
+            log.warning("lineage_waits", tenants=len(outcomes), reason=type(error).__name__)
+            for outcome in outcomes:
+                self._remember(outcome)
+
+
+def _together(before: Outcome, now: Outcome) -> Outcome:
+    """Join what two turns of one tenant did, in whatever order."""
+    return replace(
+        now,
+        written=before.written + now.written,
+        deleted=before.deleted + now.deleted,
+        embedded=before.embedded + now.embedded,
+        reused=before.reused + now.reused,
+        failed=before.failed + now.failed,
+        buried=before.buried + now.buried,
+        seconds=before.seconds + now.seconds,
+        newest_change=max(before.newest_change, now.newest_change),
+    )
