@@ -28,6 +28,11 @@ class Lags:
     p99: float
     slowest: float
 
+    def milliseconds(self) -> dict[str, float]:
+        """Return them as people read them."""
+        shown = {"p50": self.p50, "p95": self.p95, "p99": self.p99, "max": self.slowest}
+        return {name: round(seconds * 1000, 1) for name, seconds in shown.items()}
+
 
 class Freshness:
     """Remembers the lags of a quarter of an hour, of each tenant and of all. For any thread."""
@@ -57,21 +62,22 @@ class Freshness:
         for lag in lags:
             self._watch(lag)
 
-    def untold(self) -> dict[TenantId, Lags]:
-        """Return each tenant that has new lags since this was last asked; forget who is quiet."""
+    def untold(self) -> dict[TenantId | None, Lags]:
+        """Return each tenant that has new lags since this was last asked, and all as None.
+
+        Forgets who has been quiet.
+        """
         since = time.monotonic() - WINDOW_SECONDS
         with self._lock:
             told, self._untold = self._untold, set()
             for tenant in [t for t, lags in self._tenants.items() if lags[-1][0] < since]:
                 del self._tenants[tenant]
-            recent = {t: list(_since(self._tenants[t], since)) for t in told if t in self._tenants}
+            recent: dict[TenantId | None, list[float]] = {
+                t: list(_since(self._tenants[t], since)) for t in told if t in self._tenants
+            }
+            if recent:
+                recent[None] = list(_since(self._all, since))
         return {tenant: lags for tenant, of in recent.items() if (lags := lags_of(of)) is not None}
-
-    def overall(self) -> Lags | None:
-        """Return the lags of all tenants; None where nothing was synced of late."""
-        with self._lock:
-            recent = list(_since(self._all, time.monotonic() - WINDOW_SECONDS))
-        return lags_of(recent)
 
 
 def lags_of(lags: Sequence[float]) -> Lags | None:

@@ -17,7 +17,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from memory_pipeline.errors import PipelineError, PostgresUnavailable
+from memory_pipeline.errors import (
+    EmbedderUnavailable,
+    ModelMissing,
+    PipelineError,
+    PostgresUnavailable,
+)
 from memory_pipeline.logs import get_logger
 from memory_pipeline.model import Outcome, TenantId
 from memory_pipeline.pipeline import Pipeline
@@ -60,8 +65,7 @@ class Live:
         """Sync until told to stop; then wait for the turns under way.
 
         Raises:
-            PostgresUnavailable, ModelMissing, EmbedderUnavailable: at the start; what breaks later
-                is waited for.
+            PostgresUnavailable: at the start; what breaks later is waited for.
 
         """
         self._warm()
@@ -79,7 +83,10 @@ class Live:
 
     def _warm(self) -> None:
         """Pay for imports, the model and the first connections before it is called ready."""
-        self._pipeline.embedder.load()
+        try:
+            self._pipeline.embedder.load()
+        except (ModelMissing, EmbedderUnavailable) as error:  # stored vectors need no model
+            log.warning("no_model", reason=str(error))
         self._pipeline.outbox.pending_tenants()
         with suppress(PipelineError):  # Chroma may come later
             self._pipeline.index.servers()

@@ -88,6 +88,9 @@ class Settings(BaseSettings):
         description="what happens when a Chroma server has lost its data: "
         "wait for an operator, or rebuild by itself",
     )
+    live: Literal["on", "off"] = Field(
+        "on", description="whether `up` runs a live process; without it runs do all the syncing"
+    )
     poll_seconds: float = Field(
         0.25, gt=0, le=60, description="how often the live process looks, whatever the hints say"
     )

@@ -11,7 +11,6 @@ from dataclasses import replace
 from uuid import uuid4
 
 from memory_pipeline.errors import PipelineError, PostgresUnavailable
-from memory_pipeline.freshness import Lags
 from memory_pipeline.logs import get_logger
 from memory_pipeline.metrics import Metrics
 from memory_pipeline.model import Outcome, RebuildId, TenantId
@@ -123,9 +122,7 @@ class Upkeep:
         self._metrics.waiting(self._workers.backlog())
 
     def _record_freshness(self) -> None:
-        measured: dict[TenantId | None, Lags] = {**self._freshness.untold()}
-        if (overall := self._freshness.overall()) is not None and measured:
-            self._workers.record_freshness(measured | {None: overall})
+        self._workers.record_freshness(self._freshness.untold())
 
     def _probe(self, back: Callable[[], None]) -> None:
         """After a turn was postponed, look whether Chroma is there; tell when it is again."""

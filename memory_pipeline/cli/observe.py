@@ -8,6 +8,7 @@ from rich.table import Table
 from memory_pipeline.cli.console import err, out, print_json
 from memory_pipeline.cli.data import EXIT_UNAVAILABLE, AsJson
 from memory_pipeline.errors import PipelineError, PostgresUnavailable, Transient
+from memory_pipeline.freshness import Lags
 from memory_pipeline.local.running import discover, service_states
 from memory_pipeline.model import Generation, TenantStatus
 from memory_pipeline.pipeline import Pipeline, opened
@@ -50,7 +51,11 @@ def status(as_json: AsJson = False) -> None:
 def tenants(as_json: AsJson = False) -> None:
     """List every tenant with its collection, its memories and what waits."""
     with opened(discover(Settings.load())) as pipeline:
-        lines = [_line(pipeline, tenant) for tenant in pipeline.status.tenants()]
+        fresh = pipeline.workers.freshness()
+        lines = [
+            _line(pipeline, tenant) | {"freshness_ms": _milliseconds(fresh.get(tenant.tenant))}
+            for tenant in pipeline.status.tenants()
+        ]
     if as_json:
         print_json(lines)
         return
@@ -78,8 +83,15 @@ def _figures(pipeline: Pipeline) -> dict[str, Any]:
         "rebuilding_tenants": totals.rebuilding_tenants,
         "findings_of_last_verify": totals.findings,
         "memories_without_tenant": totals.memories_without_tenant,
+        "live_processes": len(pipeline.workers.healthy()),
+        "freshness_ms": _milliseconds(pipeline.workers.freshness().get(None)),
         "model": pipeline.embedder.model,
     }
+
+
+def _milliseconds(lags: Lags | None) -> dict[str, float] | None:
+    """Tell lags as people read them; None where nothing was synced of late."""
+    return None if lags is None else lags.milliseconds()
 
 
 def _damage(figures: dict[str, Any]) -> list[str]:

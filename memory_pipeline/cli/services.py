@@ -37,9 +37,17 @@ def up(
         int | None,
         typer.Option(min=1, max=64, help="Chroma servers to run here; those with data always do."),
     ] = None,
+    live: Annotated[
+        bool | None,
+        typer.Option("--live/--no-live", help="Sync at once, or leave it to Dagster's sensor."),
+    ] = None,
 ) -> None:
-    """Start Postgres, Chroma and Dagster, but for those that settings name; Ctrl-C stops them."""
-    given = {} if chroma_servers is None else {"chroma_servers": chroma_servers}
+    """Start all services, but for those that settings name; Ctrl-C stops them."""
+    given: dict[str, object] = {}
+    if chroma_servers is not None:
+        given["chroma_servers"] = chroma_servers
+    if live is not None:
+        given["live"] = "on" if live else "off"
     settings = Settings.load(**given)
     if running(settings) is None:
         err.print("starting …" if detach else "starting … (Ctrl-C stops everything)")

@@ -40,7 +40,7 @@ def memory_changes(
             _recognise(parts)
         except Transient as error:
             return dg.SensorResult(skip_reason=f"changes wait: {error}")
-        pending = parts.outbox.pending_tenants()
+        pending = _left_to_runs(parts, parts.outbox.pending_tenants())
         _register(parts, pending, until=began + TICK_SECONDS)
         registered = parts.registry.keys()
         new, keys = _partitions(context.instance, list(registered.values()))
@@ -73,7 +73,7 @@ def sync_sweep(
             _recognise(parts)
         except Transient as error:
             return dg.SkipReason(f"changes wait: {error}")
-        pending = parts.outbox.pending_tenants(paused=True)
+        pending = _left_to_runs(parts, parts.outbox.pending_tenants(paused=True))
         dirty = {p.partition_key for p in pending if p.partition_key is not None}
         keys = list(context.instance.get_dynamic_partitions("tenants"))
         requests = _requests(context.instance, parts, dirty, keys)
@@ -107,6 +107,12 @@ def _recognise(parts: Pipeline) -> None:
     if rebuilds and any(s.state == "lost" for s in parts.registry.servers()):
         parts.servers.replace_lost()
         parts.servers.recognise()
+
+
+def _left_to_runs(parts: Pipeline, pending: Sequence[PendingTenant]) -> list[PendingTenant]:
+    """Leave out what a live process comes to by itself, while one is well."""
+    grace = parts.settings.live_grace_seconds if parts.workers.healthy() else 0.0
+    return [p for p in pending if p.waits_seconds >= grace]
 
 
 def _register(parts: Pipeline, pending: Sequence[PendingTenant], *, until: float) -> None:
@@ -152,6 +158,7 @@ def _observations(
 
 
 def _why_nothing(pending: int) -> str:
+    """Explain that nothing is asked for; what a live process has in hand is not counted."""
     if pending:
         return f"{pending} tenants have changes; runs for them are under way"
     return "no changes"

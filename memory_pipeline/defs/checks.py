@@ -19,12 +19,14 @@ from dagster._core.storage.asset_check_execution_record import (  # not public
 
 from memory_pipeline.defs.evaluations import (
     DEAD_LETTERS,
+    FRESHNESS,
     LAST_REBUILD,
     PARITY,
     REACHABILITY,
     SHOWN_TENANTS,
     Evaluations,
     failed_rebuilds,
+    freshness_of,
     of_all,
 )
 from memory_pipeline.defs.lineage import INDEX
@@ -48,6 +50,7 @@ DESCRIPTIONS = {
     "finds it.",
     DEAD_LETTERS: "No memory was given up after several attempts.",
     LAST_REBUILD: "The newest rebuild that has ended did not fail.",
+    FRESHNESS: "No change has waited for long, and how soon changes became searchable of late.",
 }
 
 
@@ -104,6 +107,7 @@ class _Verifying:
         """Yield what the checks of each tenant say."""
         letters = self.parts.status.dead_letters()
         last = {r.tenant: r for r in self.parts.rebuilds.last(list(wanted))}
+        fresh = self.parts.workers.freshness()
         for tenant, key in wanted.items():
             verified = self._verified(tenant)
             evaluations = Evaluations(self.instance, tenant, key)
@@ -112,6 +116,7 @@ class _Verifying:
                 yield evaluations.reachability(verified)
             yield evaluations.dead_letters(letters.get(tenant, 0))
             yield evaluations.last_rebuild(last.get(tenant))
+            yield freshness_of(self.parts, evaluations, tenant, fresh)
 
     def _verified(self, tenant: TenantId) -> Verified | None:
         live = self.parts.registry.live(tenant)
@@ -144,8 +149,8 @@ def _of_all(
 
     Of those that could not be verified nothing good is said.
     """
-    for check in (PARITY, REACHABILITY, DEAD_LETTERS):
-        red = _red(instance, check) | (set() if check == DEAD_LETTERS else unknown)
+    for check in (PARITY, REACHABILITY, DEAD_LETTERS, FRESHNESS):
+        red = _red(instance, check) | (unknown if check in {PARITY, REACHABILITY} else set())
         yield of_all(check, [key for key in keys if key in red], tenants=len(keys))
     yield of_all(LAST_REBUILD, failed_rebuilds(parts), tenants=len(keys))
     broken = parts.status.broken_capture()

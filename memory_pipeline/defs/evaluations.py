@@ -14,6 +14,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # n
 )
 
 from memory_pipeline.defs.lineage import INDEX, newest_materialization
+from memory_pipeline.freshness import Lags
 from memory_pipeline.model import Finding, TenantId, Verified
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.rebuilds import LastRebuild
@@ -22,6 +23,7 @@ PARITY = "parity"
 REACHABILITY = "reachability"
 DEAD_LETTERS = "dead_letters"
 LAST_REBUILD = "last_rebuild"
+FRESHNESS = "freshness"
 
 UNREACHABLE = "unreachable"
 SHOWN_FINDINGS = 20
@@ -84,6 +86,20 @@ class Evaluations:
             {"ended at": last.ended_at.isoformat()},
         )
 
+    def freshness(self, lags: Lags | None, waits: float, *, most: float) -> dg.AssetCheckEvaluation:
+        """Say whether changes become searchable soon; both in seconds."""
+        shown = {} if lags is None else lags.milliseconds()
+        return self._of(
+            FRESHNESS,
+            waits <= most,
+            f"the oldest change has waited for {waits:.0f} s" if waits > most else "in time",
+            {
+                "oldest change waits for seconds": round(waits, 3),
+                **{f"searchable after ms, {name}": figure for name, figure in shown.items()},
+            },
+            dg.AssetCheckSeverity.WARN,
+        )
+
     def _of(
         self,
         check: str,
@@ -104,12 +120,26 @@ class Evaluations:
         )
 
 
-def last_rebuild_of(
+def after_sync(
     instance: dg.DagsterInstance, pipeline: Pipeline, tenant: TenantId, key: str
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Evaluate how a tenant's newest rebuild ended, where there was one."""
+    """Evaluate what a new materialization would hide: the last rebuild; and how fresh it is."""
+    evaluations = Evaluations(instance, tenant, key)
     for last in pipeline.rebuilds.last([tenant]):
-        yield Evaluations(instance, tenant, key).last_rebuild(last)
+        yield evaluations.last_rebuild(last)
+    yield freshness_of(pipeline, evaluations, tenant, pipeline.workers.freshness([tenant]))
+
+
+def freshness_of(
+    pipeline: Pipeline,
+    evaluations: Evaluations,
+    tenant: TenantId,
+    measured: Mapping[TenantId | None, Lags],
+) -> dg.AssetCheckEvaluation:
+    """Evaluate how fresh a tenant is, from what was measured and what waits."""
+    waits = pipeline.workers.waits([tenant]).get(tenant, 0.0)
+    most = pipeline.settings.live_grace_seconds
+    return evaluations.freshness(measured.get(tenant), waits, most=most)
 
 
 def failed_rebuilds(pipeline: Pipeline) -> list[str]:
@@ -120,7 +150,7 @@ def failed_rebuilds(pipeline: Pipeline) -> list[str]:
 
 def of_all(check: str, failed: Sequence[str], *, tenants: int) -> dg.AssetCheckEvaluation:
     """Evaluate a check of all tenants, from those that fail."""
-    warns = check == DEAD_LETTERS
+    warns = check in {DEAD_LETTERS, FRESHNESS}
     shown = f": {', '.join(failed[:SHOWN_TENANTS])}" if failed else ""
     more = f" and {len(failed) - SHOWN_TENANTS} more" if len(failed) > SHOWN_TENANTS else ""
     return dg.AssetCheckEvaluation(

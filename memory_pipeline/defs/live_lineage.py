@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from memory_pipeline.defs.evaluations import last_rebuild_of
+from memory_pipeline.defs.evaluations import after_sync
 from memory_pipeline.defs.lineage import synced
 from memory_pipeline.defs.partitions import tenants
 from memory_pipeline.model import Outcome
@@ -32,5 +32,5 @@ class DagsterLineage:
             key = keys[outcome.tenant]
             for event in synced(self._pipeline, outcome, key):
                 self._instance.report_runless_asset_event(event)
-            for check in last_rebuild_of(self._instance, self._pipeline, outcome.tenant, key):
+            for check in after_sync(self._instance, self._pipeline, outcome.tenant, key):
                 self._instance.report_runless_asset_event(check)

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import dagster as dg
 
-from memory_pipeline.defs.evaluations import LAST_REBUILD, failed_rebuilds, last_rebuild_of, of_all
+from memory_pipeline.defs.evaluations import LAST_REBUILD, after_sync, failed_rebuilds, of_all
 from memory_pipeline.defs.lineage import (
     newest_materialization,
     rebuilt,
@@ -76,7 +76,7 @@ def _told(instance: dg.DagsterInstance, parts: Pipeline, one: Rebuilt, key: str)
     if done:
         yield from rebuilt(parts, one, key)
     if done or one.verdict == "failed":
-        yield from last_rebuild_of(instance, parts, one.tenant, key)
+        yield from after_sync(instance, parts, one.tenant, key)
 
 
 def _kept_green(
@@ -94,7 +94,7 @@ def _kept_green(
         newest = newest_materialization(context.instance, key)
         if newest is None or newest.run_id != context.run.run_id:
             yield from rebuilt(parts, one, key)
-            yield from last_rebuild_of(context.instance, parts, one.tenant, key)
+            yield from after_sync(context.instance, parts, one.tenant, key)
 
 
 def _failure(troubled: Sequence[Rebuilt], asked: int) -> dg.Failure:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
-from memory_pipeline.defs.evaluations import LAST_REBUILD, failed_rebuilds, last_rebuild_of, of_all
+from memory_pipeline.defs.evaluations import LAST_REBUILD, after_sync, failed_rebuilds, of_all
 from memory_pipeline.defs.lineage import newest_materialization, slowest_tenants, synced
 from memory_pipeline.defs.partitions import SCOPE_PENDING, SCOPE_TAG
 from memory_pipeline.defs.runs import being_rebuilt
@@ -36,8 +36,9 @@ def sync_of_tenants(
         last[outcome.tenant] = outcome
         if outcome.verdict == "done":
             key = ours[outcome.tenant]
+            parts.workers.record_freshness(parts.freshness.untold())
             yield from synced(parts, outcome, key)
-            yield from last_rebuild_of(context.instance, parts, outcome.tenant, key)
+            yield from after_sync(context.instance, parts, outcome.tenant, key)
     stuck = [o for o in last.values() if o.verdict not in {"done", "busy"}]
     told = set(last)
     if stuck or not by_sensor:
@@ -76,7 +77,7 @@ def _in_sync(
         live = parts.registry.live(tenant)
         if parts.outbox.pending(tenant) == 0 and (live is None or live.state == "live"):
             yield from synced(parts, Outcome(tenant), key)
-            yield from last_rebuild_of(context.instance, parts, tenant, key)
+            yield from after_sync(context.instance, parts, tenant, key)
 
 
 def _failure(stuck: Sequence[Outcome], asked: int) -> dg.Failure:

@@ -20,6 +20,7 @@ from memory_pipeline.local.home import (
     own_urls,
     url_of,
 )
+from memory_pipeline.local.live import probe_live
 from memory_pipeline.settings import Settings
 
 DAGSTER = ("code-server", "daemon", "webserver")
@@ -88,6 +89,9 @@ def service_states(settings: Settings) -> dict[str, str]:
     for name in DAGSTER:
         service = None if stack is None else stack.services.get(name)
         states[name] = _dagster_state(name, service, stack, dagster)
+    if settings.live == "on":
+        service = None if stack is None else stack.services.get("live")
+        states["live"] = probe_live(service.port if service and service.alive() else None)
     return states
 
 

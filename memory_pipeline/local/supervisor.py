@@ -2,7 +2,7 @@
 
 1. Postgres and Chroma
 2. the migrations and Dagster's tables, while the code server loads
-3. daemon and webserver
+3. daemon, webserver and the live process
 4. services.json, when all of them are healthy; then a service that ends is started again
 
 Services whose address the settings name are somebody else's: they are not touched.
@@ -34,6 +34,7 @@ from memory_pipeline.local.home import (
     without_own,
 )
 from memory_pipeline.local.leftovers import end_marked
+from memory_pipeline.local.live import live_service
 from memory_pipeline.local.parts import Part, PostgresPart, Watched
 from memory_pipeline.local.postgres import embedded_postgres
 from memory_pipeline.local.processes import ServiceFailed, own_identity, wait_until
@@ -111,9 +112,13 @@ class Supervisor:
             logs / "webserver.log",
             port=self._settings.webserver_port or usual_port(self._home, "webserver"),
         )
-        self._begin(daemon)
-        self._begin(webserver)
-        for service in (code, daemon, webserver):
+        services = [daemon, webserver]
+        if self._settings.live == "on":
+            live_port = self._settings.metrics_port or usual_port(self._home, "live")
+            services.append(live_service(environment, logs / "live.log", port=live_port))
+        for service in services:
+            self._begin(service)
+        for service in (code, *services):
             self._await(service)
 
     def _start_stores(self, logs: Path) -> None:
@@ -213,12 +218,12 @@ class Supervisor:
     def _stop(self) -> None:
         """Stop in reverse: nothing that still works loses what it works on."""
         parts = {watched.part.name: watched.part for watched in self._watched}
-        for name in ("webserver", "daemon"):  # at once: neither needs the other
+        for name in ("webserver", "daemon", "live"):  # at once: none needs another
             if isinstance(service := parts.get(name), Service):
                 service.ask_to_stop()
         if isinstance(code := parts.get("code-server"), Service):
             code.stop_workers(grace_seconds=WORKER_GRACE_SECONDS)
-        for name in ("webserver", "daemon", "code-server"):
+        for name in ("webserver", "daemon", "live", "code-server"):
             if name in parts:
                 parts[name].stop()
         chromas = [part for part in parts.values() if is_chroma(part.name)]

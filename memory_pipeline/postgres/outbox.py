@@ -40,6 +40,7 @@ class PendingTenant:
     tenant: TenantId
     changed_at: datetime
     partition_key: str | None
+    waits_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class PostgresOutbox:
         with self._database.transaction() as connection:
             queries().fan_out_truncations(connection)
             rows = queries().pending_tenants(connection, paused=paused)
-            return [PendingTenant(r.tenant, r.changed_at, r.partition_key) for r in rows]
+            return [PendingTenant(*row) for row in rows]
 
     def take(self, tenant: TenantId) -> PostgresLease | None:
         """Take the tenant's lease with a new token; None while another worker holds it."""

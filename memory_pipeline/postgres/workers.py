@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -84,16 +84,24 @@ class PostgresWorkers:
                 slowest=[lags.slowest for _, lags in ordered],
             )
 
-    def freshness(self) -> dict[TenantId | None, Lags]:
-        """Return how fresh each tenant was kept of late; None is all of them together."""
+    def freshness(self, tenants: Sequence[TenantId] | None = None) -> dict[TenantId | None, Lags]:
+        """Return how fresh these tenants, or all, were kept of late; None is all together."""
         with self._database.transaction() as connection:
-            rows = queries().freshness(connection, seconds=WINDOW_SECONDS)
+            rows = queries().freshness(
+                connection, seconds=WINDOW_SECONDS, tenants=None if tenants is None else [*tenants]
+            )
             return {
                 None if r.tenant is None else TenantId(r.tenant): Lags(
                     r.changes, r.p50, r.p95, r.p99, r.slowest
                 )
                 for r in rows
             }
+
+    def waits(self, tenants: Sequence[TenantId]) -> dict[TenantId, float]:
+        """Return for how many seconds the oldest change of each has waited, where one does."""
+        with self._database.transaction() as connection:
+            rows = queries().waits(connection, tenants=list(tenants))
+            return {TenantId(row.tenant): row.seconds for row in rows}
 
     def resume_paused(self) -> int:
         """Let every tenant that pauses after an error try at once; return how many that are."""

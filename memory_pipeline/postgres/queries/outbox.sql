@@ -19,7 +19,8 @@ WITH RECURSIVE named AS (
     FROM named WHERE named.tenant IS NOT NULL
 )
 SELECT named.tenant AS tenant, oldest.changed_at AS changed_at,
-       t.partition_key AS partition_key
+       t.partition_key AS partition_key,
+       extract(epoch FROM clock_timestamp() - oldest.changed_at)::float8 AS waits_seconds
 FROM named
 LEFT JOIN memory_pipeline.tenant t ON t.tenant = named.tenant
 JOIN LATERAL (

@@ -34,7 +34,13 @@ ON CONFLICT (tenant) DO UPDATE SET
 -- name: freshness
 -- Tell how fresh tenants were kept of late.
 SELECT tenant, changes, p50, p95, p99, slowest FROM memory_pipeline.freshness
-WHERE measured_at > clock_timestamp() - make_interval(secs => %(seconds)s);
+WHERE measured_at > clock_timestamp() - make_interval(secs => %(seconds)s)
+  AND (%(tenants)s::text[] IS NULL OR tenant = ANY(%(tenants)s::text[]));
+
+-- name: waits
+-- Tell for how many seconds the oldest change of each of these tenants has waited.
+SELECT tenant, extract(epoch FROM clock_timestamp() - min(changed_at))::float8 AS seconds
+FROM memory_pipeline.change WHERE tenant = ANY(%(tenants)s::text[]) GROUP BY tenant;
 
 -- name: resume_paused!
 -- What tenants waited for is back: let all of them try at once. One that fails again waits again.
