@@ -1,4 +1,4 @@
-"""The demo: real memories travel from Postgres through Dagster into Chroma, and are searched."""
+"""The demo: real memories travel from Postgres into Chroma, and are searched by meaning."""
 
 import time
 from importlib.resources import as_file, files
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     end: Annotated[bool, typer.Option("--exit", help="End after the searches.")] = False,
 ) -> None:
-    """Start everything, import a sample, let Dagster sync it, and search it by meaning."""
+    """Start everything, import a sample, see it synced, and search it by meaning."""
     settings = Settings.load()
     if settings.embedder == "model":
         pull()
@@ -86,10 +86,10 @@ def _import_sample(pipeline: Pipeline) -> int:
 
 
 def _wait_for_sync(pipeline: Pipeline, ui: str) -> None:
-    """Watch Dagster's sensor bring the outbox to zero."""
+    """Watch the live process bring the outbox to zero."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     most = waiting = pipeline.status.totals().pending_changes
-    err.print(f"Dagster's sensor syncs them now; watch it at {ui}")
+    err.print(f"they are embedded and synced now; Dagster shows every tenant at {ui}")
     with progress_bar("changes") as bar:
         task = bar.add_task("syncing", total=most)
         while waiting:

@@ -89,8 +89,8 @@ def service_states(settings: Settings) -> dict[str, str]:
     for name in DAGSTER:
         service = None if stack is None else stack.services.get(name)
         states[name] = _dagster_state(name, service, stack, dagster)
-    if settings.live == "on":
-        service = None if stack is None else stack.services.get("live")
+    if settings.live == "on" if stack is None else "live" in stack.services:
+        service = None if stack is None else stack.services["live"]
         states["live"] = probe_live(service.port if service and service.alive() else None)
     return states
 

@@ -7,14 +7,25 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 COMMAND = Path(sys.executable).with_name("memory-pipeline")
 ROOT = Path(__file__).parents[2]
+
+
+PARTITIONS = """
+query Partitions($key: AssetKeyInput!) {
+  assetNodeOrError(assetKey: $key) {
+    ... on AssetNode { partitionStats { numMaterialized numPartitions numFailed } }
+  }
+}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +66,36 @@ class Cli:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Cli]:
-    """Start everything as a user does, once; stop it at the end."""
+    """Start everything but the live process, once; stop it at the end."""
+    with started(SENSOR_SECONDS="1", LIVE="off") as cli:
+        yield cli
+
+
+@contextmanager
+def started(**settings: str) -> Iterator[Cli]:
+    """Start the services as a user does; stop them at the end."""
     # Open for all to enter, as pytest's own folders are not: else root's data would go elsewhere.
     place = Path(tempfile.mkdtemp(prefix="memory-pipeline-"))
     place.chmod(0o755)
-    cli = Cli(place / "home", {"SENSOR_SECONDS": "1"})
+    cli = Cli(place / "home", settings)
     try:
         cli("up", "--detach")
         yield cli
     finally:
         cli("down")
         shutil.rmtree(place)
+
+
+def partitions(cli: Cli) -> dict[str, int]:
+    """Ask the UI's server how many tenants it shows, and how."""
+    ui = json.loads((cli.home / "services.json").read_text())["ui_url"]
+    answer = httpx.post(
+        f"{ui}/graphql",
+        json={"query": PARTITIONS, "variables": {"key": {"path": ["memory_index"]}}},
+        timeout=30,
+    ).json()
+    found: dict[str, int] = answer["data"]["assetNodeOrError"]["partitionStats"]
+    return found
 
 
 @pytest.fixture

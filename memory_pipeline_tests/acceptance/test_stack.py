@@ -5,7 +5,6 @@ import subprocess
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -13,18 +12,10 @@ import psycopg
 import pytest
 from pgvector.psycopg import register_vector
 
-from memory_pipeline_tests.acceptance.conftest import Cli
+from memory_pipeline_tests.acceptance.conftest import Cli, partitions
 
 SAMPLE = files("memory_pipeline.local") / "sample.jsonl"
 WaitUntil = Callable[..., None]
-
-PARTITIONS = """
-query Partitions($key: AssetKeyInput!) {
-  assetNodeOrError(assetKey: $key) {
-    ... on AssetNode { partitionStats { numMaterialized numPartitions numFailed } }
-  }
-}
-"""
 
 
 def exports(cli: Cli) -> dict[str, str]:
@@ -63,20 +54,10 @@ def test_the_sensor_syncs_what_was_imported(filled: Cli, wait_until: WaitUntil) 
 def test_dagster_shows_every_tenant_as_materialized(filled: Cli, wait_until: WaitUntil) -> None:
     """A partition a tenant, in every asset that a sync writes."""
     wait_until(lambda: in_sync(filled), within=180)
-    ui = json.loads((filled.home / "services.json").read_text())["ui_url"]
-
-    def stats() -> dict[str, Any]:
-        answer = httpx.post(
-            f"{ui}/graphql",
-            json={"query": PARTITIONS, "variables": {"key": {"path": ["memory_index"]}}},
-            timeout=30,
-        ).json()
-        found: dict[str, Any] = answer["data"]["assetNodeOrError"]["partitionStats"]
-        return found
-
     tenants = filled.json("status")["tenants"]
-    wait_until(lambda: stats()["numMaterialized"] == tenants, within=60)
-    assert stats() == {"numMaterialized": tenants, "numPartitions": tenants, "numFailed": 0}
+    wait_until(lambda: partitions(filled)["numMaterialized"] == tenants, within=60)
+    wanted = {"numMaterialized": tenants, "numPartitions": tenants, "numFailed": 0}
+    assert partitions(filled) == wanted
 
 
 def test_documents_equal_memories(filled: Cli, wait_until: WaitUntil) -> None:

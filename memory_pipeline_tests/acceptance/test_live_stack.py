@@ -1,0 +1,49 @@
+"""What `up` gives a user: changes are searchable at once, and Dagster shows it without a run."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from memory_pipeline_tests.acceptance.conftest import Cli, partitions, started
+
+WaitUntil = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Cli]:
+    """Start everything; the sensor looks so rarely that it cannot be what syncs."""
+    with started(SENSOR_SECONDS="3600") as cli:
+        yield cli
+
+
+def test_a_change_is_searchable_without_a_run(live: Cli, wait_until: WaitUntil) -> None:
+    """The live process brings it, status tells how soon, Dagster shows the new tenant."""
+    live("remember", "--user", "ada", "the cat sleeps on the router")
+
+    def found() -> bool:
+        return len(live.json("search", "--tenant", "ada", "cat router")) == 1
+
+    wait_until(found, within=30)
+    wait_until(lambda: live.json("status")["freshness_ms"] is not None, within=30)
+    status = live.json("status")
+    assert status["live_processes"] == 1
+    assert status["services"]["live"] == "up"
+    assert status["pending_changes"] == 0
+    assert status["problems"] == []
+    (ada,) = live.json("tenants")
+    assert 0 < ada["freshness_ms"]["p50"] <= ada["freshness_ms"]["max"]
+    wait_until(lambda: partitions(live)["numMaterialized"] == 1, within=60)
+
+
+def test_down_leaves_no_lease_and_up_goes_on(live: Cli, wait_until: WaitUntil) -> None:
+    """What was written while nothing ran is brought by the next start."""
+    live("down")
+    live("up", "--detach", "--no-live")
+    live("remember", "--user", "ben", "the dog sleeps on the stairs")
+    status = live.json("status")
+    assert status["live_processes"] == 0
+    assert status["pending_changes"] == 1
+    live("down")
+    live("up", "--detach")
+    wait_until(lambda: live.json("status")["pending_changes"] == 0, within=60)
+    assert len(live.json("search", "--tenant", "ben", "dog stairs")) == 1
