@@ -170,8 +170,6 @@ class Sync:
     def _batch(self, lease: Lease, claim: Claim, so_far: Outcome) -> Outcome:
         """Read, embed, write and ack one claim; the numbers are the order."""
         claimed_at = time.monotonic()
-        if not claim.targets:  # says why
-            self.generations.prepare(lease)
         for generation in claim.targets:
             self.generations.check(generation)
         rows, left_out = self.memories.read(claim.memory_ids)  # 4

@@ -261,6 +261,11 @@ class FakeWorld:
             and (c.covered_by is None or c.covered_by != building)
         ]
 
+    def in_hand(self, change: FakeChange) -> bool:
+        """Say whether a lease that stands has claimed it."""
+        tenant = self.tenant(change.tenant)
+        return change.claim_token == tenant.token and tenant.lease_until > self.now
+
     def end(self, generation: UUID, state: GenerationState) -> None:
         """Note that a generation is used no more, or not as one that is whole."""
         self.generations[generation] = replace(self.generations[generation], state=state)
@@ -314,7 +319,7 @@ class FakeOutbox:
         oldest = {
             tenant: claimable[0].seq
             for tenant in {c.tenant for c in world.changes.values()}
-            if (claimable := world.claimable(tenant))
+            if (claimable := [c for c in world.claimable(tenant) if not world.in_hand(c)])
         }
         return [
             tenant

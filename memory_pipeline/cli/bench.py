@@ -70,6 +70,46 @@ def verify(
     _tell(figures, as_json=as_json)
 
 
+@app.command()
+def freshness(
+    rate: Annotated[float, typer.Option(min=1, help="Changes a second, in all.")] = 10.0,
+    tenants: Annotated[int, typer.Option(min=1, help="Tenants that they are spread over.")] = 20,
+    seconds: Annotated[float, typer.Option(min=3, help="Seconds of traffic on either side.")] = 60,
+    model: Annotated[
+        str, typer.Option(help="'none': rows bring their vectors; 'real': the model makes them.")
+    ] = "none",
+    as_json: AsJson = False,
+) -> None:
+    """Measure from commit to visible in Chroma, beside a listener without guarantees."""
+    from memory_pipeline.benchmarks.freshness import bench_freshness  # noqa: PLC0415 - few need it
+
+    if model not in {"real", "none"}:
+        raise typer.BadParameter(f"--model {model!r}: allowed are real and none")
+    with _home() as home:
+        figures = bench_freshness(
+            home,
+            rate=rate,
+            tenants=tenants,
+            seconds=seconds,
+            model=model,  # type: ignore[arg-type]  # checked above
+        )
+    _tell(figures, as_json=as_json)
+
+
+@app.command()
+def sync(
+    changes: Annotated[int, typer.Option(min=100, help="Changes that wait.")] = 10_000,
+    tenants: Annotated[int, typer.Option(min=1, help="Tenants that they are spread over.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Measure draining a backlog beside Chroma's own limit, and passes over few changes."""
+    from memory_pipeline.benchmarks.sync import bench_sync  # noqa: PLC0415 - few need it
+
+    with _home() as home:
+        figures = bench_sync(home, changes=changes, tenants=tenants)
+    _tell(figures, as_json=as_json)
+
+
 @contextmanager
 def _home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="memory-pipeline-bench-") as home:

@@ -9,39 +9,29 @@ from memory_pipeline.postgres.database import Database, queries
 
 # The holder stops trusting a lease this long before Postgres does.
 MARGIN_SECONDS = 0.5
-# What was taken or renewed so lately needs no other renewal before a request.
-LATELY_SECONDS = 0.25
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PostgresLease:
-    """Postgres' clock decides how long it lasts; the holder's only measures.
-
-    ``renewed_at`` is from before the question was sent: the trust ends before the lease does.
-    """
+    """Postgres' clock decides how long it lasts; the holder's only measures."""
 
     tenant: TenantId
     token: Token
     database: Database
     lease_seconds: float
     request_seconds: float
-    renewed_at: float
 
     def hold(self) -> float:
         """Renew; return the seconds that the next call may take. Raises Fenced."""
-        now = time.monotonic()
-        if now - self.renewed_at > LATELY_SECONDS:
-            with self.database.transaction() as connection:
-                renewed = queries().renew(
-                    connection,
-                    tenant=self.tenant,
-                    token=self.token,
-                    lease_seconds=self.lease_seconds,
-                )
-            if renewed != 1:
-                raise Fenced(f"the lease with token {self.token} is no longer ours")
-            self.renewed_at = now
-        left = self.lease_seconds - (time.monotonic() - self.renewed_at) - MARGIN_SECONDS
+        began = time.monotonic()
+        with self.database.transaction() as connection:
+            renewed = queries().renew(
+                connection, tenant=self.tenant, token=self.token, lease_seconds=self.lease_seconds
+            )
+        if renewed != 1:
+            raise Fenced(f"the lease with token {self.token} is no longer ours")
+        # Measured from before the renewal was sent: the trust ends before the lease does.
+        left = self.lease_seconds - (time.monotonic() - began) - MARGIN_SECONDS
         if left <= 0:
             raise Fenced(f"the renewal of token {self.token} took as long as the lease")
         return min(self.request_seconds, left)

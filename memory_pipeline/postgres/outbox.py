@@ -5,7 +5,6 @@ Each method is one short transaction. None of them talks to Chroma or to the mod
 
 import os
 import socket
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -73,7 +72,6 @@ class PostgresOutbox:
 
     def take(self, tenant: TenantId) -> PostgresLease | None:
         """Take the tenant's lease with a new token; None while another worker holds it."""
-        began = time.monotonic()
         with self._database.transaction() as connection:
             token = queries().take(
                 connection,
@@ -89,7 +87,6 @@ class PostgresOutbox:
             self._database,
             self._settings.lease_seconds,
             self._settings.request_seconds,
-            began,
         )
 
     def claim(self, lease: Lease) -> Claim:

@@ -375,6 +375,29 @@ def test_tenants_with_the_oldest_change_come_first(world: World) -> None:
     assert world.due_tenants() == ["bob", "ada"]
 
 
+def test_what_is_in_hand_is_nobody_elses_to_do(world: World) -> None:
+    """A change claimed under a lease that stands is not offered again; a newer one is."""
+    world.put("ada")
+    lease = taken(world)
+    assert world.due_tenants() == ["ada"]
+    claim = world.outbox.claim(lease)
+    assert world.due_tenants() == []
+    world.put("ada")
+    assert world.due_tenants() == ["ada"]
+    ack(world, lease, claim)
+    world.outbox.release(lease)
+    assert world.due_tenants() == ["ada"]
+
+
+def test_what_a_lost_worker_had_in_hand_is_offered_again(world: World) -> None:
+    """Its lease has run out, so others may take it over."""
+    world.put("ada")
+    world.outbox.claim(taken(world))
+    assert world.due_tenants() == []
+    world.pass_time(world.settings.lease_seconds + 1)
+    assert world.due_tenants() == ["ada"]
+
+
 # ---- memories
 
 

@@ -10,7 +10,8 @@ SELECT t.tenant, NULL FROM memory_pipeline.tenant t WHERE EXISTS (SELECT FROM go
 
 -- name: pending_tenants
 -- Tell every tenant with changes that may be claimed now, oldest change first; loose index scan.
--- Tenants whose pause has not ended are left out unless they are asked for all the same.
+-- What is claimed under a lease that stands is in hand. Tenants whose pause has not ended are left
+-- out unless they are asked for all the same.
 WITH RECURSIVE named AS (
     (SELECT tenant FROM memory_pipeline.change ORDER BY tenant LIMIT 1)
     UNION ALL
@@ -28,6 +29,8 @@ JOIN LATERAL (
     WHERE c.tenant = named.tenant
       AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
       AND (c.covered_by IS NULL OR c.covered_by IS DISTINCT FROM t.building)
+      AND (c.claim_token IS NULL OR c.claim_token <> t.lease_token
+           OR t.lease_until IS NULL OR t.lease_until <= clock_timestamp())
     ORDER BY c.seq LIMIT 1
 ) AS oldest ON true
 WHERE named.tenant IS NOT NULL
