@@ -122,6 +122,7 @@ class Sync:
                     break
                 if newest is None or claim.resets:  # what a reset enqueued belongs to this sync
                     newest = self.outbox.newest(tenant)
+            outcome = replace(outcome, more=outcome.more and bool(claim.changes))
             if look and (claim := self._claim_hidden(lease)).changes:
                 self._batch(lease, claim, Outcome(tenant))
         except _ColdModel:

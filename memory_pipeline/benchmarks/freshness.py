@@ -15,7 +15,7 @@ import json
 import sys
 import threading
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 import psycopg
+from chromadb.errors import InternalError
 from pgvector.psycopg import register_vector
 from pydantic import SecretStr
 
@@ -66,6 +67,7 @@ WRITERS, OBSERVERS = 4, 2
 POLL_SECONDS = 0.002
 LOST_SECONDS = 30.0
 NEIGHBOURS = 10
+SAID_LENGTH = 80
 # Python hands the processor from thread to thread each 5 ms, which is much of what is measured.
 SWITCH_SECONDS = 0.0005
 
@@ -157,6 +159,7 @@ def bench_freshness(
         **{f"floor_{name}": value for name, value in least["inserts"].items()},
         "floor_lost": floor.lost,
         "floors": {kind: least[kind] for kind in found},
+        "observer_errors": {"pipeline": pipeline.errors, "floor": floor.errors},
         "changes_per_second": round(pipeline.commits / pipeline.busy_seconds, 2),
         # By the process itself, over all that it synced: its clock starts with the statement.
         "reported_ms": [round(value * 1e3, 1) for value in reported or ()],
@@ -172,6 +175,7 @@ class Traffic:
     ) -> None:
         self.lost = self.commits = 0
         self.busy_seconds = 0.0
+        self.errors: Counter[str] = Counter()
         self._url = url
         self._collections = collections
         self._observers = {t: number % OBSERVERS for number, t in enumerate(collections)}
@@ -253,7 +257,7 @@ class Traffic:
             more = more and _receive(inbox, waiting)
             for tenant in dict.fromkeys(commit.memory.tenant for commit in waiting):
                 mine = [commit for commit in waiting if commit.memory.tenant == tenant]
-                for commit, at in self._look(self._collections[tenant], mine):
+                for commit, at in self._seen(tenant, mine):
                     waiting.remove(commit)
                     self._note(commit, at, counts=counts)
             for commit in [c for c in waiting if time.monotonic() - c.at > LOST_SECONDS]:
@@ -268,6 +272,14 @@ class Traffic:
                 self._lags[commit.kind].append(at - commit.at)
             if commit.kind != "deletes":
                 self._settled[commit.memory.tenant].append(commit.memory_id)
+
+    def _seen(self, tenant: TenantId, commits: Sequence[Commit]) -> Iterator[tuple[Commit, float]]:
+        """Look once. An answer that is an error shows nothing: it is counted, and asked again."""
+        try:
+            yield from self._look(self._collections[tenant], commits)
+        except InternalError as error:
+            with self._lock:
+                self.errors[str(error)[:SAID_LENGTH]] += 1
 
     def _look(self, collection: Any, commits: Sequence[Commit]) -> Iterator[tuple[Commit, float]]:
         """Yield what is visible now, with the moment when that was known."""

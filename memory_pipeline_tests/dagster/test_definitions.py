@@ -80,7 +80,7 @@ def test_every_check_says_what_it_means_and_those_of_tenants_are_partitioned() -
         f"{key.asset_key.to_user_string()} {key.name}": graph.get(key).partitions_def
         for key in graph.asset_check_keys
     }
-    names = ("parity", "reachability", "dead_letters", "last_rebuild")
+    names = ("parity", "reachability", "dead_letters", "last_rebuild", "freshness")
     of_tenants = {f"memory_index {name}": tenants for name in names}
     assert found == {**of_tenants, "memory_logs capture": None}
     assert all(spec.description for spec in verify_tenants.check_specs)

@@ -22,7 +22,7 @@ from memory_pipeline_tests.dagster.running import (
 from memory_pipeline_tests.fakes import no_lease
 
 USERS = ("ada", "ben", "chloe")
-CHECKS = ("parity", "reachability", "dead_letters", "last_rebuild")
+CHECKS = ("parity", "reachability", "dead_letters", "last_rebuild", "freshness")
 LOGS = dg.AssetKey("memory_logs")
 BURIED = """
     INSERT INTO memory_pipeline.failure
