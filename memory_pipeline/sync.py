@@ -137,7 +137,8 @@ class Sync:
         if error is None:
             self._last[tenant] = lease.token
         outcome = replace(outcome, seconds=time.monotonic() - began, reason=str(error or ""))
-        log.info("synced", token=lease.token, **_figures(outcome))
+        tell = log.info if outcome.newest_change or error else log.debug
+        tell("synced", token=lease.token, **_figures(outcome))
         return outcome
 
     def _prepare(self, lease: Lease) -> None:

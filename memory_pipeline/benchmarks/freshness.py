@@ -12,6 +12,7 @@ blocks of its traffic and of the pipeline's take turns.
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -310,6 +311,9 @@ def main() -> None:
     settings = Settings.load()
     url = settings.database_url.get_secret_value() if settings.database_url else ""
     recipe, embedder = recipe_from(settings), embedder_from(settings)
+    # Else the model's threads wait spinning, and where Chroma wants the same cores, take ten times
+    # as long; it has to be said before torch is imported.
+    os.environ["OMP_WAIT_POLICY"] = "passive"
     embedder.load()
     client = _connect(settings.chroma_url or "")
     collections: dict[str, Any] = {}

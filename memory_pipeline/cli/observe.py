@@ -160,6 +160,12 @@ def _line(pipeline: Pipeline, tenant: TenantStatus) -> dict[str, Any]:
     }
 
 
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{name} {figure}" for name, figure in value.items())
+    return "?" if value is None else str(value)
+
+
 def _show(figures: dict[str, Any], settings: Settings) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim")
@@ -168,7 +174,7 @@ def _show(figures: dict[str, Any], settings: Settings) -> None:
         table.add_row(name, state)
     for name, value in figures.items():
         if name not in {"services", "servers", "problems", "embedder", "settings"}:
-            table.add_row(name.replace("_", " "), "?" if value is None else str(value))
+            table.add_row(name.replace("_", " "), _shown(value))
     for server in figures.get("servers", ()):
         table.add_row(
             f"server {server['state']}", f"{server['url']}: {server['memories']} memories"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from memory_pipeline.defs.jobs import incremental_sync, verify_index
+from memory_pipeline.defs.lineage import observed
 from memory_pipeline.defs.partitions import tenants
 from memory_pipeline.defs.requests import run_requests, under_way, verify_requests
 from memory_pipeline.defs.resources import PipelineResource
@@ -146,11 +147,11 @@ def _observations(
 ) -> list[dg.AssetObservation]:
     """Report the version of each dirty tenant's memories: the number of its newest change."""
     return [
-        dg.AssetObservation(
-            "memory_logs",
-            partition=registered[change.tenant],
-            metadata={"tenant": change.tenant, "pending changes": change.pending},
-            tags={"dagster/data_version": str(change.seq)},
+        observed(
+            change.tenant,
+            registered[change.tenant],
+            newest=change.seq,
+            pending=change.pending,
         )
         for change in parts.status.newest_changes(dirty)
         if change.tenant in registered

@@ -29,7 +29,7 @@ from memory_pipeline.defs.evaluations import (
     freshness_of,
     of_all,
 )
-from memory_pipeline.defs.lineage import INDEX
+from memory_pipeline.defs.lineage import INDEX, LOGS
 from memory_pipeline.defs.partitions import tenants
 from memory_pipeline.defs.resources import PipelineResource
 from memory_pipeline.errors import ChromaUnavailable
@@ -38,7 +38,6 @@ from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.verify import Verify
 
 CAPTURE = "capture"
-LOGS = dg.AssetKey("memory_logs")
 RED = AssetCheckExecutionRecordStatus.FAILED
 # A server that hangs answers nobody: its other tenants are not waited for one by one.
 MOST_FAILURES_A_SERVER = 2

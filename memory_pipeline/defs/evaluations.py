@@ -13,7 +13,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # n
     AssetCheckEvaluationTargetMaterializationData as Target,
 )
 
-from memory_pipeline.defs.lineage import INDEX, newest_materialization
+from memory_pipeline.defs.lineage import INDEX, newest_materialization, searchable_after
 from memory_pipeline.freshness import Lags
 from memory_pipeline.model import Finding, TenantId, Verified
 from memory_pipeline.pipeline import Pipeline
@@ -88,14 +88,13 @@ class Evaluations:
 
     def freshness(self, lags: Lags | None, waits: float, *, most: float) -> dg.AssetCheckEvaluation:
         """Say whether changes become searchable soon; both in seconds."""
-        shown = {} if lags is None else lags.milliseconds()
         return self._of(
             FRESHNESS,
             waits <= most,
             f"the oldest change has waited for {waits:.0f} s" if waits > most else "in time",
             {
                 "oldest change waits for seconds": round(waits, 3),
-                **{f"searchable after ms, {name}": figure for name, figure in shown.items()},
+                **searchable_after(lags),
             },
             dg.AssetCheckSeverity.WARN,
         )

@@ -7,15 +7,30 @@ import dagster as dg
 import pandas as pd
 
 from memory_pipeline.errors import PipelineError
+from memory_pipeline.freshness import Lags
 from memory_pipeline.model import Generation, Outcome, Rebuilt, TenantId
 from memory_pipeline.pipeline import Pipeline
 
 EMBEDDINGS = dg.AssetKey("memory_embeddings")
 INDEX = dg.AssetKey("memory_index")
+LOGS = dg.AssetKey("memory_logs")
 # By which a materialization tells of which collection it is.
 COLLECTION = "collection"
 SHOWN_TENANTS = 10
 SHOWN_FIGURES = ["tenant", "seconds", "written", "deleted", "embedded", "reused", "verdict"]
+
+
+def observed(
+    tenant: TenantId, key: str, *, newest: int, pending: int | None = None
+) -> dg.AssetObservation:
+    """Report the version of a tenant's memories: the number of its newest change."""
+    waits = {} if pending is None else {"pending changes": pending}
+    return dg.AssetObservation(
+        LOGS,
+        partition=key,
+        metadata={"tenant": tenant, **waits},
+        tags={"dagster/data_version": str(newest)},
+    )
 
 
 def synced(pipeline: Pipeline, outcome: Outcome, key: str) -> Iterator[dg.AssetMaterialization]:
@@ -36,6 +51,7 @@ def synced(pipeline: Pipeline, outcome: Outcome, key: str) -> Iterator[dg.AssetM
             "dead letters": outcome.buried,
             "pending changes": pipeline.outbox.pending(outcome.tenant),
             **_speed(outcome.written + outcome.deleted, outcome.seconds),
+            **searchable_after(pipeline.workers.freshness([outcome.tenant]).get(outcome.tenant)),
             COLLECTION: generation.collection if generation else "none yet",
         },
         tags=tags,
@@ -62,6 +78,12 @@ def rebuilt(pipeline: Pipeline, one: Rebuilt, key: str) -> Iterator[dg.AssetMate
             COLLECTION: generation.collection if generation else "none yet",
         },
     )
+
+
+def searchable_after(lags: Lags | None) -> dict[str, float]:
+    """Show how soon changes became searchable of late."""
+    shown = {} if lags is None else lags.milliseconds()
+    return {f"searchable after ms, {name}": figure for name, figure in shown.items()}
 
 
 def newest_materialization(instance: dg.DagsterInstance, key: str) -> dg.EventLogRecord | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from memory_pipeline.defs.evaluations import after_sync
-from memory_pipeline.defs.lineage import synced
+from memory_pipeline.defs.lineage import observed, synced
 from memory_pipeline.defs.partitions import tenants
 from memory_pipeline.model import Outcome
 from memory_pipeline.pipeline import Pipeline
@@ -30,6 +30,9 @@ class DagsterLineage:
         self._instance.add_dynamic_partitions(str(tenants.name), list(keys.values()))
         for outcome in outcomes:
             key = keys[outcome.tenant]
+            self._instance.report_runless_asset_event(
+                observed(outcome.tenant, key, newest=outcome.newest_change)
+            )
             for event in synced(self._pipeline, outcome, key):
                 self._instance.report_runless_asset_event(event)
             for check in after_sync(self._instance, self._pipeline, outcome.tenant, key):
