@@ -2,9 +2,11 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from memory_pipeline.errors import SettingsError
 from memory_pipeline.freshness import Freshness
 from memory_pipeline.model import Outcome
 from memory_pipeline.postgres.workers import Backlog
+from memory_pipeline.settings import PREFIX
 
 LOOPBACK = "127.0.0.1"
 LAG_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0)
@@ -48,7 +50,13 @@ class Metrics:
         )
         freshness.watch(lag.observe)
         if port is not None:
+            self._serve(port)
+
+    def _serve(self, port: int) -> None:
+        try:
             start_http_server(port, addr=LOOPBACK, registry=self._registry)
+        except OSError as error:
+            raise SettingsError(f"{PREFIX}METRICS_PORT={port}: {error.strerror}") from error
 
     def ready(self) -> None:
         """Say that changes are synced from now on."""

@@ -24,7 +24,9 @@ class Turns:
     """Hands out turns; whoever calls it tells when each has ended. For one thread at a time."""
 
     at_once: int
-    _waiting: dict[TenantId, None] = field(default_factory=dict)
+    # Each with its place in the last offer.
+    _waiting: dict[TenantId, int] = field(default_factory=dict)
+    _places: dict[TenantId, int] = field(default_factory=dict)
     _running: set[TenantId] = field(default_factory=set)
     # Since when each was served last.
     _backlogs: dict[TenantId, float] = field(default_factory=dict)
@@ -33,10 +35,12 @@ class Turns:
 
     def offer(self, pending: Iterable[TenantId]) -> None:
         """Take note of who has changes now, oldest change first; of nobody else."""
-        self._waiting = dict.fromkeys(pending)
-        gone = self._backlogs.keys() - self._waiting.keys() - self._running
-        for tenant in gone:
-            del self._backlogs[tenant]
+        self._places = {tenant: place for place, tenant in enumerate(pending)}
+        self._waiting = dict(self._places)
+        known = self._waiting.keys() | self._running
+        for tenant in (self._backlogs.keys() | self._aside.keys()) - known:
+            self._backlogs.pop(tenant, None)
+            self._aside.pop(tenant, None)
 
     def begin(self, now: float) -> list[TenantId]:
         """Return whose turns begin now."""
@@ -45,7 +49,7 @@ class Turns:
             for tenant in self._waiting
             if tenant not in self._running and self._aside.get(tenant, (0.0,))[0] <= now
         ]
-        few = [t for t in able if t not in self._backlogs]
+        few = sorted((t for t in able if t not in self._backlogs), key=self._waiting.__getitem__)
         many = sorted((t for t in able if t in self._backlogs), key=lambda t: self._backlogs[t])
         busy = len(self._running & self._backlogs.keys())
         many = many[: max(0, BACKLOGS_AT_ONCE - busy)]
@@ -64,14 +68,17 @@ class Turns:
             self._aside.pop(tenant, None)
             if outcome.more:
                 self._backlogs[tenant] = now
-                self._waiting[tenant] = None
+                self._wait(tenant)
             else:
                 self._backlogs.pop(tenant, None)
             return
         shortest = BUSY_SECONDS if outcome.verdict in {"busy", "fenced"} else TROUBLE_SECONDS
-        _, pause = self._aside.get(tenant, (0.0, shortest))
+        pause = max(shortest, self._aside.get(tenant, (0.0, 0.0))[1])
         self._aside[tenant] = (now + pause, min(pause * 2, LONGEST_SECONDS))
-        self._waiting.setdefault(tenant)
+        self._wait(tenant)
+
+    def _wait(self, tenant: TenantId) -> None:
+        self._waiting[tenant] = self._places.get(tenant, len(self._places))
 
     def wait_seconds(self, now: float, most: float) -> float:
         """Return for how long nothing can begin but what is offered or ended meanwhile."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from memory_pipeline.chroma.client import opened
 from memory_pipeline.chroma.servers import Servers
+from memory_pipeline.chroma.torn import untorn
 from memory_pipeline.errors import Corrupt
 from memory_pipeline.model import (
     DIMENSION,
@@ -173,6 +174,7 @@ class ChromaIndex:
         with self._servers.client(generation.server).collection(generation, hold()) as collection:
             collection.delete(ids=[CONTROL_ID])
 
+    @untorn
     def query(
         self,
         generation: Generation,
@@ -214,14 +216,18 @@ class ChromaIndex:
         """
         offset = 0
         while True:
-            client = self._servers.client(generation.server)
-            with client.collection(generation, hold()) as collection:
-                page: Any = collection.get(limit=PAGE, offset=offset, include=["metadatas"])
+            page = self._page(generation, offset, seconds=hold())
             yield [(n, m or {}) for n, m in zip(page["ids"], page["metadatas"], strict=True)]
             if len(page["ids"]) < PAGE:
                 return
             offset += PAGE
 
+    @untorn
+    def _page(self, generation: Generation, offset: int, *, seconds: float) -> Any:
+        with self._servers.client(generation.server).collection(generation, seconds) as collection:
+            return collection.get(limit=PAGE, offset=offset, include=["metadatas"])
+
+    @untorn
     def fetch(
         self,
         generation: Generation,
@@ -249,6 +255,7 @@ class ChromaIndex:
             )
         }
 
+    @untorn
     def listed(self, generation: Generation, count: int, *, seconds: float) -> list[str]:
         """Return the ids of all documents that a query can find, of some ``count`` that there are.
 
@@ -279,6 +286,7 @@ class ChromaIndex:
         names = {name for page in self.pages(generation, hold=hold) for name, _ in page}
         return sorted(i for n in names.difference(listed) if (i := memory_id_of(n)) is not None)
 
+    @untorn
     def hidden(
         self, generation: Generation, vectors: Mapping[MemoryId, Vector], *, seconds: float
     ) -> set[MemoryId]:
