@@ -3,6 +3,7 @@
 Importing this loads no model and no library of one: that takes seconds and happens on first use.
 """
 
+import os
 import threading
 import time
 import warnings
@@ -145,6 +146,8 @@ def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def _open(directory: Path, device: str, precision: Precision) -> _Encoder:
     """Load the model from its folder, and from nowhere else."""
     started = time.monotonic()
+    # Threads that spin between two passes would take the processor from Chroma and Postgres.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         with _without_chatter():
             import sentence_transformers  # noqa: PLC0415 - takes seconds
