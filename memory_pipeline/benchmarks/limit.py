@@ -113,7 +113,7 @@ def load_documents(urls: Sequence[str], tenants: Sequence[Documents], way: Way) 
         RuntimeError: a collection does not hold what was sent.
 
     """
-    clients = [_connect(url) for url in urls]  # imports chromadb, which takes a second
+    clients = [connect(url) for url in urls]  # imports chromadb, which takes a second
     shares = _deal(tenants, len(urls))
     began = time.perf_counter()
     collections = {
@@ -143,6 +143,26 @@ def fresh_servers(home: Path, count: int) -> Iterator[list[str]]:
             running.callback(server.stop)
             urls.append(server.url)
         yield urls
+
+
+def connect(url: str) -> Any:
+    """Return Chroma's own client, which waits no longer than is meant for one batch."""
+    import chromadb  # noqa: PLC0415 - slow, and the process that reports the rebuild needs none
+    from chromadb.config import Settings  # noqa: PLC0415
+
+    parts = urlsplit(url)
+    client: Any = chromadb.HttpClient(
+        host=parts.hostname or "127.0.0.1",
+        port=parts.port or 8000,
+        settings=Settings(anonymized_telemetry=False),
+    )
+    client._server._session.timeout = REQUEST_SECONDS  # noqa: SLF001 - the library sets none
+    return client
+
+
+def collection_name(tenant: TenantId) -> str:
+    """Name the collection that ``load_documents`` makes for a tenant."""
+    return f"limit-{tenant}"
 
 
 @cache
@@ -222,20 +242,6 @@ def _add(collections: Mapping[TenantId, Any], lane: Sequence[Documents]) -> None
         )
 
 
-def _connect(url: str) -> Any:
-    import chromadb  # noqa: PLC0415 - slow, and the process that reports the rebuild needs none
-    from chromadb.config import Settings  # noqa: PLC0415
-
-    parts = urlsplit(url)
-    client: Any = chromadb.HttpClient(
-        host=parts.hostname or "127.0.0.1",
-        port=parts.port or 8000,
-        settings=Settings(anonymized_telemetry=False),
-    )
-    client._server._session.timeout = REQUEST_SECONDS  # noqa: SLF001 - the library sets none
-    return client
-
-
 def _create(client: Any, one: Documents) -> Any:
     """Create a tenant's collection as ``ChromaIndex.create`` does, and prime it."""
     from chromadb.api.collection_configuration import (  # noqa: PLC0415
@@ -243,7 +249,7 @@ def _create(client: Any, one: Documents) -> Any:
     )
 
     collection = client.create_collection(
-        f"limit-{one.tenant}",
+        collection_name(one.tenant),
         configuration=CreateCollectionConfiguration(
             hnsw=hnsw_of(one.tenant_size),
             embedding_function=None,

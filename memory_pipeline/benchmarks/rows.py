@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,7 @@ DETAILS = (
     "Nobody had read the warning that the certificate would end this week.",
 )
 SENTENCES = 4
+ENDLESS = 10**7
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,11 @@ def memories(load: Load) -> Iterator[Memory]:
                 updated_at=created_at,
                 version="",
             )
+
+
+def new_memories(load: Load) -> Iterator[Memory]:
+    """Make memories without end that come after those of the load, and resemble none of them."""
+    return islice(memories(replace(load, rows=ENDLESS)), load.rows, None)
 
 
 def fill(database: Database, load: Load) -> None:
