@@ -57,7 +57,11 @@ class Live:
         self._asked_at = self._asking_seconds = 0.0
 
     def stop(self) -> None:
-        """End soon; may be called by a signal handler."""
+        """End soon; may be called by a signal handler, whatever the loop is at."""
+        # In a thread of its own: the handler may have interrupted the loop in these very locks.
+        threading.Thread(target=self._end, name="stop", daemon=True).start()
+
+    def _end(self) -> None:
         self._stop.set()
         self._wake.set()
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from memory_pipeline.errors import PipelineError, PostgresUnavailable
 from memory_pipeline.logs import get_logger
@@ -49,6 +49,8 @@ class Upkeep:
         self._stop = threading.Event()
         self._troubled = threading.Event()
         self._down = threading.Event()
+        self._missed = False  # whether some server was away when it was last looked
+        self._reached: set[UUID] = set()  # and those that were there
         self._lock = threading.Lock()  # of what follows
         self._untold: dict[TenantId, Outcome] = {}
         self._told_at: dict[TenantId, float] = {}
@@ -125,18 +127,25 @@ class Upkeep:
         self._workers.record_freshness(self._freshness.untold())
 
     def _probe(self, back: Callable[[], None]) -> None:
-        """After a turn was postponed, look whether Chroma is there; tell when it is again."""
+        """After a turn was postponed, look whether Chroma is there; tell when it is again.
+
+        What else may be the reason has its own pauses, which this must not shorten.
+        """
         if not self._troubled.is_set():
             return
         problems = self._pipeline.servers.problems()
-        if problems:
-            if not self._pipeline.servers.usable():
-                self._down.set()
-            return
-        self._troubled.clear()
-        self._down.clear()
-        self._workers.resume_paused()
-        back()
+        reached = set(self._pipeline.servers.usable())
+        returned = self._missed and (not problems or bool(reached - self._reached))
+        self._missed, self._reached = bool(problems), reached
+        if not problems:
+            self._troubled.clear()
+        if reached or not problems:
+            self._down.clear()
+        else:
+            self._down.set()
+        if returned:
+            self._workers.resume_paused()
+            back()
 
     # ---- mending
 
@@ -148,6 +157,8 @@ class Upkeep:
             rebuild = self._pipeline.rebuild()
             with self._lock:
                 self._rebuilding = rebuild
+                if self._stop.is_set():
+                    rebuild.rebuild.stop.set()
             try:
                 for rebuilt in rebuild.run(RebuildId(f"auto-{uuid4().hex[:12]}"), [tenant]):
                     log.info("mended", verdict=rebuilt.verdict, reason=rebuilt.reason)
@@ -173,7 +184,8 @@ class Upkeep:
                 tenant
                 for tenant in self._untold
                 if all_of_it or now - self._told_at.get(tenant, 0.0) >= LINEAGE_A_TENANT_SECONDS
-            ][:LINEAGE_AT_ONCE]
+            ]
+            due = due if all_of_it else due[:LINEAGE_AT_ONCE]
             outcomes = [self._untold.pop(tenant) for tenant in due]
             self._told_at |= dict.fromkeys(due, now)
         if not outcomes:

@@ -1,7 +1,8 @@
 """Answers that a write has torn: one half of a collection has it already and the other not yet.
 
 Chroma keeps metadata in SQLite and vectors in a graph, writes them one after the other, and a query
-in between fails with the words that it also has for damage. The next answer is whole.
+in between fails with the words that it also has for damage: beside a delete, or beside the very
+first write. The next answer is whole.
 """
 
 import time
@@ -14,7 +15,7 @@ from memory_pipeline.errors import Corrupt
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SIGNS = ("Error finding id", "Error getting embedding")
+SIGNS = ("Error finding id", "Error getting embedding", "Nothing found on disk")
 # A write of 250 documents is between the halves for a third of a second.
 PAUSES = (0.02, 0.1, 0.4)
 

@@ -97,7 +97,11 @@ class Database:
             raise
         except psycopg.errors.LockNotAvailable:
             raise  # asked for with lock_timeout, by who knows what to do then
-        except (psycopg.OperationalError, PoolTimeout) as error:
+        except (
+            psycopg.OperationalError,
+            psycopg.errors.IdleInTransactionSessionTimeout,  # this process was frozen meanwhile
+            PoolTimeout,
+        ) as error:
             raise PostgresUnavailable(
                 f"Postgres at {without_password(self.url)} is not available: {_first_line(error)}"
             ) from error

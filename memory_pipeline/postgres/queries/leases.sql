@@ -1,13 +1,17 @@
 -- Leases: one writer a tenant, on Postgres' clock. The token only grows.
 
 -- name: take$
--- Take the lease if nobody holds it; tell the new token, or nothing.
+-- Take the lease if nobody holds it; tell the new token, or nothing. Nor is it waited for whoever
+-- has the row locked: one that was frozen between a lock and its commit would hold up everybody.
 UPDATE memory_pipeline.tenant
 SET lease_owner = %(owner)s,
     lease_token = lease_token + 1,
     lease_until = clock_timestamp() + make_interval(secs => %(lease_seconds)s)
-WHERE tenant = %(tenant)s
-  AND (lease_until IS NULL OR lease_until <= clock_timestamp())
+WHERE tenant = (
+    SELECT t.tenant FROM memory_pipeline.tenant t
+    WHERE t.tenant = %(tenant)s AND (t.lease_until IS NULL OR t.lease_until <= clock_timestamp())
+    FOR NO KEY UPDATE SKIP LOCKED
+)
 RETURNING lease_token;
 
 -- name: renew!

@@ -1,0 +1,237 @@
+"""The lags of the last quarter of an hour: what is counted, what is forgotten, who may ask."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memory_pipeline import freshness as module
+from memory_pipeline.freshness import (
+    LAGS_A_TENANT,
+    LAGS_IN_ALL,
+    WINDOW_SECONDS,
+    Freshness,
+    Lags,
+    lags_of,
+)
+from memory_pipeline.model import TenantId
+
+ADA, BOB = TenantId("ada"), TenantId("bob")
+
+
+class Clock:
+    """The clock that Freshness reads; moves only when told."""
+
+    def __init__(self) -> None:
+        self.now = 5_000.0
+
+    def monotonic(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Put a clock in the place of the module's own."""
+    clock = Clock()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock.monotonic))
+    return clock
+
+
+def counted(found: dict[TenantId | None, Lags]) -> dict[TenantId | None, int]:
+    """Tell how many lags of each tenant were told, and of all of them."""
+    return {tenant: lags.changes for tenant, lags in found.items()}
+
+
+# ---- quantiles
+
+
+def test_lags_are_summed_up() -> None:
+    """Half of the changes were as fast as p50, 19 of 20 as p95, 99 of 100 as p99."""
+    lags = lags_of([n / 100 for n in range(101)])
+    assert lags is not None
+    assert lags.changes == 101
+    assert (lags.p50, lags.p95, lags.p99, lags.slowest) == pytest.approx((0.5, 0.95, 0.99, 1.0))
+
+
+def test_one_lag_is_all_of_them() -> None:
+    """A tenant with one change has figures too; one without any has none."""
+    assert lags_of([0.25]) == Lags(1, 0.25, 0.25, 0.25, 0.25)
+    assert lags_of([]) is None
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=200))
+def test_quantiles_are_those_that_everybody_computes(seconds: list[float]) -> None:
+    """Between the fastest and the slowest, in order, and the same as numpy's."""
+    lags = lags_of(seconds)
+    assert lags is not None
+    assert lags.changes == len(seconds)
+    told = (lags.p50, lags.p95, lags.p99, lags.slowest)
+    assert told == pytest.approx(np.percentile(seconds, [50, 95, 99, 100]).tolist())
+
+
+# ---- windows
+
+
+def test_only_the_last_quarter_of_an_hour_counts(clock: Clock) -> None:
+    """An old lag says nothing about now: neither of its tenant nor of all."""
+    fresh = Freshness()
+    fresh.note(ADA, [9.0])
+    fresh.note(BOB, [9.0])
+    clock.now += WINDOW_SECONDS - 1
+    fresh.note(ADA, [0.1])
+    assert counted(fresh.untold()) == {ADA: 2, BOB: 1, None: 3}
+    clock.now += 2
+    fresh.note(ADA, [0.2])
+    told = fresh.untold()
+    assert counted(told) == {ADA: 2, None: 2}
+    assert told[ADA].slowest == told[None].slowest == 0.2
+    clock.now += WINDOW_SECONDS + 1
+    assert fresh.untold() == {}
+    fresh.note(BOB, [0.3])
+    assert counted(fresh.untold()) == {BOB: 1, None: 1}
+
+
+def test_what_is_told_too_late_is_not_told(clock: Clock) -> None:
+    """Where nobody asked for long, figures of the past are no figures of now."""
+    fresh = Freshness()
+    fresh.note(ADA, [9.0])
+    clock.now += WINDOW_SECONDS + 1
+    assert fresh.untold() == {}
+
+
+def test_a_tenant_is_told_once_until_it_has_something_new(clock: Clock) -> None:
+    """What Postgres knows is not written again each time; what is new is told with the rest."""
+    fresh = Freshness()
+    fresh.note(ADA, [0.1, 0.2])
+    fresh.note(BOB, [0.3])
+    assert counted(fresh.untold()) == {ADA: 2, BOB: 1, None: 3}
+    assert fresh.untold() == {}
+    fresh.note(BOB, [0.4])
+    assert counted(fresh.untold()) == {BOB: 2, None: 4}
+
+
+def test_a_batch_without_lags_is_nothing_new() -> None:
+    """Confirms and resets measure nothing."""
+    fresh = Freshness()
+    fresh.note(ADA, [])
+    assert fresh.untold() == {}
+
+
+def test_every_lag_is_shown_to_who_watches() -> None:
+    """The histogram counts them all, however long they are kept here."""
+    fresh, seen = Freshness(), list[float]()
+    fresh.note(ADA, [9.0])
+    fresh.watch(seen.append)
+    fresh.note(ADA, [0.1, 0.2])
+    fresh.note(BOB, [0.3])
+    assert seen == [0.1, 0.2, 0.3]
+
+
+# ---- memory
+
+
+def test_a_busy_tenant_takes_no_more_memory_than_its_share(clock: Clock) -> None:
+    """Of many lags the newest count, of one tenant and of all."""
+    fresh = Freshness()
+    fresh.note(ADA, [5.0] * LAGS_IN_ALL)
+    fresh.note(ADA, [0.1] * LAGS_A_TENANT)
+    assert len(fresh._tenants[ADA]) == LAGS_A_TENANT
+    assert len(fresh._all) == LAGS_IN_ALL
+    told = fresh.untold()
+    assert counted(told) == {ADA: LAGS_A_TENANT, None: LAGS_IN_ALL}
+    assert (told[ADA].slowest, told[None].slowest) == (0.1, 5.0)
+
+
+def test_tenants_that_are_quiet_are_forgotten(clock: Clock) -> None:
+    """A process that runs for months keeps nothing of who came by once."""
+    fresh = Freshness()
+    for n in range(1_000):
+        fresh.note(TenantId(f"passer-by {n}"), [0.1])
+    fresh.untold()
+    assert len(fresh._tenants) == 1_000
+    clock.now += WINDOW_SECONDS + 1
+    fresh.note(ADA, [0.1])
+    fresh.untold()
+    assert set(fresh._tenants) == {ADA}
+    assert not fresh._untold
+
+
+# ---- threads
+
+
+class Interrupted(list[float]):
+    """Lags between two of which a test does something else."""
+
+    def __init__(self, lags: list[float]) -> None:
+        super().__init__(lags)
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def __iter__(self) -> Iterator[float]:
+        """Stop before the last one."""
+        yield from self[:-1]
+        self.reached.set()
+        assert self.go_on.wait(5.0)
+        yield self[-1]
+
+
+def test_who_asks_in_the_middle_of_a_batch_is_told_all_of_it() -> None:
+    """A batch is noted whole or not at all: who asks meanwhile waits for its end."""
+    fresh, lags = Freshness(), Interrupted([0.1, 0.2, 0.3])
+    with ThreadPoolExecutor(2) as threads:
+        noted = threads.submit(fresh.note, ADA, lags)
+        assert lags.reached.wait(5.0)
+        asked = threads.submit(fresh.untold)
+        with pytest.raises(TimeoutError):
+            asked.result(timeout=0.05)
+        lags.go_on.set()
+        noted.result()
+        assert counted(asked.result()) == {ADA: 3, None: 3}
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Switch threads as often as Python can, so that races show."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_people_read_milliseconds() -> None:
+    """Status and the UI show what was measured, in a unit that people think in."""
+    shown = Lags(3, 0.0456, 0.1, 0.25, 1.0).milliseconds()
+    assert shown == {"p50": 45.6, "p95": 100.0, "p99": 250.0, "max": 1000.0}
+
+
+def test_any_thread_may_note_and_ask(hasty: None) -> None:
+    """Turns note while the pulse asks: nothing breaks, nothing is told twice or never."""
+    fresh, over = Freshness(), threading.Event()
+    tenants = [TenantId(f"t{n}") for n in range(8)]
+    told: list[TenantId | None] = []
+
+    def note(tenant: TenantId) -> None:
+        for _ in range(300):
+            fresh.note(tenant, [0.1, 0.2])
+
+    def ask() -> None:
+        while not over.is_set():
+            told.extend(fresh.untold())
+
+    with ThreadPoolExecutor(9) as threads:
+        asked = threads.submit(ask)
+        for noted in [threads.submit(note, tenant) for tenant in tenants]:
+            noted.result()
+        over.set()
+        asked.result()
+    told.extend(fresh.untold())
+    assert set(told) == {*tenants, None}
+    assert {len(lags) for lags in fresh._tenants.values()} == {LAGS_A_TENANT}
+    assert len(fresh._all) == LAGS_IN_ALL
+    assert fresh.untold() == {}

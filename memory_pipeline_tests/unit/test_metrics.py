@@ -1,0 +1,151 @@
+"""The figures for Prometheus: what is served, to whom, and what is not in it."""
+
+import socket
+
+import httpx
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from memory_pipeline.errors import PipelineError
+from memory_pipeline.freshness import Freshness
+from memory_pipeline.local.processes import free_port
+from memory_pipeline.metrics import LOOPBACK, Metrics
+from memory_pipeline.model import Outcome, TenantId
+from memory_pipeline.postgres.workers import Backlog
+
+ADA = TenantId("ada lovelace")
+
+
+def served(port: int) -> str:
+    """Get the figures as Prometheus does."""
+    answer = httpx.get(f"http://{LOOPBACK}:{port}/metrics", trust_env=False)
+    answer.raise_for_status()
+    return answer.text
+
+
+def figures(text: str) -> dict[str, float]:
+    """Read the figures; a label stands in the name."""
+    return {
+        " ".join([sample.name, *sample.labels.values()]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+
+
+def labels(text: str) -> set[str]:
+    """Tell the names of all labels."""
+    return {
+        label
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        for label in sample.labels
+    }
+
+
+def test_what_a_turn_did_is_counted() -> None:
+    """Documents, vectors, turns and their seconds add up."""
+    port = free_port()
+    metrics = Metrics(Freshness(), port=port)
+    metrics.note(
+        Outcome(ADA, "done", written=3, deleted=2, embedded=1, reused=2, failed=1, seconds=0.5)
+    )
+    metrics.note(Outcome(ADA, "done", written=4, reused=4, seconds=0.25))
+    metrics.note(Outcome(ADA, "busy"))
+    found = figures(served(port))
+    assert found["memory_pipeline_documents_total written"] == 7
+    assert found["memory_pipeline_documents_total deleted"] == 2
+    assert found["memory_pipeline_documents_total failed"] == 1
+    assert found["memory_pipeline_vectors_total embedded"] == 1
+    assert found["memory_pipeline_vectors_total reused"] == 6
+    assert found["memory_pipeline_turns_total done"] == 2
+    assert found["memory_pipeline_turns_total busy"] == 1
+    assert found["memory_pipeline_turn_seconds_count"] == 3
+    assert found["memory_pipeline_turn_seconds_sum"] == 0.75
+
+
+def test_every_lag_falls_into_its_bucket() -> None:
+    """The promise of half a second can be read off: how many changes were within it."""
+    port, freshness = free_port(), Freshness()
+    Metrics(freshness, port=port)
+    freshness.note(ADA, [0.04, 0.4, 0.5])
+    freshness.note(ADA, [0.6, 400.0])
+    found = figures(served(port))
+    assert found["memory_pipeline_lag_seconds_count"] == 5
+    assert found["memory_pipeline_lag_seconds_bucket 0.05"] == 1
+    assert found["memory_pipeline_lag_seconds_bucket 0.5"] == 3
+    assert found["memory_pipeline_lag_seconds_bucket 300.0"] == 4
+    assert found["memory_pipeline_lag_seconds_bucket +Inf"] == 5
+
+
+def test_what_waits_is_shown() -> None:
+    """The backlog, its age and the dead letters, as they were last counted."""
+    port = free_port()
+    metrics = Metrics(Freshness(), port=port)
+    metrics.waiting(Backlog(9, 3.5, 2))
+    metrics.waiting(Backlog(7, 1.5, 1))
+    found = figures(served(port))
+    assert found["memory_pipeline_pending_changes"] == 7
+    assert found["memory_pipeline_oldest_change_seconds"] == 1.5
+    assert found["memory_pipeline_dead_letters"] == 1
+
+
+def test_ready_is_said_only_once_changes_are_synced() -> None:
+    """Whoever waits for the process waits for this figure."""
+    port = free_port()
+    metrics = Metrics(Freshness(), port=port)
+    assert figures(served(port))["memory_pipeline_live_ready"] == 0
+    metrics.ready()
+    assert figures(served(port))["memory_pipeline_live_ready"] == 1
+
+
+def test_no_tenants_name_is_served() -> None:
+    """Names are personal, and there may be a hundred thousand: no label is a tenant."""
+    port, freshness = free_port(), Freshness()
+    metrics = Metrics(freshness, port=port)
+    freshness.note(ADA, [0.1])
+    metrics.note(Outcome(ADA, "postponed", reason=f"the collection of {ADA} is gone"))
+    text = served(port)
+    assert str(ADA) not in text
+    assert "lovelace" not in text
+    assert labels(text) == {"how", "verdict", "le"}
+
+
+def test_only_this_machine_can_ask() -> None:
+    """The figures are served on the loopback interface, and on 127.0.0.1 alone."""
+    port = free_port()
+    Metrics(Freshness(), port=port)
+    listening = [
+        connection.laddr.ip
+        for connection in psutil.Process().net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+    ]
+    assert listening == ["127.0.0.1"]
+    with socket.socket() as other, pytest.raises(ConnectionRefusedError):
+        other.connect(("127.0.0.2", port))  # would answer if it listened everywhere
+
+
+def test_without_a_port_nothing_listens() -> None:
+    """Counting takes no socket."""
+    before = len(psutil.Process().net_connections(kind="inet"))
+    metrics = Metrics(Freshness())
+    metrics.note(Outcome(ADA, "done", written=1))
+    assert len(psutil.Process().net_connections(kind="inet")) == before
+
+
+def test_two_processes_figures_are_their_own() -> None:
+    """Two of them in one Python do not collide: no registry is shared."""
+    one, other = free_port(), free_port()
+    Metrics(Freshness(), port=one).note(Outcome(ADA, "done", written=1))
+    Metrics(Freshness(), port=other)
+    assert figures(served(one))["memory_pipeline_documents_total written"] == 1
+    assert "memory_pipeline_documents_total written" not in figures(served(other))
+
+
+def test_a_port_that_is_taken_is_said_in_a_line() -> None:
+    """A second live process with the same settings is told which setting to change."""
+    port = free_port()
+    Metrics(Freshness(), port=port)
+    with pytest.raises(PipelineError, match="METRICS_PORT"):
+        Metrics(Freshness(), port=port)
