@@ -65,7 +65,10 @@ def settings() -> Iterator[Settings]:
     (folder / "tiny_definitions.py").write_text(DEFINITIONS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-        settings = Settings.load(home=folder / "home", embedder="hashing", chroma_servers=2)
+        # Its migrate makes no tables, so there is nothing that could be kept fresh.
+        settings = Settings.load(
+            home=folder / "home", embedder="hashing", chroma_servers=2, live="off"
+        )
         yield settings
         down(settings, say=lambda _: None)
     shutil.rmtree(folder)

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import psycopg
 import pytest
-from chromadb.api.models.Collection import Collection as ChromaCollection
 
+from memory_pipeline.chroma.transport import Transport
 from memory_pipeline.embedding import HashingEmbedder
 from memory_pipeline.errors import ChromaUnavailable, ConfigurationChanged, Corrupt
 from memory_pipeline.filling import Chunk
@@ -501,15 +501,15 @@ def test_a_memory_that_cannot_be_indexed_holds_up_no_rebuild(
 ) -> None:
     """P5: it is charged by a batch as ever; all the others go live."""
     ids = in_sync(pipeline, db, memories=2 * CHUNK)
-    add = ChromaCollection.add
+    add = Transport._add
 
-    def refuse(self: ChromaCollection, ids: list[str], **rest: object) -> None:
+    def refuse(self: Transport, ids: list[str], **rest: object) -> bool:
         if document_id(bad) in ids:
             raise ValueError("refused")
-        add(self, ids=ids, **rest)  # type: ignore[arg-type]  # as it came
+        return add(self, ids=ids, **rest)  # type: ignore[arg-type]  # as it came
 
     bad = ids[3]
-    monkeypatch.setattr(ChromaCollection, "add", refuse)
+    monkeypatch.setattr(Transport, "_add", refuse)
     outcome = rebuilt(pipeline)
     assert outcome.verdict == "done"
     assert outcome.written == len(ids) - 1
