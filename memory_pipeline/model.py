@@ -126,12 +126,13 @@ class Change:
     """An outbox row: this memory of this tenant is to be looked at again (None: all of them).
 
     ``age``: seconds since the memory was written, when the change was claimed; None where it was
-    not: a reset, a confirm.
+    not: a reset, a confirm. ``again``: it was enqueued by us, to look at a memory again.
     """
 
     seq: int
     memory_id: MemoryId | None
     age: float | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

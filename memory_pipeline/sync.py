@@ -63,8 +63,6 @@ class Sync:
     freshness: Freshness = field(default_factory=Freshness)
     # The token under which each tenant was last brought up to date by this very process.
     _last: dict[TenantId, Token] = field(default_factory=dict)
-    # What the last look has had written again: in a tight crowd looking at that has no end.
-    _rewritten: dict[TenantId, frozenset[MemoryId]] = field(default_factory=dict)
 
     @property
     def generations(self) -> Generations:
@@ -119,7 +117,7 @@ class Sync:
             while (claim := self.outbox.claim(lease)).changes:
                 outcome = self._batch(lease, claim, outcome)
                 progress(replace(outcome, seconds=time.monotonic() - began))
-                look = look or self._is_time_to_look(claim, tenant)
+                look = look or _is_time_to_look(claim)
                 if once or not outcome.more or (newest and claim.changes[0].seq > newest):
                     break
                 if newest is None or claim.resets:  # what a reset enqueued belongs to this sync
@@ -148,14 +146,9 @@ class Sync:
         if self._last.pop(lease.tenant, None) != lease.token - 1:
             self.generations.prepare(lease)
 
-    def _is_time_to_look(self, claim: Claim, tenant: TenantId) -> bool:
-        known = self._rewritten.get(tenant, frozenset())
-        return any(c.seq % CHANGES_A_LOOK == 0 and c.memory_id not in known for c in claim.changes)
-
     def _claim_hidden(self, lease: Lease) -> Claim:
         """Claim the documents that no search finds any more, to write them again."""
         hidden = self.generations.lost_documents(lease)
-        self._rewritten[lease.tenant] = frozenset(hidden)
         self.outbox.enqueue(lease.tenant, hidden)
         return self.outbox.claim(lease) if hidden else Claim((), ())
 
@@ -250,6 +243,11 @@ class Sync:
         if lease is not None:
             self.outbox.release(lease, error=reason)
         return Outcome(tenant, "postponed", reason=reason)
+
+
+def _is_time_to_look(claim: Claim) -> bool:
+    # Not at what a look has had written again: in a tight crowd that has no end.
+    return claim.resets or any(c.seq % CHANGES_A_LOOK == 0 and not c.again for c in claim.changes)
 
 
 def _figures(outcome: Outcome) -> dict[str, object]:

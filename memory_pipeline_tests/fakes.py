@@ -91,6 +91,7 @@ class FakeChange:
     claim_token: Token | None = None
     confirm: bool = False
     covered_by: UUID | None = None
+    again: bool = False
 
 
 @dataclass(slots=True)
@@ -245,10 +246,10 @@ class FakeWorld:
         if fault is not None:
             raise fault.error
 
-    def enqueue(self, tenant: TenantId, memory_id: MemoryId | None) -> None:
+    def enqueue(self, tenant: TenantId, memory_id: MemoryId | None, *, again: bool = False) -> None:
         """Append a change, as the trigger does."""
         seq = self.number()
-        self.changes[seq] = FakeChange(seq, tenant, memory_id)
+        self.changes[seq] = FakeChange(seq, tenant, memory_id, again=again)
 
     def claimable(self, tenant: TenantId) -> list[FakeChange]:
         """Return the changes that are due and that no rebuild under way covers."""
@@ -356,7 +357,7 @@ class FakeOutbox:
             tenant = world.tenant(lease.tenant)
             pointed = [world.generations[g] for g in (tenant.live, tenant.building) if g]
             return Claim(
-                tuple(Change(c.seq, c.memory_id) for c in due),
+                tuple(Change(c.seq, c.memory_id, again=c.again) for c in due),
                 tuple(g for g in pointed if g.id == tenant.building or g.state == "live"),
                 full=len(due) == world.settings.batch_size,
             )
@@ -377,7 +378,7 @@ class FakeOutbox:
             world.fence(lease)
             buried = {f.memory_id for f in failures if self._charge(lease.tenant, f)}
             for memory_id in sorted(set(again)):
-                world.enqueue(lease.tenant, memory_id)
+                world.enqueue(lease.tenant, memory_id, again=True)
             for change in self._claimed(lease, claim):
                 if change.memory_id is None or change.memory_id in {*landed, *buried}:
                     del world.changes[change.seq]
@@ -407,7 +408,7 @@ class FakeOutbox:
         """Have memories looked at again, as if they had changed."""
         with self.world.step("outbox.enqueue"):
             for memory_id in sorted(set(memory_ids)):
-                self.world.enqueue(tenant, memory_id)
+                self.world.enqueue(tenant, memory_id, again=True)
 
     def let_go(self, lease: Lease, claim: Claim) -> None:
         """Give changes back for which nothing was sent."""

@@ -125,7 +125,9 @@ class PostgresOutbox:
                 for pointer in (pointers.live, pointers.building)
                 if pointer is not None
             ]
-        changes = [Change(r.seq, r.memory_id, r.age) for r in sorted(claimed, key=lambda r: r.seq)]
+        changes = [
+            Change(r.seq, r.memory_id, r.age, r.again) for r in sorted(claimed, key=lambda r: r.seq)
+        ]
         full = len(changes) == self._settings.batch_size
         return Claim(tuple(changes), tuple(targets), full)
 

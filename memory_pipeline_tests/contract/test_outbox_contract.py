@@ -150,6 +150,13 @@ def test_what_is_enqueued_is_looked_at_as_if_it_had_changed(world: World) -> Non
     assert drained(world) == [-7, 5]
 
 
+def test_a_claim_tells_what_no_application_has_changed(world: World) -> None:
+    """Who looks for what is hidden must not look at what he has had written again, for ever."""
+    memory = world.put("ada")
+    world.outbox.enqueue(ADA, [memory])
+    assert [c.again for c in world.outbox.claim(taken(world)).changes] == [False, True]
+
+
 def test_a_tenant_is_due_while_something_can_be_claimed(world: World) -> None:
     """What waits for its time is not due before it, and what was acked is not due at all."""
     assert not world.outbox.due(ADA)

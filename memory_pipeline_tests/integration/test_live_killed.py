@@ -54,7 +54,7 @@ TENANTS = [TenantId(f"user-{n}") for n in range(10)]
 CHANGES_A_SECOND = 20
 LEASE_SECONDS, REQUEST_SECONDS, GRACE_SECONDS = 3.0, 1.5, 1.0
 FROZEN_LEASES = (0.1, 3.0)
-ASLEEP_LEASES = (1.1, 1.5)
+ASLEEP_LEASES = (1.1, 1.3)
 FRESH_SECONDS = 2.0  # promised is a quarter of it; the machine of a test is loaded
 RECOVERY_SECONDS = 15.0
 PROBES = 10
@@ -287,7 +287,7 @@ def test_live_processes_survive_whatever_happens_to_them(
         told = []
         with under_load(url) as application:
             for kind in kinds:
-                threading.Event().wait(chance.uniform(0.2, 1.5))  # the moment is random
+                threading.Event().wait(chance.uniform(0.2, 1.0))  # the moment is random
                 for process in processes:
                     process.lives()
                 told.append(break_something(kind, processes, chance, db))

@@ -1,5 +1,8 @@
 -- The live processes, and how fresh they keep what they serve.
 
+-- A change that no application made: look again, as if the memory had changed.
+ALTER TABLE memory_pipeline.change ADD COLUMN again boolean NOT NULL DEFAULT false;
+
 -- A live process that said it was there. One that has not for some seconds is gone.
 CREATE TABLE memory_pipeline.worker (
     id uuid PRIMARY KEY,

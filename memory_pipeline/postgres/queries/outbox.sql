@@ -63,7 +63,7 @@ SET claim_token = %(token)s
 FROM due
 WHERE c.tenant = %(tenant)s AND c.seq = due.seq
 RETURNING c.seq, c.memory_id, due.claim_token AS claimed_before,
-          CASE WHEN c.memory_id IS NOT NULL AND NOT c.confirm
+          c.again, CASE WHEN c.memory_id IS NOT NULL AND NOT c.confirm AND NOT c.again
                THEN extract(epoch FROM clock_timestamp() - c.changed_at)::float8 END AS age;
 
 -- name: schedule_confirms!
@@ -97,8 +97,8 @@ WHERE c.tenant = %(tenant)s AND c.seq = ANY(%(seqs)s::bigint[]) AND c.claim_toke
 
 -- name: enqueue!
 -- Append changes of memories that are to be looked at again.
-INSERT INTO memory_pipeline.change (tenant, memory_id)
-SELECT %(tenant)s, m FROM unnest(%(memory_ids)s::bigint[]) AS m;
+INSERT INTO memory_pipeline.change (tenant, memory_id, again)
+SELECT %(tenant)s, m, true FROM unnest(%(memory_ids)s::bigint[]) AS m;
 
 -- name: charge
 -- Count one more failed attempt of each memory; bury at the limit.
