@@ -139,6 +139,9 @@ class Live:
         outcome = Outcome(tenant, "postponed")
         try:
             outcome = self._sync.run(tenant, once=True)
+        except PostgresUnavailable as error:
+            log.warning("turn_cut_off", reason=str(error))
+            outcome = Outcome(tenant, "fenced")  # no trouble of the tenant's
         except PipelineError as error:
             log.warning("turn_failed", reason=str(error))
         except Exception:

@@ -13,8 +13,9 @@ from memory_pipeline.model import Outcome, TenantId
 
 # One is written while the next is read; a third would only make small writes wait longer.
 BACKLOGS_AT_ONCE = 2
-# Another process has the tenant, for the time of a batch.
+# Another process has the tenant, for the time of a batch; one that was killed, for some seconds.
 BUSY_SECONDS = 0.05
+LONGEST_BUSY_SECONDS = 1.0
 TROUBLE_SECONDS = 0.5
 LONGEST_SECONDS = 30.0
 
@@ -72,9 +73,12 @@ class Turns:
             else:
                 self._backlogs.pop(tenant, None)
             return
-        shortest = BUSY_SECONDS if outcome.verdict in {"busy", "fenced"} else TROUBLE_SECONDS
-        pause = max(shortest, self._aside.get(tenant, (0.0, 0.0))[1])
-        self._aside[tenant] = (now + pause, min(pause * 2, LONGEST_SECONDS))
+        busy = outcome.verdict in {"busy", "fenced"}
+        shortest, longest = (
+            (BUSY_SECONDS, LONGEST_BUSY_SECONDS) if busy else (TROUBLE_SECONDS, LONGEST_SECONDS)
+        )
+        pause = min(max(shortest, self._aside.get(tenant, (0.0, 0.0))[1]), longest)
+        self._aside[tenant] = (now + pause, min(pause * 2, longest))
         self._wait(tenant)
 
     def _wait(self, tenant: TenantId) -> None:

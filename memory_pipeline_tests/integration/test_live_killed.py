@@ -84,6 +84,13 @@ CREATE TRIGGER record_ack BEFORE DELETE ON memory_pipeline.change
 # until the commit, so nobody else can have taken it by then.
 STATEMENT_SECONDS = 0.25
 
+WHY = """
+SELECT t.tenant, t.lease_owner, t.lease_until - clock_timestamp() AS leased,
+       t.retry_at - clock_timestamp() AS paused, t.retries, t.last_error, c.claim_token, c.confirm,
+       c.not_before - clock_timestamp() AS not_before, count(*)
+FROM memory_pipeline.tenant t LEFT JOIN memory_pipeline.change c ON c.tenant = t.tenant
+WHERE t.tenant = %(tenant)s GROUP BY t.tenant, c.claim_token, c.confirm, c.not_before
+"""
 CUT = (
     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> %s"
@@ -230,11 +237,14 @@ def break_something(
 def lag_of_one(pipeline: Pipeline, db: psycopg.Connection, tenant: TenantId) -> float:
     """Write a memory; return after how many seconds Chroma has it."""
     memory_id = MemoryId(remember(db, tenant, f"a probe {time.monotonic()}"))
-    began = time.monotonic()
-    while time.monotonic() - began < RECOVERY_SECONDS:
+    began, told = time.monotonic(), False
+    while (waited := time.monotonic() - began) < RECOVERY_SECONDS:
         live = pipeline.registry.live(tenant)
         if live is not None and pipeline.index.fetch(live, [memory_id], seconds=5.0):
             break
+        if waited > FRESH_SECONDS and not told:
+            told = True
+            print("late:", db.execute(WHY, {"tenant": tenant}).fetchall())  # noqa: T201 - says why
         time.sleep(0.005)
     return time.monotonic() - began
 

@@ -11,6 +11,7 @@ from memory_pipeline.model import Outcome, TenantId, Verdict
 from memory_pipeline.turns import (
     BACKLOGS_AT_ONCE,
     BUSY_SECONDS,
+    LONGEST_BUSY_SECONDS,
     LONGEST_SECONDS,
     TROUBLE_SECONDS,
     Turns,
@@ -183,17 +184,17 @@ def test_a_backlog_that_another_process_ended_is_one_no_longer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "shortest"),
+    ("verdict", "shortest", "longest"),
     [
-        ("busy", BUSY_SECONDS),
-        ("fenced", BUSY_SECONDS),
-        ("postponed", TROUBLE_SECONDS),
-        ("refused", TROUBLE_SECONDS),
-        ("damaged", TROUBLE_SECONDS),
+        ("busy", BUSY_SECONDS, LONGEST_BUSY_SECONDS),
+        ("fenced", BUSY_SECONDS, LONGEST_BUSY_SECONDS),
+        ("postponed", TROUBLE_SECONDS, LONGEST_SECONDS),
+        ("refused", TROUBLE_SECONDS, LONGEST_SECONDS),
+        ("damaged", TROUBLE_SECONDS, LONGEST_SECONDS),
     ],
 )
 def test_who_cannot_be_served_comes_back_after_a_growing_pause(
-    verdict: Verdict, shortest: float
+    verdict: Verdict, shortest: float, longest: float
 ) -> None:
     """Longer each time, up to a limit; once it went well the pause is short again."""
     turns, now, pause = Turns(AT_ONCE), 100.0, shortest
@@ -204,8 +205,8 @@ def test_who_cannot_be_served_comes_back_after_a_growing_pause(
         assert turns.wait_seconds(now, 1000.0) == pytest.approx(pause)
         assert turns.begin(now + pause - 0.001) == []
         now += pause
-        pause = min(pause * 2, LONGEST_SECONDS)
-    assert pause == LONGEST_SECONDS
+        pause = min(pause * 2, longest)
+    assert pause == longest
     assert turns.begin(now) == [ADA]
     turns.ended(done(ADA), now)
     turns.offer([ADA])
