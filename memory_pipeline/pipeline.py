@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from uuid import uuid4
 
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.chroma.servers import Servers
@@ -13,7 +12,7 @@ from memory_pipeline.drain import Drain
 from memory_pipeline.embedding import embedder_from
 from memory_pipeline.filling import Filling
 from memory_pipeline.freshness import Freshness
-from memory_pipeline.model import RebuildId, Rebuilt, TenantId
+from memory_pipeline.model import Rebuilt, TenantId
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.memories import PostgresMemories
@@ -125,8 +124,7 @@ class Pipeline:
 
     def rebuild_alone(self, tenant: TenantId) -> Rebuilt:
         """Rebuild one tenant, because its collection was found damaged."""
-        (rebuilt,) = self.rebuild().run(RebuildId(f"auto-{uuid4().hex[:12]}"), [tenant])
-        return rebuilt
+        return self.rebuild().alone(tenant)
 
 
 @contextmanager

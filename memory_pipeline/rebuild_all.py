@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from uuid import uuid4
 
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.model import RebuildId, Rebuilt, TenantId
@@ -28,6 +29,11 @@ class RebuildAll:
     memories: PostgresMemories
     index: ChromaIndex
     grace_seconds: float
+
+    def alone(self, tenant: TenantId) -> Rebuilt:
+        """Rebuild one tenant, because its collection was found damaged. Raises as ``run`` does."""
+        (rebuilt,) = self.run(RebuildId(f"auto-{uuid4().hex[:12]}"), [tenant])
+        return rebuilt
 
     def run(
         self,

@@ -1,19 +1,19 @@
 """What a live process does besides syncing: says that it lives, tells how fresh things are, mends.
 
-Three threads, none of which a change waits for: the pulse (heartbeat, freshness, Chroma's being
-back), the mending (damaged collections are rebuilt, ended ones dropped) and the lineage.
+Four threads, none of which a change waits for: the pulse (heartbeat, freshness), the probe (is
+Chroma back?), the mending (damaged collections are rebuilt, ended ones dropped) and the lineage.
 """
 
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from memory_pipeline.errors import PipelineError, PostgresUnavailable
 from memory_pipeline.logs import get_logger
 from memory_pipeline.metrics import Metrics
-from memory_pipeline.model import Outcome, RebuildId, TenantId
+from memory_pipeline.model import Outcome, TenantId
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.ports import Lineage
 from memory_pipeline.postgres.workers import BEAT_SECONDS
@@ -116,7 +116,7 @@ class Upkeep:
                 # Nothing of this may end what it is beside; it is tried again.
                 log.exception("upkeep_failed", what=name)
 
-    # ---- the pulse
+    # ---- the pulse and the probe
 
     def _pulse(self) -> None:
         self._workers.beat()
@@ -160,8 +160,8 @@ class Upkeep:
                 if self._stop.is_set():
                     rebuild.rebuild.stop.set()
             try:
-                for rebuilt in rebuild.run(RebuildId(f"auto-{uuid4().hex[:12]}"), [tenant]):
-                    log.info("mended", verdict=rebuilt.verdict, reason=rebuilt.reason)
+                rebuilt = rebuild.alone(tenant)
+                log.info("mended", verdict=rebuilt.verdict, reason=rebuilt.reason)
             except PipelineError as error:
                 log.warning("not_mended", reason=str(error))
             finally:

@@ -5,7 +5,6 @@ was about when it is killed, and never looks back.
 """
 
 import json
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,9 +68,6 @@ def main() -> None:
     settings = Settings.load()
     url = settings.database_url.get_secret_value() if settings.database_url else ""
     recipe, embedder = recipe_from(settings), embedder_from(settings)
-    # Else the model's threads wait spinning, and where Chroma wants the same cores, take ten times
-    # as long; it has to be said before torch is imported.
-    os.environ["OMP_WAIT_POLICY"] = "passive"
     embedder.load()
     client = connect(settings.chroma_url or "")
     collections: dict[TenantId, Any] = {}

@@ -23,6 +23,7 @@ from psycopg import sql
 
 from memory_pipeline.benchmarks.limit import Limit, Rate, fresh_servers, limit_of
 from memory_pipeline.benchmarks.machine import machine, median
+from memory_pipeline.benchmarks.resident import registered
 from memory_pipeline.benchmarks.rows import Load, fill
 from memory_pipeline.content import recipe_from
 from memory_pipeline.local.environment import base_environment
@@ -209,9 +210,7 @@ def main(answer: Path, *, proves: bool) -> None:
     """Rebuild everything once in this process and write down how long it took."""
     with opened(Settings.load()) as pipeline:
         pipeline.index.servers()  # imports and connects before the clock runs
-        for pending in pipeline.outbox.pending_tenants():
-            pipeline.registry.register(pending.tenant)
-        tenants = list(pipeline.registry.keys())
+        tenants = registered(pipeline)
         began = time.perf_counter()
         rebuilt = list(pipeline.rebuild(proves=proves).run(RebuildId("bench"), tenants))
         seconds = time.perf_counter() - began

@@ -4,7 +4,6 @@ Nothing here measures.
 """
 
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from psycopg.types.json import Jsonb
 
 from memory_pipeline.local.environment import base_environment
 from memory_pipeline.local.processes import tail, wait_until
+from memory_pipeline.local.service import script
 from memory_pipeline.model import Memory, MemoryId, RebuildId, TenantId
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
@@ -22,13 +22,7 @@ from memory_pipeline.settings import Settings
 READY_SECONDS = 120.0
 STOP_SECONDS = 30.0
 
-LIVE = (
-    sys.executable,
-    "-c",
-    "from memory_pipeline.cli import main; main()",
-    "live",
-    "--no-lineage",
-)
+LIVE = (*script("memory-pipeline"), "live", "--no-lineage")
 INSERT = (
     "INSERT INTO public.memory_logs (user_id, project_id, raw_data, embedding)"
     " VALUES (%s, %s, %s, %s) RETURNING id"
@@ -94,11 +88,16 @@ def own(settings: Settings, home: Path) -> Settings:
     return settings.model_copy(update={"home": home / "home"})
 
 
-def rebuilt(pipeline: Pipeline) -> list[TenantId]:
-    """Give every tenant with changes a collection, by a rebuild; return all tenants."""
+def registered(pipeline: Pipeline) -> list[TenantId]:
+    """Register every tenant with changes; return all tenants."""
     for pending in pipeline.outbox.pending_tenants():
         pipeline.registry.register(pending.tenant)
-    tenants = list(pipeline.registry.keys())
+    return list(pipeline.registry.keys())
+
+
+def rebuilt(pipeline: Pipeline) -> list[TenantId]:
+    """Give every tenant with changes a collection, by a rebuild; return all tenants."""
+    tenants = registered(pipeline)
     wrong = [r for r in pipeline.rebuild().run(RebuildId("bench"), tenants) if r.verdict != "done"]
     if wrong:
         raise RuntimeError(f"{len(wrong)} tenants were not rebuilt: {wrong[0].reason}")

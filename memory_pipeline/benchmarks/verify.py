@@ -10,9 +10,10 @@ import psycopg
 from memory_pipeline.benchmarks.limit import fresh_servers
 from memory_pipeline.benchmarks.machine import machine, median
 from memory_pipeline.benchmarks.rebuild import filled, settings_of
+from memory_pipeline.benchmarks.resident import rebuilt
 from memory_pipeline.benchmarks.rows import Load
 from memory_pipeline.local.postgres import start_postgres
-from memory_pipeline.model import RebuildId, Verified
+from memory_pipeline.model import Verified
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.verify import SAMPLE
@@ -43,10 +44,7 @@ def bench_verify(home: Path, *, rows: int, tenants: int) -> dict[str, object]:
         with fresh_servers(home, 1) as urls:
             mine = settings_of(settings, postgres, "filled", urls)
             with opened(mine) as pipeline:
-                for pending in pipeline.outbox.pending_tenants():
-                    pipeline.registry.register(pending.tenant)
-                chosen = list(pipeline.registry.keys())
-                list(pipeline.rebuild().run(RebuildId("bench"), chosen))
+                rebuilt(pipeline)
                 plain: list[float] = []
                 compared: list[float] = []
                 reached: list[float] = []

@@ -11,6 +11,9 @@ import typer
 from memory_pipeline.cli.console import out, print_json
 from memory_pipeline.cli.data import AsJson
 
+Rows = Annotated[int, typer.Option(min=100, help="Memories in all.")]
+Tenants = Annotated[int, typer.Option(min=1, help="Tenants that they are spread over.")]
+
 app = typer.Typer(help="Measure this machine, each figure beside its limit.", no_args_is_help=True)
 
 
@@ -30,8 +33,8 @@ def capture(
 
 @app.command()
 def rebuild(  # noqa: PLR0917 - options, named by typer
-    rows: Annotated[int, typer.Option(min=100, help="Memories in all.")] = 20_000,
-    tenants: Annotated[int, typer.Option(min=1, help="Tenants that they are spread over.")] = 20,
+    rows: Rows = 20_000,
+    tenants: Tenants = 20,
     servers: Annotated[int, typer.Option(min=1, max=8, help="Chroma servers.")] = 1,
     document: Annotated[
         str, typer.Option(help="What Chroma stores of a memory: 'full' or 'none'.")
@@ -58,8 +61,8 @@ def rebuild(  # noqa: PLR0917 - options, named by typer
 
 @app.command()
 def verify(
-    rows: Annotated[int, typer.Option(min=100, help="Memories in all.")] = 20_000,
-    tenants: Annotated[int, typer.Option(min=1, help="Tenants that they are spread over.")] = 20,
+    rows: Rows = 20_000,
+    tenants: Tenants = 20,
     as_json: AsJson = False,
 ) -> None:
     """Measure a verify beside one plain read of both sides, in turns."""
@@ -73,7 +76,7 @@ def verify(
 @app.command()
 def freshness(
     rate: Annotated[float, typer.Option(min=1, help="Changes a second, in all.")] = 10.0,
-    tenants: Annotated[int, typer.Option(min=1, help="Tenants that they are spread over.")] = 20,
+    tenants: Tenants = 20,
     seconds: Annotated[float, typer.Option(min=3, help="Seconds of traffic on either side.")] = 60,
     model: Annotated[
         str, typer.Option(help="'none': rows bring their vectors; 'real': the model makes them.")
@@ -99,7 +102,7 @@ def freshness(
 @app.command()
 def sync(
     changes: Annotated[int, typer.Option(min=100, help="Changes that wait.")] = 10_000,
-    tenants: Annotated[int, typer.Option(min=1, help="Tenants that they are spread over.")] = 20,
+    tenants: Tenants = 20,
     as_json: AsJson = False,
 ) -> None:
     """Measure draining a backlog beside Chroma's own limit, and passes over few changes."""

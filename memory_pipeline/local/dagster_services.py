@@ -5,7 +5,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,7 +16,7 @@ import yaml
 
 from memory_pipeline.local.chroma import PROBE_SECONDS, probe_http
 from memory_pipeline.local.processes import ServiceFailed, tail
-from memory_pipeline.local.service import Service
+from memory_pipeline.local.service import Service, script
 
 LOOPBACK = "127.0.0.1"
 PREPARE_SECONDS = 300.0
@@ -76,7 +75,7 @@ def code_server(
     return Service(
         name="code-server",
         command=(
-            *(*_script("dagster"), "api", "grpc"),
+            *(*script("dagster"), "api", "grpc"),
             *("--host", LOOPBACK, "--port", str(port), "--module-name", definitions),
             *("--location-name", "memory_pipeline"),
             "--empty-working-directory",
@@ -96,7 +95,7 @@ def daemon(
     return Service(
         name="daemon",
         command=(
-            *(*_script("dagster-daemon"), "run"),
+            *(*script("dagster-daemon"), "run"),
             *("--workspace", str(workspace)),
         ),
         log_file=log_file,
@@ -116,7 +115,7 @@ def webserver(
     return Service(
         name="webserver",
         command=(
-            *_script("dagster-webserver"),
+            *script("dagster-webserver"),
             *("--host", LOOPBACK, "--port", str(port), "--workspace", str(workspace)),
         ),
         log_file=log_file,
@@ -171,15 +170,6 @@ def last_heartbeat(database_url: str) -> float | None:
         row = connection.execute(query).fetchone()
         return None if row is None else float(json.loads(row[0])["timestamp"])
     return None
-
-
-def _script(name: str) -> tuple[str, str]:
-    """Name one of Dagster's commands.
-
-    Not ``python -m``: Dagster takes the first folder of the module path for its command's own and
-    hides it from the definitions; after -m that is somebody else's folder.
-    """
-    return sys.executable, str(Path(sysconfig.get_path("scripts")) / name)
 
 
 def _listens(port: int) -> bool:

@@ -1,12 +1,11 @@
 """The live process as a service of this machine."""
 
-import sys
-import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
 from memory_pipeline.local.chroma import probe_http
-from memory_pipeline.local.service import Service
+from memory_pipeline.local.service import Service, script
+from memory_pipeline.settings import PREFIX
 
 # A batch is finished, and what was synced is still shown in Dagster.
 STOP_SECONDS = 30.0
@@ -19,14 +18,10 @@ def live_service(environment: Mapping[str, str], log_file: Path, *, port: int) -
     """
     return Service(
         name="live",
-        command=(
-            sys.executable,
-            str(Path(sysconfig.get_path("scripts")) / "memory-pipeline"),
-            "live",
-        ),
+        command=(*script("memory-pipeline"), "live"),
         log_file=log_file,
         healthy=lambda _: probe_live(port) == "up",
-        environment={**environment, "MEMORY_PIPELINE_METRICS_PORT": str(port)},
+        environment={**environment, f"{PREFIX}METRICS_PORT": str(port)},
         port=port,
         stop_seconds=STOP_SECONDS,
     )

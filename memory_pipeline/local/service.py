@@ -4,6 +4,8 @@ import os
 import resource
 import signal
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,6 +141,15 @@ class Service:
         working = [worker for worker in living if not _is_helper(worker)]
         all_end(working, within=grace_seconds)
         stop_all([w for w in working if w.alive()], within=self.stop_seconds)
+
+
+def script(name: str) -> tuple[str, str]:
+    """Name a command that is installed beside this Python.
+
+    Not ``python -m``: Dagster takes the first folder of the module path for its command's own and
+    hides it from the definitions; after -m that is somebody else's folder.
+    """
+    return sys.executable, str(Path(sysconfig.get_path("scripts")) / name)
 
 
 def _make_room(log_file: Path) -> None:

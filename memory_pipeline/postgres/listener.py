@@ -7,11 +7,11 @@ from collections.abc import Callable
 import psycopg
 
 from memory_pipeline.logs import get_logger
+from memory_pipeline.postgres.database import CONNECT_SECONDS
 
 log = get_logger("memory_pipeline.listener")
 
 CHANNEL = "memory_pipeline"
-CONNECT_SECONDS = 5
 # How often it is looked whether the thread shall end.
 TURN_SECONDS = 2.0
 RETRY_SECONDS = 1.0

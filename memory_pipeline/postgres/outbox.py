@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import count
 
 from memory_pipeline.errors import Fenced
@@ -37,7 +36,6 @@ class PendingTenant:
     """A tenant with changes that may be claimed now."""
 
     tenant: TenantId
-    changed_at: datetime
     partition_key: str | None
     waits_seconds: float
 

@@ -679,13 +679,19 @@ class MeddledSync:
         return self.run_really(tenant, once=once)
 
 
+def meddled(pipeline: Pipeline, broken: TenantId) -> tuple[Running, MeddledSync]:
+    """Prepare a live process whose sync of one tenant raises what nobody has foreseen."""
+    running = prepared(pipeline)
+    sync = MeddledSync(running.live._sync.run, broken)
+    running.live._sync = sync  # type: ignore[assignment]  # the one method that is called
+    return running, sync
+
+
 def test_a_fault_of_ours_stops_one_tenant_alone(
     pipeline: Pipeline, db: psycopg.Connection, wait_until: WaitUntil
 ) -> None:
     """Whatever a tenant's sync raises, the others stay fresh, and it is tried again."""
-    running = prepared(pipeline)
-    sync = MeddledSync(running.live._sync.run, BOB)
-    running.live._sync = sync  # type: ignore[assignment]  # the one method that is called
+    running, sync = meddled(pipeline, BOB)
     with started(running):
         remember(db, "bob")
         wait_until(lambda: sync.tried_at)
@@ -702,9 +708,7 @@ def test_a_fault_of_ours_is_tried_less_and_less_often(
     pipeline: Pipeline, db: psycopg.Connection, wait_until: WaitUntil
 ) -> None:
     """Each pause is about twice the one before: what does not help is not done every second."""
-    running = prepared(pipeline)
-    sync = MeddledSync(running.live._sync.run, BOB)
-    running.live._sync = sync  # type: ignore[assignment]  # the one method that is called
+    running, sync = meddled(pipeline, BOB)
     with started(running):
         remember(db, "bob")
         wait_until(lambda: len(sync.tried_at) >= 3, within=10)

@@ -19,8 +19,7 @@ WITH RECURSIVE named AS (
             WHERE c.tenant > named.tenant ORDER BY c.tenant LIMIT 1)
     FROM named WHERE named.tenant IS NOT NULL
 )
-SELECT named.tenant AS tenant, oldest.changed_at AS changed_at,
-       t.partition_key AS partition_key,
+SELECT named.tenant AS tenant, t.partition_key AS partition_key,
        extract(epoch FROM clock_timestamp() - oldest.changed_at)::float8 AS waits_seconds
 FROM named
 LEFT JOIN memory_pipeline.tenant t ON t.tenant = named.tenant
