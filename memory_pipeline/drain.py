@@ -1,10 +1,12 @@
 """Drain the outbox: every tenant with changes, oldest first, until none is left.
 
-A tenant whose collection is damaged or lost is rebuilt on the way, it alone.
+A tenant whose collection is damaged or lost is rebuilt on the way, it alone. A server that takes no
+writes is tried by one tenant; the others of that server wait.
 """
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from uuid import UUID
 
 from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.model import Outcome, Rebuilt, TenantId
@@ -21,6 +23,7 @@ class Drain:
     registry: PostgresRegistry
     sync: Sync
     rebuild: Callable[[TenantId], Rebuilt]
+    takes_writes: Callable[[UUID], bool]
 
     def run(
         self,
@@ -42,6 +45,7 @@ class Drain:
 
         """
         in_vain: set[TenantId] = set()
+        closed: set[UUID] = set()
 
         def wanted(tenant: TenantId) -> bool:
             return tenant not in in_vain and (only is None or tenant in only)
@@ -49,7 +53,7 @@ class Drain:
         while True:
             damaged = [t for t in self.registry.damaged() if wanted(t)]
             pending = [
-                p.tenant
+                p
                 for p in self.outbox.pending_tenants(paused=paused)
                 if wanted(p.tenant) and p.tenant not in damaged
             ]
@@ -60,8 +64,13 @@ class Drain:
                 if rebuilt.verdict != "done":
                     in_vain.add(tenant)
                 yield _as_outcome(rebuilt)
-            for tenant in pending:
-                outcome = self.sync.run(tenant, progress=progress)
+            for tenant, server in ((p.tenant, p.server) for p in pending):
+                if server in closed:
+                    outcome = self.sync.postpone(tenant, "its Chroma server takes no writes")
+                else:
+                    outcome = self.sync.run(tenant, progress=progress)
+                if outcome.verdict == "postponed" and server is not None and server not in closed:
+                    closed |= set() if self.takes_writes(server) else {server}
                 # A damaged one is looked at once more: it may be rebuilt by itself now.
                 if outcome.verdict != "done" and not (
                     outcome.verdict == "damaged" and tenant in self.registry.damaged()

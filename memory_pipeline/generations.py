@@ -17,6 +17,7 @@ from memory_pipeline.errors import (
     Corrupt,
     Fenced,
     PipelineError,
+    Poison,
     PostgresUnavailable,
     Transient,
 )
@@ -114,6 +115,30 @@ class Generations:
         if not written:
             raise ChromaUnavailable("the tenant has no collection that can be written", sent=False)
         return failures
+
+    def wedged(self, lease: Lease) -> Corrupt | None:
+        """Tell whether the live collection refuses what its server takes from others.
+
+        Such a one never comes round: it is replaced, not tried for ever.
+
+        Raises:
+            PostgresUnavailable, Fenced: it cannot be told.
+
+        """
+        live = self.registry.live(lease.tenant)
+        if live is None or live.state != "live" or not self.index.takes_writes(live.server):
+            return None
+        try:
+            self.index.control(live, hold=lease.hold)
+        except Corrupt as damage:
+            return damage
+        except (ChromaUnavailable, Poison) as refused:
+            return Corrupt(
+                f"it takes no write, tried {lease.retries + 1} times, and its server takes those "
+                f"of others: {refused}",
+                generation=live.id,
+            )
+        return None
 
     def condemn(self, lease: Lease, damage: Corrupt) -> Verdict:
         """Stop writing a damaged live generation, so that it is rebuilt."""

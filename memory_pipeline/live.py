@@ -49,7 +49,7 @@ class Live:
         self._poll_seconds = pipeline.settings.poll_seconds
         self._sync = pipeline.sync()
         servers = len(pipeline.settings.chroma_addresses())
-        self._turns = Turns(min(MOST_TURNS, TURNS_A_SERVER * max(1, servers)))
+        self._turns = Turns(min(MOST_TURNS, TURNS_A_SERVER * max(1, servers)), TURNS_A_SERVER)
         self._lock = threading.Lock()  # of the turns
         self._wake = threading.Event()
         self._hinted = threading.Event()
@@ -106,7 +106,7 @@ class Live:
         if self._upkeep.nothing_can_be_written:
             return
         with self._lock:
-            begun = self._turns.begin(time.monotonic())
+            begun = self._turns.begin(time.monotonic(), closed=self._upkeep.closed_servers)
         for tenant in begun:
             pool.submit(self._turn, tenant)
 
@@ -118,11 +118,11 @@ class Live:
     def _ask(self) -> None:
         self._hinted.clear()  # first: what is hinted at from now on is asked for again
         began = time.monotonic()
-        pending = [p.tenant for p in self._pipeline.outbox.pending_tenants()]
+        pending = {p.tenant: p.server for p in self._pipeline.outbox.pending_tenants()}
         self._asked_at = time.monotonic()
         self._asking_seconds = self._asked_at - began
         with self._lock:
-            self._turns.offer(pending)
+            self._turns.offer(pending, pending)
 
     def _wait(self) -> None:
         now = time.monotonic()

@@ -69,7 +69,13 @@ class Pipeline:
 
     def drain(self) -> Drain:
         """Return what brings every tenant up to date."""
-        return Drain(self.outbox, self.registry, self.sync(), self.rebuild_alone)
+        return Drain(
+            self.outbox,
+            self.registry,
+            self.sync(),
+            self.rebuild_alone,
+            self.index.takes_writes,
+        )
 
     def verify(self) -> Verify:
         """Return what compares the index with Postgres."""

@@ -42,6 +42,11 @@ class Lease(Protocol):
         """The number that every write to Postgres names."""
         ...
 
+    @property
+    def retries(self) -> int:
+        """How often in a row the tenant was tried in vain."""
+        ...
+
     def hold(self) -> float:
         """Renew; return the seconds that the next call may take. Raises Fenced."""
         ...
@@ -157,6 +162,10 @@ class Index(Protocol):
 
     def recognise(self, server: UUID) -> None:
         """Check that a server is who it is. Raises ServerLost or ChromaUnavailable."""
+        ...
+
+    def takes_writes(self, server: UUID) -> bool:
+        """Whether a server that is who it should be takes a write now."""
         ...
 
     def place(self) -> UUID:

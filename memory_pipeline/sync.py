@@ -42,6 +42,8 @@ log = get_logger("memory_pipeline.sync")
 
 # Rewriting documents hides others beside them; each so many changes it is looked which.
 CHANGES_A_LOOK = 20
+# Tried in vain so often in a row, which takes about a minute, a collection is looked at closely.
+TRIES_BEFORE_A_LOOK = 5
 
 
 class _ColdModel(Exception):
@@ -99,7 +101,7 @@ class Sync:
                 try:
                     self.embedder.load()
                 except EmbedderUnavailable as broken:
-                    return self._postpone(tenant, str(broken))
+                    return self.postpone(tenant, str(broken))
 
     def _under_lease(
         self, tenant: TenantId, progress: Callable[[Outcome], None], *, once: bool
@@ -161,13 +163,22 @@ class Sync:
                 return self.generations.condemn(lease, error)
             case ConfigurationChanged():
                 return "refused"
-            case Transient(sent=False):
-                self.outbox.let_go(lease, claim)
-                return "postponed"
             case Transient() | Poison():  # Poison of a request without a document: charge nobody
-                return "postponed"
+                if isinstance(error, Transient) and not error.sent:
+                    self.outbox.let_go(lease, claim)
+                return self._unless_wedged(lease)
             case _:
                 raise error
+
+    def _unless_wedged(self, lease: Lease) -> Verdict:
+        """Have the tenant wait, unless waiting is of no use."""
+        if lease.retries < TRIES_BEFORE_A_LOOK:
+            return "postponed"
+        try:
+            damage = self.generations.wedged(lease)
+        except Fenced:
+            return "fenced"
+        return self.generations.condemn(lease, damage) if damage else "postponed"
 
     def _batch(self, lease: Lease, claim: Claim, so_far: Outcome) -> Outcome:
         """Read, embed, write and ack one claim; the numbers are the order."""
@@ -237,8 +248,8 @@ class Sync:
             more=claim.full or claim.resets or bool(left_out),
         )
 
-    def _postpone(self, tenant: TenantId, reason: str) -> Outcome:
-        """Let the tenant wait for what it cannot do without."""
+    def postpone(self, tenant: TenantId, reason: str) -> Outcome:
+        """Let the tenant wait for what it cannot do without; nothing is tried."""
         lease = self.outbox.take(tenant)
         if lease is not None:
             self.outbox.release(lease, error=reason)

@@ -3,11 +3,15 @@
 A turn is one batch of one tenant. A tenant that has more after its turn has a backlog: of those,
 two at most are at it at once, whoever was served longest ago first, and everybody else goes before
 them. One place is theirs all the same, so that a stream of small changes starves no backlog. Who
-cannot be served now is set aside, longer each time.
+cannot be served now is set aside, longer each time. No server has more than its share of the turns,
+so one that hangs holds up nobody but its own tenants.
 """
 
-from collections.abc import Iterable
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from memory_pipeline.model import Outcome, TenantId
 
@@ -25,17 +29,23 @@ class Turns:
     """Hands out turns; whoever calls it tells when each has ended. For one thread at a time."""
 
     at_once: int
+    a_server: int = sys.maxsize
     # Each with its place in the last offer.
     _waiting: dict[TenantId, int] = field(default_factory=dict)
     _places: dict[TenantId, int] = field(default_factory=dict)
     _running: set[TenantId] = field(default_factory=set)
+    # Where each is written; not known of a new one.
+    _servers: dict[TenantId, UUID | None] = field(default_factory=dict)
     # Since when each was served last.
     _backlogs: dict[TenantId, float] = field(default_factory=dict)
     # Until when, and for how long the next time.
     _aside: dict[TenantId, tuple[float, float]] = field(default_factory=dict)
 
-    def offer(self, pending: Iterable[TenantId]) -> None:
-        """Take note of who has changes now, oldest change first; of nobody else."""
+    def offer(
+        self, pending: Iterable[TenantId], servers: Mapping[TenantId, UUID | None] | None = None
+    ) -> None:
+        """Take note of who has changes now, oldest change first, and where; of nobody else."""
+        self._servers = {t: self._servers.get(t) for t in self._running} | dict(servers or {})
         self._places = {tenant: place for place, tenant in enumerate(pending)}
         self._waiting = dict(self._places)
         known = self._waiting.keys() | self._running
@@ -43,22 +53,37 @@ class Turns:
             self._backlogs.pop(tenant, None)
             self._aside.pop(tenant, None)
 
-    def begin(self, now: float) -> list[TenantId]:
-        """Return whose turns begin now."""
+    def begin(self, now: float, *, closed: Collection[UUID] = ()) -> list[TenantId]:
+        """Return whose turns begin now; nobody's on a server that is closed."""
         able = [
             tenant
             for tenant in self._waiting
-            if tenant not in self._running and self._aside.get(tenant, (0.0,))[0] <= now
+            if tenant not in self._running
+            and self._aside.get(tenant, (0.0,))[0] <= now
+            and self._servers.get(tenant) not in closed
         ]
         few = sorted((t for t in able if t not in self._backlogs), key=self._waiting.__getitem__)
         many = sorted((t for t in able if t in self._backlogs), key=lambda t: self._backlogs[t])
         busy = len(self._running & self._backlogs.keys())
         many = many[: max(0, BACKLOGS_AT_ONCE - busy)]
         first = many[:1] if not busy else []
-        chosen = [*first, *few, *many[len(first) :]][: self.at_once - len(self._running)]
+        chosen = self._shared_out([*first, *few, *many[len(first) :]])
         for tenant in chosen:
             del self._waiting[tenant]
             self._running.add(tenant)
+        return chosen
+
+    def _shared_out(self, tenants: Iterable[TenantId]) -> list[TenantId]:
+        """Return the first of these that there is room for, in all and on each one's server."""
+        taken = Counter(self._servers.get(tenant) for tenant in self._running)
+        chosen: list[TenantId] = []
+        for tenant in tenants:
+            if len(self._running) + len(chosen) >= self.at_once:
+                break
+            server = self._servers.get(tenant)
+            if server is None or taken[server] < self.a_server:
+                taken[server] += 1
+                chosen.append(tenant)
         return chosen
 
     def ended(self, outcome: Outcome, now: float) -> None:

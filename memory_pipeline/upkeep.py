@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from uuid import UUID
 
-from memory_pipeline.errors import PipelineError, PostgresUnavailable
+from memory_pipeline.errors import ChromaUnavailable, PipelineError, PostgresUnavailable
 from memory_pipeline.logs import get_logger
 from memory_pipeline.metrics import Metrics
 from memory_pipeline.model import Outcome, TenantId
@@ -49,8 +49,7 @@ class Upkeep:
         self._stop = threading.Event()
         self._troubled = threading.Event()
         self._down = threading.Event()
-        self._missed = False  # whether some server was away when it was last looked
-        self._reached: set[UUID] = set()  # and those that were there
+        self._closed: set[UUID] = set()  # the servers that took no write when last asked
         self._lock = threading.Lock()  # of what follows
         self._untold: dict[TenantId, Outcome] = {}
         self._told_at: dict[TenantId, float] = {}
@@ -59,8 +58,13 @@ class Upkeep:
 
     @property
     def nothing_can_be_written(self) -> bool:
-        """Whether no Chroma server answers: whatever is tried would fail."""
+        """Whether no Chroma server takes writes: whatever is tried would fail."""
         return self._down.is_set()
+
+    @property
+    def closed_servers(self) -> frozenset[UUID]:
+        """The servers that take no writes: what is tried there would fail, or hang."""
+        return frozenset(self._closed)
 
     def start(self, back: Callable[[], None]) -> None:
         """Begin; ``back`` is called when Chroma is reachable again after it was not."""
@@ -127,19 +131,22 @@ class Upkeep:
         self._workers.record_freshness(self._freshness.untold())
 
     def _probe(self, back: Callable[[], None]) -> None:
-        """After a turn was postponed, look whether Chroma is there; tell when it is again.
+        """After a turn was postponed, ask which servers take writes; tell when one does again.
 
-        What else may be the reason has its own pauses, which this must not shorten.
+        This is the breaker of each server: while it is closed to writes nothing is tried there but
+        this one write. What else may be the reason has its own pauses, which this must not shorten.
         """
         if not self._troubled.is_set():
             return
-        problems = self._pipeline.servers.problems()
-        reached = set(self._pipeline.servers.usable())
-        returned = self._missed and (not problems or bool(reached - self._reached))
-        self._missed, self._reached = bool(problems), reached
-        if not problems:
+        try:
+            open_, closed = self._pipeline.servers.open_and_closed()
+        except ChromaUnavailable:  # no server is named yet
+            open_, closed = set(), set()
+        returned = bool(open_ & self._closed) or (self._down.is_set() and bool(open_))
+        self._closed = closed
+        if open_ and not closed:
             self._troubled.clear()
-        if reached or not problems:
+        if open_:
             self._down.clear()
         else:
             self._down.set()

@@ -18,7 +18,8 @@ from uuid import UUID, uuid4
 
 import numpy as np
 
-from memory_pipeline.chroma.index import CONTROL_ID, Match
+from memory_pipeline.chroma.client import CONTROL_ID
+from memory_pipeline.chroma.index import Match
 from memory_pipeline.conditions import RANGES, kind_of
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, Fenced, Poison, ServerLost
 from memory_pipeline.model import (
@@ -294,6 +295,7 @@ class FakeLease:
     world: FakeWorld
     tenant: TenantId
     token: Token
+    retries: int = 0
 
     def hold(self) -> float:
         """Renew; return the seconds that the next call may take. Raises Fenced."""
@@ -341,7 +343,7 @@ class FakeOutbox:
                 return None
             known.token += 1
             known.lease_until = world.now + world.settings.lease_seconds
-            return FakeLease(world, tenant, Token(known.token))
+            return FakeLease(world, tenant, Token(known.token), known.retries)
 
     def claim(self, lease: Lease) -> Claim:
         """Claim the oldest due changes; schedule confirms for those that were claimed before."""
@@ -853,6 +855,14 @@ class FakeIndex:
         with self.world.step("index.recognise"):
             if server != self.world.server:
                 raise ServerLost(f"no server {server} answers here")
+
+    def takes_writes(self, server: UUID) -> bool:
+        """Whether a server that is who it should be takes a write now."""
+        try:
+            with self.world.step("index.takes_writes"):
+                return server == self.world.server
+        except ChromaUnavailable:
+            return False
 
     def place(self) -> UUID:
         """Choose the server of a new generation."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from chromadb.types import Collection as CollectionModel
 
 CONNECT_SECONDS = 2.0
+# No document has this id, so deleting it is a write that finds nothing to do.
+CONTROL_ID = "memory_log_control"
 
 _deadline: ContextVar[float] = ContextVar("chroma_deadline")
 _status: ContextVar[int] = ContextVar("chroma_status", default=0)

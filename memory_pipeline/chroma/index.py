@@ -17,7 +17,7 @@ from uuid import UUID
 
 import numpy as np
 
-from memory_pipeline.chroma.client import opened
+from memory_pipeline.chroma.client import CONTROL_ID, opened
 from memory_pipeline.chroma.servers import Servers
 from memory_pipeline.chroma.torn import untorn
 from memory_pipeline.errors import Corrupt
@@ -57,8 +57,6 @@ DROPPED_AT_ONCE = 2_000
 EXHAUSTIVE = 2_000
 # Documents that arrive while one asks for all of them.
 SPARE_RESULTS = 100
-# No memory has this id, so deleting it is a write that finds nothing to do.
-CONTROL_ID = "memory_log_control"
 # Cosine distances of one vector to itself and to a twin differ by rounding alone.
 SAME_DISTANCE = 1e-5
 
@@ -90,6 +88,10 @@ class ChromaIndex:
     def recognise(self, server: UUID) -> None:
         """Check a server's marker again. Raises ServerLost or ChromaUnavailable."""
         self._servers.recognise(server)
+
+    def takes_writes(self, server: UUID) -> bool:
+        """Whether a server that is who it should be takes a write now."""
+        return self._servers.takes_writes(server)
 
     def servers(self) -> list[UUID]:
         """Return the servers that can be used now. Raises ChromaUnavailable when there is none."""

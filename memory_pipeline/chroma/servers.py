@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
 
-from memory_pipeline.chroma.client import ChromaClient
+from memory_pipeline.chroma.client import CONTROL_ID, ChromaClient, opened
 from memory_pipeline.chroma.recognition import Answer, Marker, View, recognised
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, Poison, ServerLost
 from memory_pipeline.postgres.registry import PostgresRegistry, Server
@@ -34,6 +34,8 @@ from memory_pipeline.settings import Settings
 MARKER = "memory-pipeline-marker"
 SERVER_KEY = "server"
 INSTALLATION_KEY = "installation"
+# Well below a lease: who begins a collection may wait for one look of another and for its own.
+ASKING_SECONDS = 3.0
 
 NOT_RUNNING = (
     "Chroma is not running here: start it with `memory-pipeline up`, or set "
@@ -120,6 +122,38 @@ class Servers:
         except ChromaUnavailable as error:
             return [str(error)]
         return [trouble.message for trouble in view.problems()]
+
+    def takes_writes(self, server: UUID) -> bool:
+        """Whether a server that is who it should be takes a write now.
+
+        One whose disk is full, or that is limited by what stands before it, still answers reads.
+        """
+        try:
+            self.recognise(server)
+        except ChromaUnavailable:
+            return False
+        return self._takes_control(server)
+
+    def open_and_closed(self) -> tuple[set[UUID], set[UUID]]:
+        """Look at every registered server; return those that take writes now, and the others.
+
+        Raises:
+            ChromaUnavailable: no address is known to ask.
+
+        """
+        view = self._look(again=True)
+        with ThreadPoolExecutor(max(1, len(view.found)), thread_name_prefix="control") as threads:
+            taking = zip(view.found, threads.map(self._takes_control, view.found), strict=True)
+            open_ = {server for server, takes in taking if takes}
+        return open_, {*view.found, *view.absent} - open_
+
+    def _takes_control(self, server: UUID) -> bool:
+        try:
+            with self.client(server).call(self._settings.request_seconds) as chroma:
+                opened(chroma, chroma.get_collection(MARKER)).delete(ids=[CONTROL_ID])
+        except (ChromaUnavailable, Corrupt, Poison):
+            return False
+        return True
 
     def replace_lost(self) -> list[UUID]:
         """Give up the servers whose data is gone; return them. What is at their places is marked.
@@ -214,7 +248,7 @@ class Servers:
         return Answer(url, asked_at, marker)
 
     def _read(self, client: ChromaClient) -> Marker | None:
-        with client.call(self._settings.request_seconds) as server:
+        with client.call(min(ASKING_SECONDS, self._settings.request_seconds)) as server:
             from chromadb.errors import NotFoundError  # noqa: PLC0415 - chromadb is slow
 
             try:

@@ -10,7 +10,7 @@ from memory_pipeline.defs.lineage import observed
 from memory_pipeline.defs.partitions import tenants
 from memory_pipeline.defs.requests import run_requests, under_way, verify_requests
 from memory_pipeline.defs.resources import PipelineResource
-from memory_pipeline.defs.runs import being_rebuilt, unfinished
+from memory_pipeline.defs.runs import left_to_rebuilds, unfinished
 from memory_pipeline.errors import ServerLost, Transient
 from memory_pipeline.model import TenantId
 from memory_pipeline.pipeline import Pipeline
@@ -45,8 +45,7 @@ def memory_changes(
         _register(parts, pending, until=began + TICK_SECONDS)
         registered = parts.registry.keys()
         new, keys = _partitions(context.instance, list(registered.values()))
-        dirty = {registered[p.tenant] for p in pending if p.tenant in registered}
-        requests = _requests(context.instance, parts, dirty, keys)
+        requests = _requests(context.instance, parts, pending, registered, keys)
         events = _observations(parts, [p.tenant for p in pending], registered) if requests else []
         if not requests:  # a tick that takes too long for this has lost nothing
             grace = parts.settings.retire_seconds
@@ -75,10 +74,9 @@ def sync_sweep(
         except Transient as error:
             return dg.SkipReason(f"changes wait: {error}")
         pending = _left_to_runs(parts, parts.outbox.pending_tenants(paused=True))
-        dirty = {p.partition_key for p in pending if p.partition_key is not None}
         keys = list(context.instance.get_dynamic_partitions("tenants"))
-        requests = _requests(context.instance, parts, dirty, keys)
-    return requests or dg.SkipReason(_why_nothing(len(dirty)))
+        requests = _requests(context.instance, parts, pending, parts.registry.keys(), keys)
+    return requests or dg.SkipReason(_why_nothing(len(pending)))
 
 
 @dg.schedule(
@@ -133,11 +131,16 @@ def _partitions(
 
 
 def _requests(
-    instance: dg.DagsterInstance, parts: Pipeline, dirty: set[str], keys: list[str]
+    instance: dg.DagsterInstance,
+    parts: Pipeline,
+    pending: Sequence[PendingTenant],
+    registered: dict[TenantId, str],
+    keys: list[str],
 ) -> list[dg.RunRequest]:
-    """Ask for the tenants with changes, and for those with damage that no rebuild comes to."""
+    """Ask for the tenants with changes, and for those with damage."""
+    dirty = {registered[p.tenant] for p in pending if p.tenant in registered}
     damaged = set(parts.registry.damaged().values())
-    rebuilding = being_rebuilt(instance, parts) if damaged else set()
+    rebuilding = left_to_rebuilds(instance, parts, pending)
     covered = under_way(unfinished(instance, job="incremental_sync"), keys) | rebuilding
     return run_requests(dirty | damaged, keys, covered)
 

@@ -1,12 +1,13 @@
 """What Dagster says of runs under way, and which tenants they concern."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
 from memory_pipeline.defs.partitions import MODE_REBUILD, MODE_TAG
 from memory_pipeline.defs.requests import under_way
 from memory_pipeline.pipeline import Pipeline
+from memory_pipeline.postgres.outbox import PendingTenant
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -28,10 +29,16 @@ def unfinished(
     )
 
 
-def being_rebuilt(instance: dg.DagsterInstance, parts: Pipeline) -> set[str]:
-    """Return the partitions with a damaged collection that a rebuild's run will come to."""
-    damaged = set(parts.registry.damaged().values())
-    if not damaged:
+def left_to_rebuilds(
+    instance: dg.DagsterInstance, parts: Pipeline, pending: Iterable[PendingTenant]
+) -> set[str]:
+    """Return the partitions without a usable collection that a rebuild's run will come to.
+
+    A sync would build it as well, and the rebuild would find the tenant taken.
+    """
+    first = {p.partition_key for p in pending if p.server is None and p.partition_key is not None}
+    without = first | set(parts.registry.damaged().values())
+    if not without:
         return set()
     runs = unfinished(instance, tags={MODE_TAG: MODE_REBUILD})
-    return damaged & under_way(runs, instance.get_dynamic_partitions("tenants"))
+    return without & under_way(runs, instance.get_dynamic_partitions("tenants"))

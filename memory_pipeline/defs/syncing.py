@@ -7,7 +7,7 @@ import dagster as dg
 from memory_pipeline.defs.evaluations import LAST_REBUILD, after_sync, failed_rebuilds, of_all
 from memory_pipeline.defs.lineage import newest_materialization, slowest_tenants, synced
 from memory_pipeline.defs.partitions import SCOPE_PENDING, SCOPE_TAG
-from memory_pipeline.defs.runs import being_rebuilt
+from memory_pipeline.defs.runs import left_to_rebuilds
 from memory_pipeline.model import Outcome, TenantId
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.retire import drop_ended
@@ -30,7 +30,8 @@ def sync_of_tenants(
     by_sensor = context.run.tags.get(SCOPE_TAG) == SCOPE_PENDING
     last: dict[TenantId, Outcome] = {}
     # The rebuild that comes to them would find them taken.
-    others = being_rebuilt(context.instance, parts)
+    pending = parts.outbox.pending_tenants(paused=True)
+    others = left_to_rebuilds(context.instance, parts, pending)
     ours = {tenant: key for tenant, key in wanted.items() if key not in others}
     for outcome in parts.drain().run(only=ours, paused=_paused(context)):
         last[outcome.tenant] = outcome

@@ -17,6 +17,7 @@ class PostgresLease:
 
     tenant: TenantId
     token: Token
+    retries: int
     database: Database
     lease_seconds: float
     request_seconds: float

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from uuid import UUID
 
 from memory_pipeline.errors import Fenced
 from memory_pipeline.model import (
@@ -38,6 +39,7 @@ class PendingTenant:
     tenant: TenantId
     partition_key: str | None
     waits_seconds: float
+    server: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +73,18 @@ class PostgresOutbox:
     def take(self, tenant: TenantId) -> PostgresLease | None:
         """Take the tenant's lease with a new token; None while another worker holds it."""
         with self._database.transaction() as connection:
-            token = queries().take(
+            taken = queries().take(
                 connection,
                 tenant=tenant,
                 owner=self._owner,
                 lease_seconds=self._settings.lease_seconds,
             )
-        if token is None:
+        if taken is None:
             return None
         return PostgresLease(
             tenant,
-            Token(token),
+            Token(taken.lease_token),
+            taken.retries,
             self._database,
             self._settings.lease_seconds,
             self._settings.request_seconds,

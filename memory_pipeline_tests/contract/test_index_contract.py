@@ -59,6 +59,12 @@ def test_a_new_collection_is_empty_and_has_an_id(
     assert index.hashes(generation, hold=no_lease) == {}
 
 
+def test_a_server_takes_writes_and_a_stranger_does_not(index: QueryableIndex) -> None:
+    """Only a server that is who it should be is asked for a write."""
+    assert index.takes_writes(index.place())
+    assert not index.takes_writes(uuid4())
+
+
 def test_a_collection_is_never_shared_by_two_creates(
     index: QueryableIndex, generation: Generation
 ) -> None:

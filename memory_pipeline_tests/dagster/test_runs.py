@@ -151,6 +151,25 @@ class TestWithServices:
         assert figures["dagster/row_count"].value == 1
         assert not tick(instance).run_requests
 
+    def test_a_first_collection_is_left_to_a_rebuild_that_is_under_way(
+        self, instance: dg.DagsterInstance, db: psycopg.Connection
+    ) -> None:
+        """Nor does the rebuild find a tenant taken that was never synced; the others are synced."""
+        remember(db, "ada")
+        synced(instance)
+        remember(db, "ada")
+        remember(db, "ben")
+        remember(db, "chloe")
+        assert tick(instance).run_requests  # registers them
+        tags = over("ada", "ben", **{MODE_TAG: MODE_REBUILD}).tags
+        instance.add_run(dg.DagsterRun(job_name="full_rebuild", tags=tags))
+        (request,) = tick(instance).run_requests or []
+        assert request.tags[RANGE_START] == "ada"
+        assert request.tags[RANGE_END] == "chloe"
+        execute(instance, request)
+        live = db.execute("SELECT tenant FROM memory_pipeline.tenant WHERE live IS NOT NULL")
+        assert sorted(row[0] for row in live) == ["ada", "chloe"]
+
     def test_damage_is_left_to_a_rebuild_that_is_under_way(
         self, instance: dg.DagsterInstance, db: psycopg.Connection
     ) -> None:

@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 from memory_pipeline import upkeep as upkeep_module
 from memory_pipeline.embedding import HashingEmbedder
 from memory_pipeline.errors import Corrupt, Poison, PostgresUnavailable
-from memory_pipeline.live import Live
+from memory_pipeline.live import TURNS_A_SERVER, Live
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.metrics import Metrics
 from memory_pipeline.model import Generation, MemoryId, Outcome, TenantId, Vector
@@ -553,6 +553,53 @@ def test_a_server_that_is_back_does_not_wait_for_another(
         wait_until(lambda: sum(pending(db, t) for t in served) == 0, within=8)
     for tenant in served:
         assert texts(pipeline, tenant) == rows(db, tenant)
+
+
+@contextmanager
+def hanging(server: ChromaProcess) -> Iterator[None]:
+    """Freeze a Chroma server: it takes connections and never answers."""
+    assert server.pid > 0
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+def test_a_server_that_hangs_holds_up_none_but_its_own(
+    reopened: Open,
+    own_chroma: Callable[[], ChromaProcess],
+    db: psycopg.Connection,
+    wait_until: WaitUntil,
+) -> None:
+    """P5: many tenants of it wait, with old changes; those of the other are as fresh as ever."""
+    servers = [own_chroma(), own_chroma()]
+    urls = [server.url for server in servers]
+    pipeline = reopened(chroma_url=urls[0], chroma_urls=(urls[1],), poll_seconds=0.05)
+    users = [TenantId(f"user-{n}") for n in range(16)]
+    with living(pipeline) as running:
+        for user in users:
+            remember(db, user, "before")
+            wait_until(lambda: pending(db) == 0)
+        address: dict[UUID, str] = {s.id: s.url for s in pipeline.registry.servers()}
+        at = {t: address[live_of(pipeline, t).server] for t in users}
+        hung, fine = ([t for t in users if at[t] == url] for url in urls)
+        assert min(len(hung), len(fine)) > TURNS_A_SERVER
+        with hanging(servers[0]):
+            for user in hung:
+                remember(db, user, "meanwhile")
+            wait_until(lambda: running.live._turns.running == TURNS_A_SERVER)
+            for user in fine:
+                memory_id = remember(db, user, "the cat sleeps on the router")
+                wait_until(lambda: pending(db, user) == 0, within=2)  # noqa: B023 - done by then
+                assert memory_id in texts(pipeline, user)
+            down = running.upkeep
+            wait_until(lambda: len(down.closed_servers) == 1, within=15)
+            assert not down.nothing_can_be_written
+            wait_until(lambda: running.live._turns.running == 0, within=10)
+        wait_until(lambda: pending(db) == 0, within=25)  # confirms of what hung included
+    for user in users:
+        assert texts(pipeline, user) == rows(db, user)
 
 
 # ---- Postgres breaks

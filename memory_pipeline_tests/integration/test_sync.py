@@ -38,7 +38,7 @@ from memory_pipeline.ports import Embedder, Hold, Lease
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR
 from memory_pipeline.settings import Settings
-from memory_pipeline.sync import Sync
+from memory_pipeline.sync import TRIES_BEFORE_A_LOOK, Sync
 from memory_pipeline_tests.builders import remember
 
 ADA, BOB = TenantId("ada"), TenantId("bob")
@@ -106,6 +106,10 @@ class MeddledIndex:
     def recognise(self, server: UUID) -> None:
         """Check a server's marker again."""
         self.inner.recognise(server)
+
+    def takes_writes(self, server: UUID) -> bool:
+        """Ask a server for a write."""
+        return self.inner.takes_writes(server)
 
     def place(self) -> UUID:
         """Choose a server."""
@@ -1137,6 +1141,77 @@ def test_a_tenant_that_is_new_while_chroma_is_down_lands_later(
     assert outcome.verdict == "postponed"
     assert count_of(db, "generation") == 0
     drained(pipeline, paused=True)
+    assert_mirrored(pipeline)
+
+
+def test_a_server_that_takes_no_writes_is_tried_by_one_tenant(
+    reopened: Callable[..., Pipeline], pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """A hundred tenants of a server that hangs do not cost a hundred timeouts; all of them wait."""
+    users = [f"user-{n}" for n in range(4)]
+    for user in users:
+        remember(db, user)
+    drained(pipeline)
+    for user in users:
+        remember(db, user, "meanwhile")
+    tried: list[TenantId] = []
+
+    class Counted(Sync):
+        def run(self, tenant: TenantId, **more: Any) -> Outcome:
+            tried.append(tenant)
+            return super().run(tenant, **more)
+
+    down = reopened(chroma_url="http://127.0.0.1:1")
+    counted = Counted(**{f: getattr(down.sync(), f) for f in Sync.__dataclass_fields__})
+    outcomes = drained(down, counted)
+    assert {(o.tenant, o.verdict) for o in outcomes} == {(u, "postponed") for u in users}
+    assert len(tried) == 1
+    assert count_of(db, "tenant WHERE retry_at > clock_timestamp()") == len(users)
+    drained(pipeline, paused=True)
+    for user in users:
+        assert_mirrored(pipeline, TenantId(user))
+
+
+def test_a_collection_that_takes_no_write_is_rebuilt_and_not_tried_for_ever(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Its server takes those of others: after some tries it is damaged, whatever it answers."""
+    remember(db, "ada")
+    remember(db, "bob")
+    drained(pipeline)
+    wedged, sound = live(pipeline), live(pipeline, BOB)
+    remember(db, "ada", "meanwhile")
+    refused = ChromaUnavailable("answers 500: nobody knows these words")
+
+    def fail(generation: Generation, _: Collection[MemoryId]) -> None:
+        if generation.id == wedged.id:
+            raise refused
+
+    def no_control() -> None:
+        raise refused
+
+    sync = with_index(pipeline, before=fail, on_control=no_control)
+    verdicts = [sync.run(ADA).verdict for _ in range(TRIES_BEFORE_A_LOOK + 1)]
+    assert verdicts == ["postponed"] * TRIES_BEFORE_A_LOOK + ["damaged"]
+    drained(pipeline, paused=True)
+    assert live(pipeline).id != wedged.id
+    assert live(pipeline, BOB).id == sound.id
+    assert count_of(db, "failure") == 0
+    assert_mirrored(pipeline)
+
+
+def test_a_collection_that_takes_other_writes_is_not_called_damaged(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """An outage of something else, however long, costs no collection."""
+    remember(db, "ada")
+    drained(pipeline)
+    before = live(pipeline)
+    remember(db, "ada", "meanwhile")
+    sync = with_index(pipeline, before=raises(ChromaUnavailable("answers 429: slow down"), times=9))
+    assert {sync.run(ADA).verdict for _ in range(9)} == {"postponed"}
+    assert sync.run(ADA).verdict == "done"
+    assert live(pipeline).id == before.id
     assert_mirrored(pipeline)
 
 

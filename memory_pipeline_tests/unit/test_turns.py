@@ -1,6 +1,7 @@
 """Whose turn it is: nobody waits behind another's backlog, and no backlog waits for ever."""
 
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import pytest
 from hypothesis import settings
@@ -19,6 +20,7 @@ from memory_pipeline.turns import (
 
 AT_ONCE = 4
 ADA, BOB, EVE = TenantId("ada"), TenantId("bob"), TenantId("eve")
+HERE, THERE = UUID(int=1), UUID(int=2)
 
 
 def tenants(prefix: str, count: int) -> list[TenantId]:
@@ -283,6 +285,41 @@ def test_waiting_ends_when_the_first_pause_does() -> None:
     assert turns.wait_seconds(BUSY_SECONDS, 0.25) == 0.25
     assert turns.wait_seconds(TROUBLE_SECONDS - 0.1, 0.25) == pytest.approx(0.1)
     assert turns.wait_seconds(0.0, -1.0) == 0.0
+
+
+# ---- several servers
+
+
+def test_no_server_has_more_than_its_share() -> None:
+    """Turns that hang on one server leave the others' to their tenants."""
+    here, there = tenants("here", 6), tenants("there", 3)
+    servers = dict.fromkeys(here, HERE) | dict.fromkeys(there, THERE)
+    turns = Turns(8, a_server=AT_ONCE)
+    turns.offer([*here, *there], servers)
+    assert turns.begin(0.0) == [*here[:AT_ONCE], *there]
+    turns.ended(done(there[0]), 0.0)
+    turns.offer([*here, there[0]], servers)
+    assert turns.begin(0.0) == [there[0]]
+    turns.ended(done(here[0]), 0.0)
+    turns.offer(here[1:], servers)
+    assert turns.begin(0.0) == [here[AT_ONCE]]
+
+
+def test_what_is_new_has_no_server_and_no_limit() -> None:
+    """A tenant's first turn finds out where it goes."""
+    new = tenants("new", 6)
+    turns = Turns(8, a_server=2)
+    turns.offer(new, dict.fromkeys(new))
+    assert turns.begin(0.0) == new
+
+
+def test_nothing_begins_on_a_server_that_is_closed() -> None:
+    """Its tenants keep their places until it is open again."""
+    turns = Turns(AT_ONCE)
+    turns.offer([ADA, BOB, EVE], {ADA: HERE, BOB: THERE, EVE: None})
+    assert turns.begin(0.0, closed={HERE}) == [BOB, EVE]
+    assert turns.begin(0.0, closed={HERE}) == []
+    assert turns.begin(0.0) == [ADA]
 
 
 # ---- whatever happens, in whatever order

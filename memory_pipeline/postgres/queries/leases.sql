@@ -1,7 +1,7 @@
 -- Leases: one writer a tenant, on Postgres' clock. The token only grows.
 
--- name: take$
--- Take the lease if nobody holds it; tell the new token, or nothing. Nor is it waited for whoever
+-- name: take^
+-- Take the lease if nobody holds it; tell the new token and how often in a row it was in vain, or nothing. Nor is it waited for whoever
 -- has the row locked: one that was frozen between a lock and its commit would hold up everybody.
 UPDATE memory_pipeline.tenant
 SET lease_owner = %(owner)s,
@@ -12,7 +12,7 @@ WHERE tenant = (
     WHERE t.tenant = %(tenant)s AND (t.lease_until IS NULL OR t.lease_until <= clock_timestamp())
     FOR NO KEY UPDATE SKIP LOCKED
 )
-RETURNING lease_token;
+RETURNING lease_token, retries;
 
 -- name: renew!
 -- Extend the lease, only under its token and only while it stands.

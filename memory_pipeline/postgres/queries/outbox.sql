@@ -10,7 +10,7 @@ SELECT t.tenant, NULL FROM memory_pipeline.tenant t WHERE EXISTS (SELECT FROM go
 
 -- name: pending_tenants
 -- Tell every tenant with changes that may be claimed now, oldest change first; loose index scan.
--- What is claimed under a lease that stands is in hand. Tenants whose pause has not ended are left
+-- What is claimed under a lease that stands is in hand. Tells where each is written. Tenants whose pause has not ended are left
 -- out unless they are asked for all the same.
 WITH RECURSIVE named AS (
     (SELECT tenant FROM memory_pipeline.change ORDER BY tenant LIMIT 1)
@@ -20,9 +20,11 @@ WITH RECURSIVE named AS (
     FROM named WHERE named.tenant IS NOT NULL
 )
 SELECT named.tenant AS tenant, t.partition_key AS partition_key,
-       extract(epoch FROM clock_timestamp() - oldest.changed_at)::float8 AS waits_seconds
+       extract(epoch FROM clock_timestamp() - oldest.changed_at)::float8 AS waits_seconds,
+       g.server AS server
 FROM named
 LEFT JOIN memory_pipeline.tenant t ON t.tenant = named.tenant
+LEFT JOIN memory_pipeline.generation g ON g.id = coalesce(t.live, t.building)
 JOIN LATERAL (
     SELECT c.changed_at FROM memory_pipeline.change c
     WHERE c.tenant = named.tenant
