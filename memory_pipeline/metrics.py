@@ -39,9 +39,16 @@ class Metrics:
             ["verdict"],
             registry=self._registry,
         )
-        self._seconds = Histogram(
-            "memory_pipeline_turn_seconds", "how long turns took", registry=self._registry
+        self._errors = Counter(
+            "memory_pipeline_errors",
+            "turns that ended in an error, by its class",
+            ["error"],
+            registry=self._registry,
         )
+        self._closed = self._gauge("closed_servers", "Chroma servers that take no writes")
+        self._seconds = self._histogram("turn_seconds", "how long turns took")
+        self._embed_seconds = self._histogram("embed_seconds", "embedding and its backup, a turn")
+        self._write_seconds = self._histogram("write_seconds", "writing to Chroma, a turn")
         lag = Histogram(
             "memory_pipeline_lag_seconds",
             "from the writing of a memory to its being searchable",
@@ -66,6 +73,12 @@ class Metrics:
         """Count what a turn did."""
         self._turns.labels(outcome.verdict).inc()
         self._seconds.observe(outcome.seconds)
+        if outcome.error:
+            self._errors.labels(outcome.error).inc()
+        if outcome.embedded:
+            self._embed_seconds.observe(outcome.embed_seconds)
+        if outcome.written or outcome.deleted:
+            self._write_seconds.observe(outcome.write_seconds)
         self._documents.labels("written").inc(outcome.written)
         self._documents.labels("deleted").inc(outcome.deleted)
         self._documents.labels("failed").inc(outcome.failed)
@@ -77,6 +90,13 @@ class Metrics:
         self._backlog.set(backlog.changes)
         self._oldest.set(backlog.oldest_seconds)
         self._dead.set(backlog.dead_letters)
+
+    def closed(self, servers: int) -> None:
+        """Show how many servers take no writes."""
+        self._closed.set(servers)
+
+    def _histogram(self, name: str, meaning: str) -> Histogram:
+        return Histogram(f"memory_pipeline_{name}", meaning, registry=self._registry)
 
     def _gauge(self, name: str, meaning: str) -> Gauge:
         return Gauge(f"memory_pipeline_{name}", meaning, registry=self._registry)

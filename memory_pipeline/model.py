@@ -184,7 +184,7 @@ class Outcome:
     ``more``: more of it may stand. ``busy``: another worker holds the lease.
     ``fenced``: the lease was lost on the way. ``postponed``: a dependency is down, the changes
     wait. ``refused``: the collection was built with other settings. ``damaged``: the collection is
-    damaged or lost; the changes wait for its rebuild.
+    damaged or lost; the changes wait for its rebuild. ``error``: the class of what went wrong.
     """
 
     tenant: TenantId
@@ -198,6 +198,9 @@ class Outcome:
     newest_change: int = 0
     more: bool = False
     seconds: float = 0.0
+    embed_seconds: float = 0.0
+    write_seconds: float = 0.0
+    error: str = ""
     reason: str = ""
 
 

@@ -133,12 +133,15 @@ class Sync:
             raise
         except PipelineError as stopped:
             error = stopped
-            outcome = replace(outcome, verdict=self._verdict(lease, claim, stopped))
+            verdict = self._verdict(lease, claim, stopped)
+            outcome = replace(
+                outcome, verdict=verdict, error=type(stopped).__name__, reason=str(stopped)
+            )
         if outcome.verdict != "fenced":
             self.outbox.release(lease, error=str(error) if error else None)
         if error is None:
             self._last[tenant] = lease.token
-        outcome = replace(outcome, seconds=time.monotonic() - began, reason=str(error or ""))
+        outcome = replace(outcome, seconds=time.monotonic() - began)
         tell = log.info if outcome.newest_change or error else log.debug
         tell("synced", token=lease.token, **_figures(outcome))
         return outcome
@@ -199,6 +202,7 @@ class Sync:
         )
         if plan.to_embed and not self.embedder.loaded:
             raise _ColdModel
+        planned_at = time.monotonic()
         embedded = embed_and_back_up(  # 5
             self.embedder,
             self.memories,
@@ -206,6 +210,7 @@ class Sync:
             hold=lease.hold,
             slice_seconds=self.slice_seconds,
         )
+        embedded_at = time.monotonic()
         ready = [*plan.covered, *embedded.ready]
         failures = [
             *embedded.failures,
@@ -245,6 +250,8 @@ class Sync:
             failed=so_far.failed + len(failed),
             buried=so_far.buried + buried,
             newest_change=max(so_far.newest_change, claim.changes[-1].seq),
+            embed_seconds=so_far.embed_seconds + embedded_at - planned_at,
+            write_seconds=so_far.write_seconds + searchable_at - embedded_at,
             more=claim.full or claim.resets or bool(left_out),
         )
 

@@ -144,6 +144,7 @@ class Upkeep:
             open_, closed = set(), set()
         returned = bool(open_ & self._closed) or (self._down.is_set() and bool(open_))
         self._closed = closed
+        self._metrics.closed(len(closed))
         if open_ and not closed:
             self._troubled.clear()
         if open_:
@@ -216,5 +217,7 @@ def _together(before: Outcome, now: Outcome) -> Outcome:
         failed=before.failed + now.failed,
         buried=before.buried + now.buried,
         seconds=before.seconds + now.seconds,
+        embed_seconds=before.embed_seconds + now.embed_seconds,
+        write_seconds=before.write_seconds + now.write_seconds,
         newest_change=max(before.newest_change, now.newest_change),
     )

@@ -53,15 +53,22 @@ def test_what_a_turn_did_is_counted() -> None:
     )
     metrics.note(Outcome(ADA, "done", written=4, reused=4, seconds=0.25))
     metrics.note(Outcome(ADA, "busy"))
+    metrics.note(Outcome(ADA, "postponed", error="ChromaUnavailable"))
+    metrics.note(Outcome(ADA, written=1, embedded=1, embed_seconds=0.125, write_seconds=0.0625))
+    metrics.closed(1)
     found = figures(served(port))
-    assert found["memory_pipeline_documents_total written"] == 7
+    assert found["memory_pipeline_documents_total written"] == 8
     assert found["memory_pipeline_documents_total deleted"] == 2
     assert found["memory_pipeline_documents_total failed"] == 1
-    assert found["memory_pipeline_vectors_total embedded"] == 1
+    assert found["memory_pipeline_vectors_total embedded"] == 2
     assert found["memory_pipeline_vectors_total reused"] == 6
-    assert found["memory_pipeline_turns_total done"] == 2
+    assert found["memory_pipeline_turns_total done"] == 3
+    assert found["memory_pipeline_errors_total ChromaUnavailable"] == 1
+    assert found["memory_pipeline_closed_servers"] == 1
+    assert found["memory_pipeline_embed_seconds_sum"] == 0.125
+    assert found["memory_pipeline_write_seconds_sum"] == 0.0625
     assert found["memory_pipeline_turns_total busy"] == 1
-    assert found["memory_pipeline_turn_seconds_count"] == 3
+    assert found["memory_pipeline_turn_seconds_count"] == 5
     assert found["memory_pipeline_turn_seconds_sum"] == 0.75
 
 
