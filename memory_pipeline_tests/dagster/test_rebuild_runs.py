@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from memory_pipeline.defs.rebuilding import rebuild_id
+from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.dagster.running import (
@@ -46,6 +47,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dg.RetryPolicy, "calculate_delay", lambda *_: 0.0)
     monkeypatch.setattr("memory_pipeline.rebuild.LEASE_PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr("memory_pipeline.rebuild.MOST_FAILURES", 1)
+    monkeypatch.setattr(PostgresRebuilds, "redo_seconds", 0.0)
 
 
 @pytest.fixture

@@ -291,10 +291,13 @@ def test_down_leaves_no_process(settings: Settings, stack: Stack, wait_until: Wa
 
 def test_down_ends_what_a_killed_supervisor_left(settings: Settings, wait_until: Wait) -> None:
     """Leftovers are found by their mark, whether or not anything was recorded."""
+    settings.home.mkdir(exist_ok=True)
     pid = os.posix_spawn(
         shutil.which("sleep") or "sleep",
         ["sleep", "600"],
         {"MEMORY_PIPELINE_STACK": str(settings.home)},
+        setsigdef=[signal.SIGTERM],  # whatever the tests before have done to this process
+        setsigmask=[],
     )
     wait_until(lambda: [i.pid for i in marked(settings.home)] == [pid])
     assert not end_marked(settings.home / "other")
