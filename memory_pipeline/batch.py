@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 from memory_pipeline.content import Recipe, compose
 from memory_pipeline.errors import Corrupt, EmbedderUnavailable, Poison
-from memory_pipeline.model import Failure, Generation, MemoryId, document_id, memory_id_of
+from memory_pipeline.letters import without_quotes
+from memory_pipeline.model import (
+    Failure,
+    FailureKind,
+    Generation,
+    MemoryId,
+    document_id,
+    memory_id_of,
+)
 from memory_pipeline.plan import Draft, EmbeddedDraft, isolate
 from memory_pipeline.ports import Embedder, Hold, Index, Lease, Memories
 
@@ -87,7 +95,7 @@ def embed_drafts(
         refused = isolate(part, attempt)
         if refused:
             _embed_control(embedder)
-        failures += [Failure(d.memory.id, f"embedding: {why}") for d, why in refused]
+        failures += [_failure(d, "embedding", why) for d, why in refused]
         at += len(part)
         # Texts come shortest first: the next are as long as the one that would end the slice.
         characters = sum(len(draft.content.text) + 1 for draft in part)
@@ -137,7 +145,12 @@ def write_documents(
             raise Corrupt(
                 f"a control write fails too: {broken}", generation=generation.id
             ) from broken
-    return [Failure(d.memory.id, f"index: {why}") for d, why in refused]
+    return [_failure(d, "index", why) for d, why in refused]
+
+
+def _failure(draft: Draft | EmbeddedDraft, kind: FailureKind, why: Poison) -> Failure:
+    reason = without_quotes(f"{kind}: {why}")
+    return Failure(draft.memory.id, reason, kind, draft.content.content_hash)
 
 
 def find_differing(

@@ -6,13 +6,18 @@ from memory_pipeline.defs.assets import memory_logs, sync_tenants
 from memory_pipeline.defs.automation import memory_changes, nightly_verify, sync_sweep
 from memory_pipeline.defs.checks import verify_tenants
 from memory_pipeline.defs.jobs import full_rebuild, incremental_sync, verify_index
+from memory_pipeline.defs.letters import (
+    dead_letter_alerts,
+    replay_dead_letters,
+    run_failure_alerts,
+)
 from memory_pipeline.defs.resources import PipelineResource
 
 defs = dg.Definitions(
     assets=[memory_logs, sync_tenants],
     asset_checks=[verify_tenants],
-    jobs=[incremental_sync, full_rebuild, verify_index],
-    sensors=[memory_changes],
+    jobs=[incremental_sync, full_rebuild, verify_index, replay_dead_letters],
+    sensors=[memory_changes, dead_letter_alerts, run_failure_alerts],
     schedules=[sync_sweep, nightly_verify],
     resources={"pipeline": PipelineResource()},
     # One step a run: another process for it would cost seconds and bring nothing.

@@ -71,7 +71,7 @@ class Filling:
             ids[-1],
             (*plan.covered, *embedded.ready),
             frozenset(d.memory.id for d in embedded.ready),
-            (*embedded.missed, *(f.memory_id for f in embedded.failures)),
+            (*embedded.missed, *(f.memory_id for f in (*plan.refused, *embedded.failures))),
         )
 
     def write(
@@ -125,7 +125,8 @@ class Filling:
         failures = write_documents(
             self.index, generation, plan.covered, plan.deletes, hold=lease.hold
         )
-        again = [*(d.memory.id for d in plan.to_embed), *(f.memory_id for f in failures)]
+        refused = (*plan.refused, *failures)
+        again = [*(d.memory.id for d in plan.to_embed), *(f.memory_id for f in refused)]
         self.outbox.enqueue(lease.tenant, again)
 
     def _current(
@@ -142,7 +143,8 @@ class Filling:
         moved = [i for i, (whose, _) in now.items() if whose == tenant and i not in same]
         rows = self.memories.get(tenant, moved, vectors=True) if moved else {}
         plan = self._plan(tenant, list(rows), rows)
-        return [*unmoved, *plan.covered], [d.memory.id for d in plan.to_embed]
+        refused = [f.memory_id for f in plan.refused]
+        return [*unmoved, *plan.covered], [*(d.memory.id for d in plan.to_embed), *refused]
 
     def _plan(
         self,

@@ -165,12 +165,21 @@ class Claim:
         return any(c.memory_id is None for c in self.changes)
 
 
+FailureKind = Literal["content", "embedding", "index", "unknown"]
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why one memory could not be indexed this time."""
+    """Why one memory could not be indexed this time.
+
+    ``content``: what it says cannot be read. ``embedding``: the model refuses its text. ``index``:
+    Chroma refuses its document. ``content_hash`` names the content that was refused.
+    """
 
     memory_id: MemoryId
     reason: str
+    kind: FailureKind = "unknown"
+    content_hash: str | None = None
 
 
 Verdict = Literal["done", "busy", "fenced", "postponed", "refused", "damaged"]
@@ -255,7 +264,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a verify of one generation of a tenant has looked at and found."""
+    """What a verify of one generation of a tenant has looked at and found.
+
+    ``excused``: differ, and a change waits. ``buried``: differ and are dead letters, ``waived`` of
+    them by a person. None of these is a finding.
+    """
 
     tenant: TenantId
     generation: UUID | None = None
@@ -263,6 +276,7 @@ class Verified:
     memories: int = 0
     excused: int = 0
     buried: int = 0
+    waived: int = 0
     sampled: int = 0
     seconds: float = 0.0
     reach_seconds: float = 0.0
@@ -292,6 +306,7 @@ class TenantStatus:
     memories: int
     pending_changes: int
     dead_letters: int
+    waived_dead_letters: int
     lag_seconds: float
     last_synced_at: datetime | None
     last_error: str | None

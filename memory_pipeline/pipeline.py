@@ -12,13 +12,16 @@ from memory_pipeline.drain import Drain
 from memory_pipeline.embedding import embedder_from
 from memory_pipeline.filling import Filling
 from memory_pipeline.freshness import Freshness
+from memory_pipeline.letters import Cause
 from memory_pipeline.model import Rebuilt, TenantId
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.database import Database
+from memory_pipeline.postgres.letters import PostgresLetters
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.postgres.registry import PostgresRegistry
+from memory_pipeline.postgres.replay import PostgresReplay
 from memory_pipeline.postgres.status import PostgresStatus
 from memory_pipeline.postgres.workers import PostgresWorkers
 from memory_pipeline.rebuild import Rebuild
@@ -52,6 +55,8 @@ class Pipeline:
     search: Search
     workers: PostgresWorkers
     freshness: Freshness
+    letters: PostgresLetters
+    replay: PostgresReplay
 
     def sync(self) -> Sync:
         """Return the heart, which asks Postgres once what stored vectors are."""
@@ -65,7 +70,15 @@ class Pipeline:
             trust=self.status.trusts_vectors(),
             slice_seconds=self.settings.lease_seconds / 4,
             freshness=self.freshness,
+            buried=self.settings.buried,
         )
+
+    def replay_cured(self) -> int:
+        """Have what another model, configuration or version refused tried again; return how many.
+
+        Once for each of them, some at a time: cheap to ask often.
+        """
+        return self.letters.replay_cured(Cause.of_now(self.embedder.model, self.recipe.config_hash))
 
     def drain(self) -> Drain:
         """Return what brings every tenant up to date."""
@@ -147,6 +160,7 @@ def opened(settings: Settings, *, embedder: Embedder | None = None) -> Iterator[
     memories = PostgresMemories(database, settings)
     servers = Servers(registry, settings)
     index = ChromaIndex(servers)
+    letters = PostgresLetters(database)
     embedder = embedder or embedder_from(settings)
     try:
         yield Pipeline(
@@ -168,9 +182,13 @@ def opened(settings: Settings, *, embedder: Embedder | None = None) -> Iterator[
                 embedder=embedder,
                 recipe=recipe,
                 seconds=settings.request_seconds,
+                letters=letters,
+                buried=settings.buried,
             ),
             workers=PostgresWorkers(database),
             freshness=Freshness(),
+            letters=letters,
+            replay=PostgresReplay(database),
         )
     finally:
         servers.forget()

@@ -6,9 +6,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from memory_pipeline.content import Content, Recipe, compose, vector_hash
+from memory_pipeline.content import Content, Recipe, compose, text_hash, vector_hash
 from memory_pipeline.errors import Poison
-from memory_pipeline.model import Document, Memory, MemoryId, Provenance, TenantId, Vector
+from memory_pipeline.letters import without_quotes
+from memory_pipeline.model import (
+    Document,
+    Failure,
+    Memory,
+    MemoryId,
+    Provenance,
+    TenantId,
+    Vector,
+)
 
 T = TypeVar("T")
 
@@ -50,11 +59,12 @@ class EmbeddedDraft:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be deleted, what has its vector already, and what has to be embedded."""
+    """What is to be deleted, has its vector already, has to be embedded, or cannot be read."""
 
     deletes: tuple[MemoryId, ...] = ()
     covered: tuple[EmbeddedDraft, ...] = ()
     to_embed: tuple[Draft, ...] = ()
+    refused: tuple[Failure, ...] = ()
 
 
 def plan_batch(
@@ -69,18 +79,23 @@ def plan_batch(
 ) -> Plan:
     """Decide for each memory of a claim, from its row as it stands now.
 
-    A memory that is gone, or that is another tenant's by now, is deleted from this tenant. With
-    ``re_embed`` no stored vector is good enough.
+    A memory that is gone, or that is another tenant's by now, is deleted from this tenant. One that
+    cannot be read is refused, and it alone. With ``re_embed`` no stored vector is good enough.
     """
     deletes: list[MemoryId] = []
     covered: list[EmbeddedDraft] = []
     to_embed: list[Draft] = []
+    refused: list[Failure] = []
     for memory_id in ids:
         memory = rows.get(memory_id)
         if memory is None or memory.tenant != tenant:
             deletes.append(memory_id)
             continue
-        content = compose(memory, recipe)
+        try:
+            content = compose(memory, recipe)
+        except Poison as why:
+            refused.append(_unreadable(memory, why))
+            continue
         provenance = covering(memory, content, model=model, trust=trust)
         if re_embed or provenance is None or memory.embedding is None:
             to_embed.append(Draft(memory, content))
@@ -88,7 +103,13 @@ def plan_batch(
             covered.append(EmbeddedDraft(memory, content, memory.embedding, provenance))
     # Texts of one length embed together fastest.
     to_embed.sort(key=lambda d: len(d.content.text))
-    return Plan(tuple(deletes), tuple(covered), tuple(to_embed))
+    return Plan(tuple(deletes), tuple(covered), tuple(to_embed), tuple(refused))
+
+
+def _unreadable(memory: Memory, why: Poison) -> Failure:
+    # Its metadata, which the content hash covers too, is not known.
+    reason = without_quotes(f"content: {why}")
+    return Failure(memory.id, reason, "content", text_hash(memory.raw))
 
 
 def covering(memory: Memory, content: Content, *, model: str, trust: bool) -> Provenance | None:

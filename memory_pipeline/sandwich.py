@@ -47,6 +47,7 @@ class Sandwich:
         self._hold = hold
         self.pending: set[MemoryId] = set()
         self.buried: set[MemoryId] = set()
+        self.waived: set[MemoryId] = set()
 
     def doubt(self, ids: Sequence[MemoryId], *, closely: bool) -> set[MemoryId]:
         """Look once; return those that seem wrong."""
@@ -96,6 +97,7 @@ class Sandwich:
     def _excused(self, memory_id: MemoryId, excuses: Excuses) -> bool:
         if memory_id in excuses.buried:
             self.buried.add(memory_id)
+            self.waived.update({memory_id} & excuses.waived)
         elif excuses.everything or memory_id in excuses.pending:
             self.pending.add(memory_id)
         return excuses.cover(memory_id)

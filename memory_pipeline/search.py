@@ -3,17 +3,22 @@
 Chroma only proposes. Whether a memory exists, whose it is and what it says is read from Postgres on
 each call, so an answer can be late but never wrong: nothing deleted, nothing of another tenant,
 nothing that no longer passes the filter. It writes nothing.
+
+A memory whose newest content could not be indexed is found by its older vector and shown as it is
+now; where the settings say ``nothing``, it is not found. Either way no older text is ever shown.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from memory_pipeline.chroma.index import ChromaIndex, Match
-from memory_pipeline.content import Recipe, compose, parse
+from memory_pipeline.content import Content, Recipe, compose, parse
 from memory_pipeline.errors import ConfigurationChanged, Corrupt
 from memory_pipeline.filters import Filter, parse_filter
 from memory_pipeline.model import Generation, Hit, Memory, MemoryId, TenantId
 from memory_pipeline.ports import Embedder
+from memory_pipeline.postgres.letters import PostgresLetters
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.registry import PostgresRegistry
 
@@ -36,6 +41,8 @@ class Search:
         embedder: Embedder,
         recipe: Recipe,
         seconds: float,
+        letters: PostgresLetters,
+        buried: Literal["older", "nothing"],
     ) -> None:
         self._memories = memories
         self._registry = registry
@@ -43,6 +50,8 @@ class Search:
         self._embedder = embedder
         self._recipe = recipe
         self._seconds = seconds
+        self._letters = letters
+        self._buried = buried
 
     def search(
         self, tenant: TenantId, text: str, *, k: int = 5, where: Mapping[str, Any] | None = None
@@ -108,22 +117,46 @@ class Search:
     ) -> list[Hit]:
         """Keep what Postgres still has under this tenant; show it as it stands there."""
         rows = self._memories.get(tenant, [match.memory_id for match in matches])
-        return [
-            hit
+        found = [
+            _Found(match, memory, compose(memory, self._recipe))
             for match in matches
             if (memory := rows.get(match.memory_id)) is not None
-            and (hit := self._hit(match, memory, condition)) is not None
+        ]
+        withheld = self._withheld(tenant, found)
+        return [
+            one.hit()
+            for one in found
+            if one.memory.id not in withheld
+            and not (one.changed and condition and not condition.matches(one.content.metadata))
         ]
 
-    def _hit(self, match: Match, memory: Memory, condition: Filter | None) -> Hit | None:
-        content = compose(memory, self._recipe)
-        changed = match.metadata.get("hash") != content.content_hash
-        if changed and condition is not None and not condition.matches(content.metadata):
-            return None
+    def _withheld(self, tenant: TenantId, found: list["_Found"]) -> frozenset[MemoryId]:
+        """Return what is not shown because its newest content was refused."""
+        changed = [one.memory.id for one in found if one.changed]
+        if self._buried == "older" or not changed:
+            return frozenset()
+        return self._letters.buried(tenant, changed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What Chroma proposes, and what stands in Postgres."""
+
+    match: Match
+    memory: Memory
+    content: Content
+
+    @property
+    def changed(self) -> bool:
+        """Whether the document is of older content."""
+        return self.match.metadata.get("hash") != self.content.content_hash
+
+    def hit(self) -> Hit:
+        """Show it as it stands in Postgres."""
         return Hit(
-            MemoryId(memory.id),
-            match.distance,
-            content.metadata,
-            parse(memory.raw),
-            memory.created_at,
+            self.memory.id,
+            self.match.distance,
+            self.content.metadata,
+            parse(self.memory.raw),
+            self.memory.created_at,
         )

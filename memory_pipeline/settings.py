@@ -83,6 +83,11 @@ class Settings(BaseSettings):
     retire_seconds: float = Field(
         60.0, ge=0, description="how long a replaced collection is kept for searches under way"
     )
+    buried: Literal["older", "nothing"] = Field(
+        "older",
+        description="how a memory is found whose newest content is refused: by its older vector "
+        "(and shown as it is now), or not at all",
+    )
     on_loss: Literal["wait", "rebuild"] = Field(
         "wait",
         description="what happens when a Chroma server has lost its data: "
@@ -99,6 +104,9 @@ class Settings(BaseSettings):
     )
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="where the live process serves figures for Prometheus"
+    )
+    alert_url: SecretStr | None = Field(
+        None, description="where failed runs and new dead letters are told, as JSON by POST"
     )
     sensor_seconds: int = Field(5, ge=1, le=3600, description="seconds between two sensor ticks")
 
@@ -170,6 +178,15 @@ class Settings(BaseSettings):
             raise ValueError("postgresql://user:password@host:port/database")
         return value
 
+    @field_validator("alert_url")
+    @classmethod
+    def _alert_address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parts = urlsplit(value.get_secret_value())
+            if parts.scheme not in {"http", "https"} or not parts.hostname:
+                raise ValueError("http://host/path or https://host/path")
+        return value
+
     @model_validator(mode="after")
     def _timeouts_fit(self) -> "Settings":
         # A request that outlives the lease is a zombie by construction.
@@ -217,6 +234,8 @@ def _chroma_address(value: str) -> str:
 def _redacted(value: object) -> object:
     if isinstance(value, SecretStr):
         secret = value.get_secret_value()
+        if secret.startswith("http"):  # of a webhook the path is the secret
+            return f"{urlsplit(secret).scheme}://{urlsplit(secret).hostname}/**********"
         return without_password(secret) if "://" in secret else "**********"
     if isinstance(value, Path):
         return str(value)

@@ -18,6 +18,7 @@ is open during 5 and 6.
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 from memory_pipeline.batch import embed_and_back_up, find_differing
 from memory_pipeline.content import Recipe
@@ -63,6 +64,8 @@ class Sync:
     trust: bool
     slice_seconds: float
     freshness: Freshness = field(default_factory=Freshness)
+    # What becomes of the document of a memory whose newest content is refused.
+    buried: Literal["older", "nothing"] = "older"
     # The token under which each tenant was last brought up to date by this very process.
     _last: dict[TenantId, Token] = field(default_factory=dict)
 
@@ -213,11 +216,15 @@ class Sync:
         embedded_at = time.monotonic()
         ready = [*plan.covered, *embedded.ready]
         failures = [
+            *plan.refused,
             *embedded.failures,
             *self.generations.write(lease, claim.targets, ready, plan.deletes),
         ]  # 6
         searchable_at = time.monotonic()
         failed = {f.memory_id for f in failures}
+        if failed and self.buried == "nothing":
+            # Before the ack: until their documents are gone, the changes wait.
+            self.generations.write(lease, claim.targets, (), sorted(failed))
         # After the write: what this claim has just brought right is not brought right twice. What a
         # rebuild fills is compared before it goes live.
         live = [g for g in claim.targets if g.state == "live"] if claim.resets else []

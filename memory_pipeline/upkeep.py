@@ -181,6 +181,8 @@ class Upkeep:
             grace_seconds=self._pipeline.settings.retire_seconds,
             limit=DROPS_AT_ONCE,
         )
+        if replayed := self._pipeline.replay_cured():
+            log.info("dead_letters_replayed", memories=replayed)
 
     # ---- lineage
 

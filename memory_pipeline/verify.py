@@ -172,6 +172,7 @@ class Verify:
             memories=scan.memories,
             excused=len(look.pending),
             buried=len(look.buried),
+            waived=len(look.waived),
             sampled=len(chosen),
             reach_seconds=reach_seconds,
             findings=tuple(findings),

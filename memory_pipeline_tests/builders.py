@@ -3,6 +3,9 @@
 import psycopg
 from psycopg.types.json import Jsonb
 
+from memory_pipeline.letters import Cause
+from memory_pipeline.pipeline import Pipeline
+
 
 def remember(
     db: psycopg.Connection, user_id: str = "ada", summary: str = "a memory", **more: object
@@ -14,3 +17,12 @@ def remember(
     ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def tried(pipeline: Pipeline, db: psycopg.Connection) -> None:
+    """Say of all dead letters that they were refused under what is in force now."""
+    cause = Cause.of_now(pipeline.embedder.model, pipeline.recipe.config_hash).word
+    db.execute(
+        "UPDATE memory_pipeline.failure SET cause = %(cause)s, tried_under = ARRAY[%(cause)s]",
+        {"cause": cause},
+    )

@@ -22,6 +22,7 @@ from memory_pipeline.chroma.client import CONTROL_ID
 from memory_pipeline.chroma.index import Match
 from memory_pipeline.conditions import RANGES, kind_of
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, Fenced, Poison, ServerLost
+from memory_pipeline.letters import Cause, Which
 from memory_pipeline.model import (
     DIMENSION,
     Build,
@@ -127,11 +128,15 @@ class FakePart:
 
 @dataclass(slots=True)
 class FakeFailure:
-    """The attempts that failed for one memory."""
+    """The attempts that failed for one memory; the causes under which its content was tried."""
 
     attempts: int
     last_error: str
     buried: bool = False
+    content_hash: str | None = None
+    cause: str = ""
+    tried_under: tuple[str, ...] = ()
+    waived: bool = False
 
 
 @dataclass(slots=True)
@@ -378,7 +383,9 @@ class FakeOutbox:
         world = self.world
         with world.step("outbox.ack"):
             world.fence(lease)
-            buried = {f.memory_id for f in failures if self._charge(lease.tenant, f)}
+            once = {f.memory_id: f for f in failures}  # and not once a target
+            cause = _cause(claim.targets)
+            buried = {i for i, f in once.items() if self._charge(lease.tenant, f, cause)}
             for memory_id in sorted(set(again)):
                 world.enqueue(lease.tenant, memory_id, again=True)
             for change in self._claimed(lease, claim):
@@ -393,6 +400,8 @@ class FakeOutbox:
                     world.provenance[memory_id] = provenance
                 elif memory_id not in world.rows:
                     world.provenance.pop(memory_id, None)
+            if claim.resets:
+                self._forget_gone(lease.tenant)
             return len(buried)
 
     def newest(self, tenant: TenantId) -> int:
@@ -446,13 +455,30 @@ class FakeOutbox:
             seq, tenant, memory_id, not_before=world.now + wait_seconds, confirm=True
         )
 
-    def _charge(self, tenant: TenantId, failure: Failure) -> bool:
+    def _charge(self, tenant: TenantId, failure: Failure, cause: str) -> bool:
         key = (tenant, failure.memory_id)
-        known = self.world.failures.get(key)
-        attempts = 1 + (known.attempts if known else 0)
+        known = self.world.failures.get(key) or FakeFailure(0, failure.reason)
+        same = known.content_hash == failure.content_hash
+        tried = known.tried_under if same else ()
+        attempts = known.attempts + 1
         buried = attempts >= self.world.settings.max_attempts
-        self.world.failures[key] = FakeFailure(attempts, failure.reason, buried)
+        self.world.failures[key] = FakeFailure(
+            attempts,
+            failure.reason,
+            buried,
+            failure.content_hash,
+            cause,
+            tried if cause in tried else (*tried, cause),
+            waived=known.waived and same,
+        )
         return buried
+
+    def _forget_gone(self, tenant: TenantId) -> None:
+        world = self.world
+        for key in [k for k in world.failures if k[0] == tenant]:
+            row = world.rows.get(key[1])
+            if row is None or row.tenant != tenant:
+                del world.failures[key]
 
     def _claimed(self, lease: Lease, claim: Claim) -> list[FakeChange]:
         changes = [self.world.changes.get(c.seq) for c in claim.changes]
@@ -469,6 +495,70 @@ class FakeOutbox:
             if change.memory_id in ids:
                 change.claim_token = None
                 change.not_before = self.world.now + pause_seconds if pause_seconds else 0.0
+
+
+def _cause(targets: Sequence[Generation]) -> str:
+    first = [(g.model, g.config_hash) for g in targets[:1]] or [("", "")]
+    return Cause.of_now(*first[0]).word
+
+
+class FakeLetters:
+    """The dead letters: replayed and waived."""
+
+    def __init__(self, world: FakeWorld) -> None:
+        self.world = world
+
+    def replay(self, which: Which) -> int:
+        """Have dead letters tried again, with all their attempts; return how many."""
+        return sum(self._rise(key) for key in self._chosen(which))
+
+    def replay_cured(self, cause: Cause) -> int:
+        """Replay what was refused under another cause, once for each; return how many."""
+        world = self.world
+        risen = 0
+        for key in self._chosen(Which(waived=False)):
+            failure, live = world.failures[key], world.tenant(key[0]).live
+            built = None if live is None else world.generations[live]
+            if (
+                built is not None
+                and (built.model, built.config_hash) == (cause.model, cause.config_hash)
+                and built.state == "live"
+                and cause.word not in failure.tried_under
+            ):
+                failure.tried_under = (*failure.tried_under, cause.word)
+                risen += self._rise(key)
+        return risen
+
+    def waive(self, which: Which, *, by: str, because: str) -> int:
+        """Note that a person lets dead letters be; return how many were not waived before."""
+        del by, because
+        chosen = [key for key in self._chosen(which) if not self.world.failures[key].waived]
+        for key in chosen:
+            self.world.failures[key].waived = True
+        return len(chosen)
+
+    def unwaive(self, which: Which) -> int:
+        """Take a waiver back; return of how many."""
+        chosen = [key for key in self._chosen(which) if self.world.failures[key].waived]
+        for key in chosen:
+            self.world.failures[key].waived = False
+        return len(chosen)
+
+    def _chosen(self, which: Which) -> list[tuple[TenantId, MemoryId]]:
+        return [
+            (tenant, memory_id)
+            for (tenant, memory_id), failure in sorted(self.world.failures.items())
+            if failure.buried
+            and (which.tenants is None or tenant in which.tenants)
+            and (which.memory_ids is None or memory_id in which.memory_ids)
+            and (which.waived is None or failure.waived == which.waived)
+        ]
+
+    def _rise(self, key: tuple[TenantId, MemoryId]) -> int:
+        failure = self.world.failures[key]
+        failure.attempts, failure.buried = 0, False
+        self.world.enqueue(*key, again=True)
+        return 1
 
 
 class FakeMemories:

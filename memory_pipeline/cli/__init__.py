@@ -8,7 +8,18 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from memory_pipeline.cli import bench, data, demo, live, observe, rebuild, services, verify
+from memory_pipeline.cli import (
+    bench,
+    data,
+    demo,
+    letters,
+    live,
+    observe,
+    rebuild,
+    replay,
+    services,
+    verify,
+)
 from memory_pipeline.cli.console import fail
 from memory_pipeline.errors import PipelineError, Transient
 from memory_pipeline.logs import configure_logging
@@ -38,7 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (services, data, live, rebuild, verify, observe, demo):
+for room in (services, data, live, rebuild, verify, letters, replay, observe, demo):
     room.register(app)
 app.add_typer(bench.app, name="bench")
 

@@ -125,6 +125,7 @@ def sync(
     """Drain all changes now, in the foreground."""
     outcomes: list[Outcome] = []
     with opened(discover(Settings.load())) as pipeline, progress_bar("changes") as bar:
+        pipeline.replay_cured()
         before = pipeline.status.totals().pending_changes
         task = bar.add_task("syncing", total=before)
         drain = pipeline.drain()

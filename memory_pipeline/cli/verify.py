@@ -59,6 +59,7 @@ def verify(
         "documents": sum(last.documents for _, last in verdicts),
         "pending": sum(last.excused for _, last in verdicts),
         "dead_letters": sum(last.buried for _, last in verdicts),
+        "waived": sum(last.waived for _, last in verdicts),
         "sampled": sum(last.sampled for _, last in verdicts),
         "seconds": round(seconds, 3),
         "documents_per_second": round(
@@ -148,7 +149,8 @@ def _tell_verified(figures: dict[str, Any], findings: Sequence[Finding], *, as_j
             err.print(f"… and {len(findings) - SHOWN_FINDINGS} more; --json names them all")
     for tenant, reason in figures["unverified"].items():
         err.print(f"! {tenant} could not be verified: {reason}", markup=False)
-    shown = ("tenants", "memories", "documents", "pending", "dead_letters", "found", "repaired")
+    counted = ("tenants", "memories", "documents", "pending", "dead_letters", "waived")
+    shown = (*counted, "found", "repaired")
     err.print(
         "  ".join(f"{name.replace('_', ' ')} {figures[name]}" for name in shown)
         + f"  in {figures['seconds']} s"

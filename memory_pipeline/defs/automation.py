@@ -41,6 +41,7 @@ def memory_changes(
             _recognise(parts)
         except Transient as error:
             return dg.SensorResult(skip_reason=f"changes wait: {error}")
+        parts.replay_cured()
         pending = _left_to_runs(parts, parts.outbox.pending_tenants())
         _register(parts, pending, until=began + TICK_SECONDS)
         registered = parts.registry.keys()

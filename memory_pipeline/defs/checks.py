@@ -27,12 +27,14 @@ from memory_pipeline.defs.evaluations import (
     Evaluations,
     failed_rebuilds,
     freshness_of,
+    letters_of,
     of_all,
 )
 from memory_pipeline.defs.lineage import INDEX, LOGS
 from memory_pipeline.defs.partitions import tenants
 from memory_pipeline.defs.resources import PipelineResource
 from memory_pipeline.errors import ChromaUnavailable
+from memory_pipeline.letters import Letters
 from memory_pipeline.model import TenantId, Verified
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.verify import Verify
@@ -47,7 +49,8 @@ DESCRIPTIONS = {
     "memory; and the collection is there, sound, and built with the settings and the model of now.",
     REACHABILITY: "The collection lists all its documents, and a search by a document's own vector "
     "finds it.",
-    DEAD_LETTERS: "No memory was given up after several attempts.",
+    DEAD_LETTERS: "No memory was given up after several attempts, but for those that a person "
+    "lets be (waived).",
     LAST_REBUILD: "The newest rebuild that has ended did not fail.",
     FRESHNESS: "No change has waited for long, and how soon changes became searchable of late.",
 }
@@ -104,7 +107,7 @@ class _Verifying:
 
     def run(self, wanted: dict[TenantId, str]) -> Iterator[dg.AssetCheckEvaluation]:
         """Yield what the checks of each tenant say."""
-        letters = self.parts.status.dead_letters()
+        letters = self.parts.letters.of_tenants()  # few have any
         last = {r.tenant: r for r in self.parts.rebuilds.last(list(wanted))}
         fresh = self.parts.workers.freshness()
         for tenant, key in wanted.items():
@@ -113,7 +116,9 @@ class _Verifying:
             if verified is not None:
                 yield evaluations.parity(verified)
                 yield evaluations.reachability(verified)
-            yield evaluations.dead_letters(letters.get(tenant, 0))
+            yield evaluations.dead_letters(
+                letters_of(self.parts, tenant) if tenant in letters else Letters()
+            )
             yield evaluations.last_rebuild(last.get(tenant))
             yield freshness_of(self.parts, evaluations, tenant, fresh)
 

@@ -15,6 +15,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # n
 
 from memory_pipeline.defs.lineage import INDEX, newest_materialization, searchable_after
 from memory_pipeline.freshness import Lags
+from memory_pipeline.letters import DeadLetter, Letters, Which
 from memory_pipeline.model import Finding, TenantId, Verified
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.rebuilds import LastRebuild
@@ -64,13 +65,20 @@ class Evaluations:
         }
         return self._of(REACHABILITY, not hidden, _kinds(hidden), {**figures, **_shown(hidden)})
 
-    def dead_letters(self, letters: int) -> dg.AssetCheckEvaluation:
-        """Warn of memories that were given up after several attempts."""
+    def dead_letters(self, letters: Letters) -> dg.AssetCheckEvaluation:
+        """Warn of memories that were given up after several attempts, but for waived ones."""
+        waived = f", {letters.waived} of them waived" if letters.waived else ""
+        said = f"{letters.count} memories are dead letters{waived}" if letters.count else "none"
+        newest = [_letter(letter) for letter in letters.newest]
         return self._of(
             DEAD_LETTERS,
-            letters == 0,
-            f"{letters} memories are dead letters" if letters else "none",
-            {"dead letters": letters},
+            letters.count == letters.waived,
+            said,
+            {
+                "dead letters": letters.count,
+                "waived": letters.waived,
+                **({"newest": dg.MetadataValue.json(newest)} if newest else {}),
+            },
             dg.AssetCheckSeverity.WARN,
         )
 
@@ -122,11 +130,17 @@ class Evaluations:
 def after_sync(
     instance: dg.DagsterInstance, pipeline: Pipeline, tenant: TenantId, key: str
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Evaluate what a new materialization would hide: the last rebuild; and how fresh it is."""
+    """Evaluate what a new materialization would hide: last rebuild, dead letters; and freshness."""
     evaluations = Evaluations(instance, tenant, key)
     for last in pipeline.rebuilds.last([tenant]):
         yield evaluations.last_rebuild(last)
+    yield evaluations.dead_letters(letters_of(pipeline, tenant))
     yield freshness_of(pipeline, evaluations, tenant, pipeline.workers.freshness([tenant]))
+
+
+def letters_of(pipeline: Pipeline, tenant: TenantId) -> Letters:
+    """Count the dead letters of a tenant, and name the newest."""
+    return pipeline.letters.newest(Which(tenants=[tenant]), limit=SHOWN_FINDINGS)
 
 
 def freshness_of(
@@ -176,6 +190,17 @@ def _shown(findings: Sequence[Finding]) -> dict[str, Figure]:
     }
     more = len(findings) - SHOWN_FINDINGS
     return {**shown, "findings not shown": more} if more > 0 else shown
+
+
+def _letter(letter: DeadLetter) -> dict[str, object]:
+    """Show a dead letter: which memory and why. Never a text."""
+    return {
+        "memory": letter.memory_id,
+        "class": letter.kind,
+        "reason": letter.last_error,
+        "buried at": letter.buried_at.isoformat(timespec="seconds"),
+        **({"waived by": letter.waived_by} if letter.waived_at else {}),
+    }
 
 
 def _lines(findings: Iterable[Finding]) -> Iterator[dict[str, object]]:

@@ -11,10 +11,12 @@ from itertools import count
 from uuid import UUID
 
 from memory_pipeline.errors import Fenced
+from memory_pipeline.letters import Cause
 from memory_pipeline.model import (
     Change,
     Claim,
     Failure,
+    Generation,
     MemoryId,
     Provenance,
     TenantId,
@@ -44,11 +46,15 @@ class PendingTenant:
 
 @dataclass(frozen=True, slots=True)
 class Excuses:
-    """Why documents may differ from their memories: a change waits, or the memory is buried."""
+    """Why documents may differ from their memories: a change waits, or the memory is buried.
+
+    ``waived`` are those of the buried ones that a person lets be.
+    """
 
     pending: frozenset[MemoryId]
     buried: frozenset[MemoryId]
     everything: bool
+    waived: frozenset[MemoryId] = frozenset()
 
     def cover(self, memory_id: MemoryId) -> bool:
         """Whether a difference of this memory is no finding."""
@@ -145,7 +151,8 @@ class PostgresOutbox:
         """Forget what landed, charge what failed, let go what was missed, enqueue ``again``.
 
         Only under the lease's token, all in one transaction. ``landed`` maps each memory that
-        Chroma now has right to the provenance of its vector, None where it was deleted.
+        Chroma now has right to the provenance of its vector, None where it was deleted. A reset
+        forgets the failures of memories that are gone, too.
 
         Returns:
             How many memories became dead letters.
@@ -158,7 +165,7 @@ class PostgresOutbox:
         with self._database.transaction() as connection:
             if sql.hold_for_claim(connection, tenant=lease.tenant, token=lease.token) is None:
                 raise Fenced(f"the lease with token {lease.token} is no longer ours")
-            buried = self._charge(connection, lease, failures)
+            buried = self._charge(connection, lease, failures, claim.targets)
             retried = {f.memory_id for f in failures} - buried
             done = set(landed) | buried
             if again:
@@ -172,6 +179,8 @@ class PostgresOutbox:
             self._let_go(connection, lease, claim, set(missed), MISSED_PAUSE_SECONDS)
             self._let_go(connection, lease, claim, retried, self._settings.retry_seconds)
             sql.clear_failures(connection, tenant=lease.tenant, memory_ids=list(landed))
+            if claim.resets:
+                sql.clear_failures_of_none(connection, tenant=lease.tenant)
             _record(connection, landed)
         return len(buried)
 
@@ -204,8 +213,9 @@ class PostgresOutbox:
             found = {(row.why, row.memory_id) for row in rows}
         return Excuses(
             frozenset(MemoryId(i) for why, i in found if why == "pending" and i is not None),
-            frozenset(MemoryId(i) for why, i in found if why == "buried" and i is not None),
+            frozenset(MemoryId(i) for why, i in found if why != "pending" and i is not None),
             ("pending", None) in found,
+            frozenset(MemoryId(i) for why, i in found if why == "waived" and i is not None),
         )
 
     def let_go(self, lease: Lease, claim: Claim) -> None:
@@ -229,16 +239,30 @@ class PostgresOutbox:
                 )
 
     def _charge(
-        self, connection: Connection, lease: Lease, failures: Sequence[Failure]
+        self,
+        connection: Connection,
+        lease: Lease,
+        failures: Sequence[Failure],
+        targets: Sequence[Generation],
     ) -> set[MemoryId]:
-        failures = list({f.memory_id: f for f in failures}.values())  # once, not once a target
+        once = {f.memory_id: f for f in failures}  # and not once a target
+        failures = [once[i] for i in sorted(once)]  # in id order: nobody waits in a circle
         if not failures:
             return set()
+        # All targets were built with the settings of now, or the batch would not have begun.
+        model, config_hash = (targets[0].model, targets[0].config_hash) if targets else ("", "")
+        cause = Cause.of_now(model, config_hash)
         rows = queries().charge(
             connection,
             tenant=lease.tenant,
             memory_ids=[f.memory_id for f in failures],
             reasons=[f.reason[:500] for f in failures],
+            kinds=[f.kind for f in failures],
+            content_hashes=[f.content_hash for f in failures],
+            model=cause.model,
+            config_hash=cause.config_hash,
+            version=cause.version,
+            cause=cause.word,
             max_attempts=self._settings.max_attempts,
         )
         return {MemoryId(r.memory_id) for r in rows if r.buried}

@@ -22,6 +22,7 @@ class Totals:
     pending_changes: int
     oldest_pending_seconds: float
     dead_letters: int
+    waived_dead_letters: int
     retrying: int
     tenants: int
     paused_tenants: int
@@ -54,12 +55,6 @@ class PostgresStatus:
         """Return one line a registered tenant."""
         with self._database.transaction() as connection:
             return [TenantStatus(*row) for row in queries().tenants(connection)]
-
-    def dead_letters(self) -> dict[TenantId, int]:
-        """Count the dead letters of each tenant that has any."""
-        with self._database.transaction() as connection:
-            rows = queries().dead_letters(connection)
-            return {TenantId(row.tenant): row.letters for row in rows}
 
     def newest_changes(self, tenants: Sequence[TenantId]) -> list[NewestChange]:
         """Return the newest waiting change of each of these tenants that has one."""

@@ -20,6 +20,8 @@ COMMANDS = [
     "forget",
     "sync",
     "search",
+    "dead-letters",
+    "replay",
     "status",
     "tenants",
 ]

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
+from memory_pipeline.letters import Cause, Which
 from memory_pipeline.model import (
     Build,
     Claim,
@@ -21,6 +22,7 @@ from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.ports import Lease, Memories, Outbox, Rebuilds, Registry
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.fakes import (
+    FakeLetters,
     FakeMemories,
     FakeOutbox,
     FakeRebuilds,
@@ -41,6 +43,26 @@ CHOSEN = {
 TABLES = ("change", "tenant", "generation", "failure", "provenance", "rebuild", "truncation")
 
 
+class DeadLetters(Protocol):
+    """What is done with dead letters."""
+
+    def replay(self, which: Which) -> int:
+        """Have dead letters tried again, with all their attempts; return how many."""
+        ...
+
+    def replay_cured(self, cause: Cause) -> int:
+        """Replay what was refused under another cause, once for each; return how many."""
+        ...
+
+    def waive(self, which: Which, *, by: str, because: str) -> int:
+        """Note that a person lets dead letters be; return how many were not waived before."""
+        ...
+
+    def unwaive(self, which: Which) -> int:
+        """Take a waiver back; return of how many."""
+        ...
+
+
 class World(Protocol):
     """What a test needs beside the ports: an application, a clock and a look at the tables."""
 
@@ -48,6 +70,7 @@ class World(Protocol):
     memories: Memories
     registry: Registry
     rebuilds: Rebuilds
+    letters: DeadLetters
     settings: Settings
 
     def put(self, tenant: str, raw: str = '{"n": 1}', *, memory_id: int | None = None) -> MemoryId:
@@ -80,6 +103,10 @@ class World(Protocol):
 
     def attempts(self, tenant: TenantId, memory_id: MemoryId) -> tuple[int, bool] | None:
         """Return the failed attempts of a memory, and whether it is buried."""
+        ...
+
+    def waived(self, tenant: TenantId, memory_id: MemoryId) -> bool:
+        """Whether a memory that failed is waived."""
         ...
 
     def server(self) -> UUID:
@@ -121,6 +148,7 @@ class FakeSide:
         self.memories: Memories = FakeMemories(self.world)
         self.registry: Registry = FakeRegistry(self.world)
         self.rebuilds: Rebuilds = FakeRebuilds(self.world)
+        self.letters: DeadLetters = FakeLetters(self.world)
 
     def put(self, tenant: str, raw: str = '{"n": 1}', *, memory_id: int | None = None) -> MemoryId:
         """Insert a memory, or change the one with this id."""
@@ -155,6 +183,10 @@ class FakeSide:
         """Return the failed attempts of a memory, and whether it is buried."""
         found = self.world.failures.get((tenant, memory_id))
         return None if found is None else (found.attempts, found.buried)
+
+    def waived(self, tenant: TenantId, memory_id: MemoryId) -> bool:
+        """Whether a memory that failed is waived."""
+        return self.world.failures[tenant, memory_id].waived
 
     def server(self) -> UUID:
         """Return a Chroma server that is registered."""
@@ -197,6 +229,7 @@ class RealSide:
         self.memories: Memories = pipeline.memories
         self.registry: Registry = pipeline.registry
         self.rebuilds: Rebuilds = pipeline.rebuilds
+        self.letters: DeadLetters = pipeline.letters
         self._pipeline = pipeline
         self._db = db
 
@@ -260,6 +293,16 @@ class RealSide:
             (tenant, memory_id),
         ).fetchone()
         return None if row is None else (row[0], row[1])
+
+    def waived(self, tenant: TenantId, memory_id: MemoryId) -> bool:
+        """Whether a memory that failed is waived."""
+        waived: bool = self._one(
+            "SELECT waived_at IS NOT NULL FROM memory_pipeline.failure"
+            " WHERE tenant = %s AND memory_id = %s",
+            tenant,
+            memory_id,
+        )[0]
+        return waived
 
     def server(self) -> UUID:
         """Return a Chroma server that is registered."""

@@ -43,8 +43,9 @@ def test_the_lineage_is_table_then_embeddings_then_index() -> None:
 
 def test_what_starts_by_itself_is_running_from_the_start() -> None:
     """A new user need not switch anything on."""
-    sensor = defs.resolve_sensor_def("memory_changes")
-    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    for name in ("memory_changes", "dead_letter_alerts", "run_failure_alerts"):
+        sensor = defs.resolve_sensor_def(name)
+        assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
     for name in ("sync_sweep", "nightly_verify"):
         schedule = defs.resolve_schedule_def(name)
         assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING

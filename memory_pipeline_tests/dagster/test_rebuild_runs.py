@@ -227,4 +227,4 @@ def test_a_sync_of_a_tenant_that_was_never_rebuilt_says_nothing_of_rebuilds(
     remember(db, "ada")
     synced(instance)
     result = execute(instance, dg.RunRequest(partition_key="ada"))
-    assert [e.check_name for e in evaluations(result)] == ["freshness"]
+    assert [e.check_name for e in evaluations(result)] == ["dead_letters", "freshness"]

@@ -102,23 +102,56 @@ INSERT INTO memory_pipeline.change (tenant, memory_id, again)
 SELECT %(tenant)s, m, true FROM unnest(%(memory_ids)s::bigint[]) AS m;
 
 -- name: charge
--- Count one more failed attempt of each memory; bury at the limit.
-INSERT INTO memory_pipeline.failure AS f (tenant, memory_id, attempts, first_error, last_error, buried_at)
+-- Count one more failed attempt of each memory; bury at the limit. A waiver ends with the content that
+-- it was given for.
+INSERT INTO memory_pipeline.failure AS f
+    (tenant, memory_id, attempts, first_error, last_error, buried_at,
+     kind, content_hash, model, config_hash, version, cause, tried_under)
 SELECT %(tenant)s, g.memory_id, 1, g.reason, g.reason,
-       CASE WHEN %(max_attempts)s <= 1 THEN clock_timestamp() END
-FROM unnest(%(memory_ids)s::bigint[], %(reasons)s::text[]) AS g (memory_id, reason)
+       CASE WHEN %(max_attempts)s <= 1 THEN clock_timestamp() END,
+       g.kind, g.content_hash, %(model)s, %(config_hash)s, %(version)s,
+       %(cause)s, ARRAY[%(cause)s::text]
+FROM unnest(%(memory_ids)s::bigint[], %(reasons)s::text[], %(kinds)s::text[],
+            %(content_hashes)s::text[]) AS g (memory_id, reason, kind, content_hash)
 ON CONFLICT (tenant, memory_id) DO UPDATE SET
     attempts = f.attempts + 1,
     last_error = EXCLUDED.last_error,
     last_at = clock_timestamp(),
     buried_at = CASE WHEN f.attempts + 1 >= %(max_attempts)s
-                     THEN coalesce(f.buried_at, clock_timestamp()) END
+                     THEN coalesce(f.buried_at, clock_timestamp()) END,
+    kind = EXCLUDED.kind, content_hash = EXCLUDED.content_hash, model = EXCLUDED.model,
+    config_hash = EXCLUDED.config_hash, version = EXCLUDED.version, cause = EXCLUDED.cause,
+    tried_under = CASE WHEN f.content_hash IS DISTINCT FROM EXCLUDED.content_hash
+                       THEN EXCLUDED.tried_under
+                       WHEN EXCLUDED.cause = ANY(f.tried_under) THEN f.tried_under
+                       ELSE f.tried_under || EXCLUDED.cause END,
+    waived_at = CASE WHEN f.content_hash IS NOT DISTINCT FROM EXCLUDED.content_hash
+                     THEN f.waived_at END,
+    waived_by = CASE WHEN f.content_hash IS NOT DISTINCT FROM EXCLUDED.content_hash
+                     THEN f.waived_by END,
+    waived_because = CASE WHEN f.content_hash IS NOT DISTINCT FROM EXCLUDED.content_hash
+                          THEN f.waived_because END,
+    -- One that is updated all the time is told of once.
+    alerted_at = CASE WHEN f.content_hash IS NOT DISTINCT FROM EXCLUDED.content_hash
+                           OR f.waived_at IS NULL
+                      THEN f.alerted_at END
 RETURNING f.memory_id, f.attempts, f.buried_at IS NOT NULL AS buried;
 
 -- name: clear_failures!
 -- Forget the failures of memories that landed.
 DELETE FROM memory_pipeline.failure
 WHERE tenant = %(tenant)s AND memory_id = ANY(%(memory_ids)s::bigint[]);
+
+-- name: clear_failures_of_none!
+-- Forget the failures of memories that the tenant no longer has: after a TRUNCATE nothing else names
+-- them. One that comes back has a change of its own.
+DELETE FROM memory_pipeline.failure f
+WHERE f.tenant = %(tenant)s
+  AND NOT EXISTS (
+      SELECT FROM public.memory_logs m
+      WHERE m.id = f.memory_id
+        AND memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) = f.tenant
+  );
 
 -- name: record_provenance!
 -- Note where the vectors of memories come from.
@@ -141,7 +174,7 @@ WHERE p.memory_id = ANY(%(memory_ids)s::bigint[])
 SELECT count(*) FROM memory_pipeline.change WHERE tenant = %(tenant)s;
 
 -- name: excuses
--- Tell which of these memories have a change that waits, claimed or not, or are buried. A reset or a
+-- Tell which of these memories have a change that waits, claimed or not, or are buried, waived or not. A reset or a
 -- TRUNCATE that waits is about all of them (NULL). What a rebuild under way covers is no excuse.
 SELECT DISTINCT 'pending' AS why, c.memory_id
 FROM memory_pipeline.change c JOIN memory_pipeline.tenant t ON t.tenant = c.tenant
@@ -152,7 +185,8 @@ WHERE c.tenant = %(tenant)s
 UNION ALL
 SELECT DISTINCT 'pending', NULL::bigint FROM memory_pipeline.truncation
 UNION ALL
-SELECT 'buried', f.memory_id FROM memory_pipeline.failure f
+SELECT CASE WHEN f.waived_at IS NULL THEN 'buried' ELSE 'waived' END, f.memory_id
+FROM memory_pipeline.failure f
 WHERE f.tenant = %(tenant)s AND f.memory_id = ANY(%(memory_ids)s::bigint[])
   AND f.buried_at IS NOT NULL;
 

@@ -14,6 +14,8 @@ SELECT (SELECT count(*) FROM public.memory_logs) AS memories,
               UNION ALL SELECT truncated_at FROM memory_pipeline.truncation) AS waits)
            AS oldest_pending_seconds,
        (SELECT count(*) FROM memory_pipeline.failure WHERE buried_at IS NOT NULL) AS dead_letters,
+       (SELECT count(*) FROM memory_pipeline.failure
+        WHERE buried_at IS NOT NULL AND waived_at IS NOT NULL) AS waived_dead_letters,
        (SELECT count(*) FROM memory_pipeline.failure WHERE buried_at IS NULL) AS retrying,
        (SELECT count(*) FROM memory_pipeline.tenant) AS tenants,
        (SELECT count(*) FROM memory_pipeline.tenant WHERE retry_at > clock_timestamp())
@@ -34,12 +36,13 @@ WITH held AS (
     SELECT tenant, count(*) AS pending, min(changed_at) AS oldest
     FROM memory_pipeline.change GROUP BY tenant
 ), dead AS (
-    SELECT tenant, count(*) AS letters FROM memory_pipeline.failure
+    SELECT tenant, count(*) AS letters, count(waived_at) AS waived FROM memory_pipeline.failure
     WHERE buried_at IS NOT NULL GROUP BY tenant
 )
 SELECT t.tenant, t.partition_key, t.live AS generation, g.collection_id, g.server,
        coalesce(held.memories, 0) AS memories, coalesce(waits.pending, 0) AS pending_changes,
        coalesce(dead.letters, 0) AS dead_letters,
+       coalesce(dead.waived, 0) AS waived_dead_letters,
        coalesce(extract(epoch FROM clock_timestamp() - waits.oldest), 0)::float8 AS lag_seconds,
        t.last_synced_at, t.last_error
 FROM memory_pipeline.tenant t
@@ -61,8 +64,3 @@ VALUES (%(tenant)s, %(documents)s, %(found)s, %(findings)s)
 ON CONFLICT (tenant) DO UPDATE SET
     verified_at = clock_timestamp(), documents = EXCLUDED.documents, found = EXCLUDED.found,
     findings = EXCLUDED.findings;
-
--- name: dead_letters
--- Count the dead letters of each tenant that has any.
-SELECT tenant, count(*) AS letters FROM memory_pipeline.failure
-WHERE buried_at IS NOT NULL GROUP BY tenant;

@@ -1,0 +1,51 @@
+"""The webhook, against a real HTTP server on this machine."""
+
+import logging
+
+import pytest
+
+from memory_pipeline import alerts as alerting
+from memory_pipeline.alerts import Alerts
+from memory_pipeline.settings import Settings
+from memory_pipeline_tests.webhook import webhook
+
+
+def test_an_alert_is_one_json_object(caplog: pytest.LogCaptureFixture) -> None:
+    """It names its event, and what it is about."""
+    with webhook() as hook:
+        assert Alerts.from_settings(Settings.load(alert_url=hook.url)).send("tested", {"count": 3})
+    assert hook.taken == [{"event": "tested", "count": 3}]
+
+
+@pytest.mark.parametrize("status", [302, 404, 500])
+def test_an_alert_that_is_refused_is_logged_and_not_raised(
+    status: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it count as told; the address stays out of the log."""
+    monkeypatch.setattr(logging.getLogger("memory_pipeline"), "propagate", True)
+    with webhook() as hook:
+        hook.status = status
+        assert not Alerts(hook.url).send("tested", {})
+    [line] = [r.getMessage() for r in caplog.records if r.name == "memory_pipeline.alerts"]
+    assert f"status={status}" in line
+    assert "secret" not in line
+
+
+def test_a_webhook_that_is_away_or_hangs_raises_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever tells goes on with what it was at, after a bounded time."""
+    monkeypatch.setattr(logging.getLogger("memory_pipeline"), "propagate", True)
+    monkeypatch.setattr(alerting, "ANSWER_SECONDS", 0.2)
+    with webhook() as hook:
+        hook.waits_seconds = 1.0
+        assert not Alerts(hook.url).send("tested", {})
+    assert not Alerts(hook.url).send("tested", {})  # nobody listens any more
+    lines = [r.getMessage() for r in caplog.records if r.name == "memory_pipeline.alerts"]
+    assert len(lines) == 2
+    assert not any("secret" in line for line in lines)
+
+
+def test_without_an_address_nobody_is_told() -> None:
+    """It is no error: most installations have none."""
+    assert not Alerts.from_settings(Settings.load()).send("tested", {})
