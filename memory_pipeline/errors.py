@@ -82,6 +82,10 @@ class ContractError(PipelineError):
     """The database is not as the pipeline needs it: columns, grants, versions or publications."""
 
 
+class StillInUse(PipelineError):
+    """Something goes on with what is to be removed; the message says what, and how to end it."""
+
+
 class InvalidMemory(PipelineError, ValueError):
     """A memory that an application handed over cannot be stored as JSON in Postgres."""
 

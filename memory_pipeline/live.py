@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from memory_pipeline.errors import (
+    ContractError,
     EmbedderUnavailable,
     ModelMissing,
     PipelineError,
@@ -100,7 +101,7 @@ class Live:
         try:
             if self._is_time_to_ask():
                 self._ask()
-        except PostgresUnavailable as error:
+        except (ContractError, PostgresUnavailable) as error:  # a dump is being loaded, say
             log.warning("postgres_down", reason=str(error))
             self._stop.wait(DOWN_SECONDS)
         if self._upkeep.nothing_can_be_written:

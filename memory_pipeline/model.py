@@ -103,6 +103,16 @@ class Generation:
         return f"memories-{self.id}"
 
 
+def generation_of(collection: str) -> UUID | None:
+    """Read the generation's id back out of a collection's name; None where it is none of ours."""
+    said = collection.removeprefix("memories-")
+    try:
+        known = UUID(said)
+    except ValueError:
+        return None
+    return known if collection == f"memories-{known}" else None
+
+
 @dataclass(frozen=True, slots=True)
 class Build:
     """One tenant's part in a rebuild, as its owner holds it."""
@@ -240,6 +250,7 @@ class Rebuilt:
 FindingKind = Literal[
     "missing", "extra", "stale", "foreign", "vector", "unreachable",  # of one memory
     "wrong model", "damaged", "lost", "no collection",  # of a tenant
+    "unproven",  # of a tenant, by the installation's history
     "capture",  # of the installation
 ]  # fmt: skip
 
@@ -253,7 +264,8 @@ class Finding:
     memory says. vector: they differ beyond 1e-5. unreachable: stored, and not found by its own
     vector. wrong model: built with another model or other settings. damaged: the collection answers
     with errors. lost: its server's data is gone. no collection: the tenant has memories and no
-    generation. capture: a trigger is missing or would not always fire.
+    generation. unproven: Postgres went back in time, and the tenant was not wholly compared since.
+    capture: a trigger is missing or would not always fire.
     """
 
     kind: FindingKind

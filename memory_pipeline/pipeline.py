@@ -16,6 +16,7 @@ from memory_pipeline.letters import Cause
 from memory_pipeline.model import Rebuilt, TenantId
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.database import Database
+from memory_pipeline.postgres.epochs import PostgresEpochs
 from memory_pipeline.postgres.letters import PostgresLetters
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.outbox import PostgresOutbox
@@ -30,6 +31,7 @@ from memory_pipeline.repair import Repair
 from memory_pipeline.sandwich import Parts
 from memory_pipeline.search import Search
 from memory_pipeline.settings import Settings
+from memory_pipeline.source import Source
 from memory_pipeline.sync import Sync
 from memory_pipeline.verify import Verify
 
@@ -57,6 +59,8 @@ class Pipeline:
     freshness: Freshness
     letters: PostgresLetters
     replay: PostgresReplay
+    epochs: PostgresEpochs
+    source: Source
 
     def sync(self) -> Sync:
         """Return the heart, which asks Postgres once what stored vectors are."""
@@ -158,7 +162,8 @@ def opened(settings: Settings, *, embedder: Embedder | None = None) -> Iterator[
     recipe = recipe_from(settings)
     registry = PostgresRegistry(database)
     memories = PostgresMemories(database, settings)
-    servers = Servers(registry, settings)
+    epochs = PostgresEpochs(database, settings)
+    servers = Servers(registry, settings, epochs)
     index = ChromaIndex(servers)
     letters = PostgresLetters(database)
     embedder = embedder or embedder_from(settings)
@@ -189,6 +194,8 @@ def opened(settings: Settings, *, embedder: Embedder | None = None) -> Iterator[
             freshness=Freshness(),
             letters=letters,
             replay=PostgresReplay(database),
+            epochs=epochs,
+            source=Source(servers, epochs, registry, index),
         )
     finally:
         servers.forget()

@@ -32,15 +32,22 @@ def drop_ended(
     gone, until = 0, time.monotonic() + seconds
     for generation in registry.droppable(grace_seconds=grace_seconds, limit=limit):
         try:
-            if not _is_thin(index, generation, until):
+            if not drop_little_by_little(index, generation, until):
                 break
-            index.drop(generation, seconds=DROP_SECONDS)
         except PipelineError as error:
             log.warning("not_dropped", collection=generation.collection, reason=str(error))
             continue
         registry.dropped(generation.id)
         gone += 1
     return gone
+
+
+def drop_little_by_little(index: ChromaIndex, generation: Generation, until: float) -> bool:
+    """Drop a collection, unless emptying it takes longer; False: go on with it another time."""
+    thin = _is_thin(index, generation, until)
+    if thin:
+        index.drop(generation, seconds=DROP_SECONDS)
+    return thin
 
 
 def _is_thin(index: ChromaIndex, generation: Generation, until: float) -> bool:

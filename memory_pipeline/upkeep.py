@@ -1,7 +1,8 @@
 """What a live process does besides syncing: says that it lives, tells how fresh things are, mends.
 
-Four threads, none of which a change waits for: the pulse (heartbeat, freshness), the probe (is
-Chroma back?), the mending (damaged collections are rebuilt, ended ones dropped) and the lineage.
+Five threads, none of which a change waits for: the pulse (heartbeat, freshness), the probe (is
+Chroma back?), the mending (damaged collections are rebuilt, ended ones dropped), the lineage
+and the source (did Postgres go back in time?).
 """
 
 import threading
@@ -10,7 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from uuid import UUID
 
-from memory_pipeline.errors import ChromaUnavailable, PipelineError, PostgresUnavailable
+from memory_pipeline.errors import (
+    ChromaUnavailable,
+    ContractError,
+    PipelineError,
+    PostgresUnavailable,
+)
 from memory_pipeline.logs import get_logger
 from memory_pipeline.metrics import Metrics
 from memory_pipeline.model import Outcome, TenantId
@@ -19,6 +25,7 @@ from memory_pipeline.ports import Lineage
 from memory_pipeline.postgres.workers import BEAT_SECONDS
 from memory_pipeline.rebuild_all import RebuildAll
 from memory_pipeline.retire import drop_ended
+from memory_pipeline.source import LOOK_SECONDS
 
 log = get_logger("memory_pipeline.upkeep")
 
@@ -75,6 +82,7 @@ class Upkeep:
             ("probe", PROBE_SECONDS, lambda: self._probe(back)),
             ("mending", MEND_SECONDS, self._mend),
             ("lineage", LINEAGE_SECONDS, self._tell),
+            ("source", LOOK_SECONDS, self._pipeline.source.watch),
         ):
             thread = threading.Thread(
                 target=self._again_and_again, args=(name, seconds, work), name=name, daemon=True
@@ -114,7 +122,7 @@ class Upkeep:
         while not self._stop.wait(seconds):
             try:
                 work()
-            except PostgresUnavailable:
+            except (ContractError, PostgresUnavailable):
                 continue  # the loop says so
             except Exception:
                 # Nothing of this may end what it is beside; it is tried again.

@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from memory_pipeline.chroma.client import ChromaClient
-from memory_pipeline.chroma.servers import MARKER
+from memory_pipeline.chroma.marker import MARKER
 from memory_pipeline.embedding import HashingEmbedder
 from memory_pipeline.errors import Corrupt
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma

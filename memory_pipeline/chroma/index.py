@@ -18,6 +18,7 @@ from uuid import UUID
 import numpy as np
 
 from memory_pipeline.chroma.client import CONTROL_ID, opened
+from memory_pipeline.chroma.marker import INSTALLATION_KEY
 from memory_pipeline.chroma.servers import Servers
 from memory_pipeline.chroma.torn import untorn
 from memory_pipeline.errors import Corrupt
@@ -29,6 +30,7 @@ from memory_pipeline.model import (
     Scalar,
     Vector,
     document_id,
+    generation_of,
     memory_id_of,
 )
 from memory_pipeline.ports import Hold
@@ -38,6 +40,7 @@ from memory_pipeline.ports import Hold
 PAGE = 5_000
 # A larger write delays every other tenant of the server: 250 rows take about 0.3 s.
 DOCUMENTS_A_WRITE = 250
+COLLECTIONS_A_PAGE = 1_000
 BYTES_A_WRITE = 8_000_000
 # Rows not yet saved stay in one queue that every write of the server scans; saving costs more
 # the larger the collection is. And with Chroma's own graph (16 neighbours, 100 looked at) 45 of
@@ -121,6 +124,7 @@ class ChromaIndex:
                     "tenant": generation.tenant,
                     "model": generation.model,
                     "config_hash": generation.config_hash,
+                    INSTALLATION_KEY: str(self._servers.installation()),
                 },
             )
             return replace(generation, collection_id=opened(server, model).id)
@@ -324,6 +328,19 @@ class ChromaIndex:
             some: Any = collection.get(limit=DOCUMENTS_A_WRITE, include=[])
             collection.delete(ids=some["ids"])
         return True
+
+    def generations(self, server: UUID, installation: UUID, *, seconds: float) -> list[UUID]:
+        """Return the generations of an installation that have a collection on this server."""
+        models: list[Any] = []
+        with self._servers.client(server).call(seconds) as connected:
+            while page := connected.list_collections(COLLECTIONS_A_PAGE, len(models)):
+                models += page
+        return [
+            generation
+            for model in models
+            if (model.metadata or {}).get(INSTALLATION_KEY) == str(installation)
+            and (generation := generation_of(model.name)) is not None
+        ]
 
     def drop(self, generation: Generation, *, seconds: float) -> None:
         """Delete a generation's collection without reading it; nothing where it is gone.

@@ -7,16 +7,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from memory_pipeline.epoch import Stamp
 from memory_pipeline.errors import ChromaUnavailable, ServerLost
 from memory_pipeline.postgres.registry import Server
 
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """Which server this is, and whose."""
+    """Which server this is, whose, and what it was last told of Postgres."""
 
     server: UUID
     installation: UUID
+    stamp: Stamp | None = None
+
+    @property
+    def home(self) -> str | None:
+        """From where it was last written."""
+        return self.stamp.home if self.stamp else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +83,17 @@ class View:
         return self.absent.get(server) or Trouble(unknown, lost=True)
 
 
-def recognised(answers: Sequence[Answer], registered: Sequence[Server], installation: UUID) -> View:
-    """Tell servers by what the addresses answer and by what was registered before that."""
-    found, idle = _by_marker(answers, registered, installation)
+def recognised(
+    answers: Sequence[Answer],
+    registered: Sequence[Server],
+    installation: UUID,
+    home: str | None = None,
+) -> View:
+    """Tell servers by what the addresses answer and by what was registered before that.
+
+    ``home``: where the database is now; None: no matter.
+    """
+    found, idle = _by_marker(answers, registered, installation, home)
     missing = [s for s in registered if s.state != "retired" and s.id not in found]
     unmarked = [a.url for a in answers if a.marker is None and a.url not in idle]
     down = [a.url for a in answers if a.unreachable]
@@ -101,10 +116,14 @@ def recognised(answers: Sequence[Answer], registered: Sequence[Server], installa
 
 
 def _by_marker(
-    answers: Sequence[Answer], registered: Sequence[Server], installation: UUID
+    answers: Sequence[Answer],
+    registered: Sequence[Server],
+    installation: UUID,
+    home: str | None,
 ) -> tuple[dict[UUID, str], dict[str, Trouble]]:
     """Take each marker at its word, where it may be taken; return the rest as trouble."""
     usual = {s.id: s.url for s in registered}
+    free = {s.id for s in registered if s.home is None}
     retired = {s.id for s in registered if s.state == "retired"}
     found: dict[UUID, str] = {}
     idle: dict[str, Trouble] = {}
@@ -125,6 +144,8 @@ def _by_marker(
             idle[url] = _returned(url, marker)
         elif marker.server in found:
             idle[url] = _twin(url, marker, found[marker.server])
+        elif home and marker.home not in {None, home} and marker.server not in free:
+            idle[url] = _elsewhere(url, marker.home, home)
         else:
             found[marker.server] = url
     return found, idle
@@ -172,6 +193,15 @@ def _twin(url: str, marker: Marker, other: str) -> Trouble:
     return Trouble(
         f"Chroma at {url} answers as server {marker.server}, as {other} does: name one address a "
         "server, and empty a copied volume",
+        lost=True,
+    )
+
+
+def _elsewhere(url: str, there: str | None, home: str) -> Trouble:
+    return Trouble(
+        f"Chroma at {url} is used by a copy of this database, or this one is the copy: it was last "
+        f"written from {there}, and this is {home}. If that one is gone for good: "
+        "`memory-pipeline migrate --take-over`; otherwise give this one a Chroma of its own",
         lost=True,
     )
 

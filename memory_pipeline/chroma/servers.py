@@ -6,6 +6,8 @@
 | the same marker once more     |                          | refused: a copy, or a second name     |
 | a retired server's marker     |                          | refused: its collections are given up |
 | another installation's marker |                          | refused: servers are never shared     |
+| a marker that a copy of this  |                          | refused, until this database is told  |
+| database has written          |                          | to take over (see epoch.py)           |
 | no answer                     | one was last seen there  | that server, which is down            |
 | no marker                     | all are accounted for    | a new server: marked and registered   |
 | no marker                     | one was last seen there  | its data is lost: said, not made anew |
@@ -22,20 +24,17 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import suppress
 from uuid import UUID, uuid4
 
-from memory_pipeline.chroma.client import CONTROL_ID, ChromaClient, opened
+from memory_pipeline.chroma.client import ChromaClient
+from memory_pipeline.chroma.marker import answered, ask, remove_marker, takes_control
 from memory_pipeline.chroma.recognition import Answer, Marker, View, recognised
-from memory_pipeline.errors import ChromaUnavailable, Corrupt, Poison, ServerLost
+from memory_pipeline.chroma.stamping import Stamping
+from memory_pipeline.errors import ChromaUnavailable, Corrupt
+from memory_pipeline.postgres.epochs import PostgresEpochs
 from memory_pipeline.postgres.registry import PostgresRegistry, Server
 from memory_pipeline.settings import Settings
-
-MARKER = "memory-pipeline-marker"
-SERVER_KEY = "server"
-INSTALLATION_KEY = "installation"
-# Well below a lease: who begins a collection may wait for one look of another and for its own.
-ASKING_SECONDS = 3.0
 
 NOT_RUNNING = (
     "Chroma is not running here: start it with `memory-pipeline up`, or set "
@@ -50,8 +49,15 @@ class Servers:
     that have to look share one look.
     """
 
-    def __init__(self, registry: PostgresRegistry, settings: Settings) -> None:
+    def __init__(
+        self,
+        registry: PostgresRegistry,
+        settings: Settings,
+        epochs: PostgresEpochs | None = None,
+    ) -> None:
         self._registry = registry
+        # None: it is not noticed that Postgres went back.
+        self._stamping = None if epochs is None else Stamping(registry, epochs, settings)
         self._settings = settings
         self._lock = threading.Lock()  # for all that follows; clients are also read without it
         self._clients: Mapping[UUID, ChromaClient] = {}
@@ -111,6 +117,10 @@ class Servers:
         if not view.found:
             raise view.problems()[0].error()
 
+    def installation(self) -> UUID:
+        """Return whose servers these are."""
+        return self._registry.installation()
+
     def usable(self) -> list[UUID]:
         """Return the servers that were found when they were last looked for."""
         return list(self._clients)
@@ -121,13 +131,41 @@ class Servers:
             view = self._look(again=True, mark=False)
         except ChromaUnavailable as error:
             return [str(error)]
-        return [trouble.message for trouble in view.problems()]
+        problems = [trouble.message for trouble in view.problems()]
+        if self._stamping is None:
+            return problems
+        signs = self._stamping.compare(self._markers(), note=False).setbacks
+        went_back = [f"Postgres went back in time ({s.reason}): no tenant is proven" for s in signs]
+        return [*went_back, *problems]
+
+    def stamp(self, *, seconds: float) -> None:
+        """Compare Postgres with the markers of the servers in use; rotate what they say of it.
+
+        Those that do not answer now are left out. Which servers are in use is not decided here,
+        except where a marker is no longer as it was.
+
+        Args:
+            seconds: the age of an epoch that ends it.
+
+        Raises:
+            PostgresUnavailable: nothing can be said.
+
+        """
+        if self._stamping is None:
+            return
+        home = self._stamping.home()
+        answers = {s: answered(client, self._settings) for s, client in self._clients.items()}
+        markers = {s: a.marker for s, a in answers.items() if not a.unreachable}
+        compared = list(markers.values())
+        if not all(m and (m.server, m.home or home) == (s, home) for s, m in markers.items()):
+            self._look(again=True)
+            compared = self._markers()
+        if self._stamping.compare(compared).settled:
+            clients = {s: c for s, c in self._clients.items() if s in markers}
+            self._stamping.rotate(clients, seconds=seconds)
 
     def takes_writes(self, server: UUID) -> bool:
-        """Whether a server that is who it should be takes a write now.
-
-        One whose disk is full, or that is limited by what stands before it, still answers reads.
-        """
+        """Whether a server that is who it should be takes a write now."""
         try:
             self.recognise(server)
         except ChromaUnavailable:
@@ -149,11 +187,9 @@ class Servers:
 
     def _takes_control(self, server: UUID) -> bool:
         try:
-            with self.client(server).call(self._settings.request_seconds) as chroma:
-                opened(chroma, chroma.get_collection(MARKER)).delete(ids=[CONTROL_ID])
-        except (ChromaUnavailable, Corrupt, Poison):
+            return takes_control(self.client(server), self._settings)
+        except ChromaUnavailable:  # it has gone since it was found
             return False
-        return True
 
     def replace_lost(self) -> list[UUID]:
         """Give up the servers whose data is gone; return them. What is at their places is marked.
@@ -166,11 +202,21 @@ class Servers:
             self._registry.retire_server(server)
         # 2. By name: to a look, another missing server might have been at this address.
         for url in dict.fromkeys(lost.values()):
-            self._ask(url, _new(self._registry.installation()))
+            ask(url, self._settings, _new(self._registry.installation()))
         # 3. Registered, as any server that has a marker.
         if lost:
             self._look(again=True)
         return list(lost)
+
+    def give_back(self, server: UUID) -> None:
+        """Take the marker off a server in use, which nothing of ours is left on.
+
+        Raises:
+            ChromaUnavailable: it cannot be reached.
+
+        """
+        with suppress(Corrupt):  # it is gone already
+            remove_marker(self.client(server), self._settings)
 
     def forget(self) -> None:
         """Close every connection; the markers are checked again before the next use."""
@@ -202,12 +248,17 @@ class Servers:
             answers = dict(self._answers)
             with ThreadPoolExecutor(len(addresses), thread_name_prefix="chroma-marker") as threads:
                 answers |= zip(asked, threads.map(self._ask, asked), strict=True)
-            view = recognised([answers[url] for url in addresses], registered, installation)
+            home = self._stamping.home() if self._stamping else None
+            said = [answers[url] for url in addresses]
+            view = recognised(said, registered, installation, home)
             if mark and view.new:
-                answers |= {url: self._ask(url, _new(installation)) for url in view.new}
-                view = recognised([answers[url] for url in addresses], registered, installation)
+                answers |= {url: ask(url, self._settings, _new(installation)) for url in view.new}
+                said = [answers[url] for url in addresses]
+                view = recognised(said, registered, installation, home)
             self._note(view, registered)
             self._view, self._answers = view, answers
+            if mark and self._stamping is not None:
+                self._stamping.compare(self._markers())
             self._clients = {s: self._connection(url) for s, url in view.found.items()}
             return view
 
@@ -226,60 +277,19 @@ class Servers:
             if before[server].state != "lost":
                 self._registry.mark_server(server, "lost")
 
+    def _markers(self) -> list[Marker | None]:
+        """Return the markers of the servers that were found."""
+        found = set(self._view.found.values())
+        return [answer.marker for answer in self._answers.values() if answer.url in found]
+
     def _connection(self, url: str) -> ChromaClient:
         if url not in self._connections:
             self._connections[url] = ChromaClient(url, self._settings)
         return self._connections[url]
 
-    def _ask(self, url: str, new: Marker | None = None) -> Answer:
-        """Read an address's marker, or write it; what goes wrong is an answer too."""
-        asked_at = time.monotonic()
-        client = ChromaClient(url, self._settings)
-        try:
-            marker = self._read(client) if new is None else self._mark(client, new)
-        except ServerLost as error:
-            return Answer(url, asked_at, strange=str(error))
-        except ChromaUnavailable as error:
-            return Answer(url, asked_at, unreachable=str(error))
-        except (Corrupt, Poison) as error:
-            return Answer(url, asked_at, unreachable=f"{url}: the marker cannot be read: {error}")
-        finally:
-            client.close()
-        return Answer(url, asked_at, marker)
-
-    def _read(self, client: ChromaClient) -> Marker | None:
-        with client.call(min(ASKING_SECONDS, self._settings.request_seconds)) as server:
-            from chromadb.errors import NotFoundError  # noqa: PLC0415 - chromadb is slow
-
-            try:
-                model = server.get_collection(MARKER)
-            except NotFoundError:
-                return None
-        return _marker(client.url, model.metadata)
-
-    def _mark(self, client: ChromaClient, marker: Marker) -> Marker:
-        """Write a new marker; where two processes do at once, one wins and both return it."""
-        with client.call(self._settings.request_seconds) as server:
-            model = server.create_collection(
-                MARKER,
-                metadata={
-                    SERVER_KEY: str(marker.server),
-                    INSTALLATION_KEY: str(marker.installation),
-                },
-                get_or_create=True,
-            )
-        return _marker(client.url, model.metadata)
+    def _ask(self, url: str) -> Answer:
+        return ask(url, self._settings)
 
 
 def _new(installation: UUID) -> Marker:
     return Marker(uuid4(), installation)
-
-
-def _marker(url: str, metadata: Mapping[str, Any] | None) -> Marker:
-    read = metadata or {}
-    try:
-        return Marker(UUID(str(read[SERVER_KEY])), UUID(str(read[INSTALLATION_KEY])))
-    except (KeyError, ValueError) as error:
-        raise ServerLost(
-            f"the collection {MARKER} in Chroma at {url} is not a marker of ours"
-        ) from error

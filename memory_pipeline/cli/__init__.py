@@ -12,6 +12,7 @@ from memory_pipeline.cli import (
     bench,
     data,
     demo,
+    detach,
     letters,
     live,
     observe,
@@ -49,7 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (services, data, live, rebuild, verify, letters, replay, observe, demo):
+for room in (services, data, live, rebuild, verify, letters, replay, observe, demo, detach):
     room.register(app)
 app.add_typer(bench.app, name="bench")
 

@@ -45,6 +45,14 @@ def migrate(
             "current model's, or 'recompute' them."
         ),
     ] = None,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over",
+            help="This database takes the place of the one that it is a copy of, which is gone: "
+            "it may use that one's Chroma servers.",
+        ),
+    ] = False,
 ) -> None:
     """Create or update the pipeline's schema and attach it to memory_logs."""
     from memory_pipeline.postgres import migrate as migration  # noqa: PLC0415 - alembic is slow
@@ -56,6 +64,9 @@ def migrate(
     if vectors not in {None, "trust", "recompute"}:
         raise typer.BadParameter(f"{vectors!r}; allowed are trust and recompute")
     migration.migrate(settings, vectors=vectors)  # type: ignore[arg-type]  # checked above
+    if take_over:
+        with opened(settings) as pipeline:
+            pipeline.epochs.take_over()
     err.print("migrated: memory_logs is captured")
 
 
@@ -136,6 +147,7 @@ def sync(
             bar.update(task, description=now.tenant, completed=done)
 
         outcomes.extend(drain.run(only=only, paused=True, progress=show))
+        pipeline.source.watch(seconds=0)  # where nothing is resident, nobody else does
         left = pipeline.status.totals()
     figures = {
         name: sum(getattr(o, name) for o in outcomes)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from memory_pipeline.cli.console import err, out, print_json, progress_bar
 from memory_pipeline.cli.data import EXIT_FINDINGS, EXIT_UNAVAILABLE, AsJson
 from memory_pipeline.cli.tenants import Tenants, give_up_lost, known_tenants
-from memory_pipeline.errors import ChromaUnavailable
+from memory_pipeline.errors import ChromaUnavailable, Transient
 from memory_pipeline.local.running import discover
 from memory_pipeline.model import Finding, TenantId, Verified
 from memory_pipeline.pipeline import Pipeline, opened
@@ -44,15 +45,19 @@ def verify(
     chosen = _sample(sample)
     with opened(discover(Settings.load())) as pipeline:
         capture = _capture(pipeline, repair=repair)
+        with suppress(Transient):  # said of each tenant that cannot be asked
+            pipeline.servers.recognise()
         if repair:
             give_up_lost(pipeline)
+            time.sleep(pipeline.epochs.seconds_to_wait())
         tenants = [TenantId(t) for t in tenant] if tenant else known_tenants(pipeline)
         began = time.monotonic()
         unverified: dict[TenantId, str] = {}
         verdicts = list(_verified(pipeline, tenants, chosen, unverified, repair=repair))
         seconds = time.monotonic() - began
-    found = [*capture[0], *(f for first, _ in verdicts for f in first.findings)]
-    left = [*capture[1], *(f for _, last in verdicts for f in last.findings)]
+        doubts = [f for f in _unproven(pipeline) if f.tenant in tenants]
+    found = [*capture[0], *doubts, *(f for first, _ in verdicts for f in first.findings)]
+    left = [*capture[1], *doubts, *(f for _, last in verdicts for f in last.findings)]
     figures = {
         "tenants": len(verdicts),
         "memories": sum(last.memories for _, last in verdicts),
@@ -94,6 +99,12 @@ def _capture(pipeline: Pipeline, *, repair: bool) -> tuple[list[Finding], list[F
 
     migrate(pipeline.settings)
     return before, [Finding("capture", detail=b) for b in pipeline.status.broken_capture()]
+
+
+def _unproven(pipeline: Pipeline) -> list[Finding]:
+    """Name the tenants about which nothing is known since Postgres went back in time."""
+    doubt = pipeline.epochs.doubt()
+    return [Finding("unproven", t, detail=doubt.reason) for t in sorted(doubt.tenants)]
 
 
 def _verified(

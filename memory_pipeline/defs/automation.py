@@ -104,6 +104,7 @@ def _recognise(parts: Pipeline) -> None:
     except ServerLost:
         if not rebuilds:
             raise
+    parts.source.watch()
     if rebuilds and any(s.state == "lost" for s in parts.registry.servers()):
         parts.servers.replace_lost()
         parts.servers.recognise()

@@ -114,7 +114,8 @@ class _Verifying:
             verified = self._verified(tenant)
             evaluations = Evaluations(self.instance, tenant, key)
             if verified is not None:
-                yield evaluations.parity(verified)
+                unproven = tenant in self.parts.epochs.doubt().tenants
+                yield evaluations.parity(verified, unproven=unproven)
                 yield evaluations.reachability(verified)
             yield evaluations.dead_letters(
                 letters_of(self.parts, tenant) if tenant in letters else Letters()

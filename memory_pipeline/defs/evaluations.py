@@ -29,6 +29,7 @@ FRESHNESS = "freshness"
 UNREACHABLE = "unreachable"
 SHOWN_FINDINGS = 20
 SHOWN_TENANTS = 50
+UNPROVEN = "Postgres went back in time; it is not proven yet that the collection is as Postgres is"
 NEVER_REBUILT = "no rebuild of it has ended yet"
 
 Figure = str | int | float | dg.JsonMetadataValue
@@ -45,8 +46,11 @@ class Evaluations:
             storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
         )
 
-    def parity(self, verified: Verified) -> dg.AssetCheckEvaluation:
-        """Say whether every memory has its document and every document its memory."""
+    def parity(self, verified: Verified, *, unproven: bool) -> dg.AssetCheckEvaluation:
+        """Say whether every memory has its document and every document its memory.
+
+        ``unproven``: Postgres went back in time, and not all of it was compared since.
+        """
         wrong = [f for f in verified.findings if f.kind != UNREACHABLE]
         figures = {
             "memories": verified.memories,
@@ -54,7 +58,12 @@ class Evaluations:
             "changes on their way": verified.excused,
             "seconds": round(verified.seconds, 3),
         }
-        return self._of(PARITY, not wrong, _kinds(wrong), {**figures, **_shown(wrong)})
+        return self._of(
+            PARITY,
+            not wrong and not unproven,
+            UNPROVEN if unproven else _kinds(wrong),
+            {**figures, **_shown(wrong)},
+        )
 
     def reachability(self, verified: Verified) -> dg.AssetCheckEvaluation:
         """Say whether the documents that were looked at are found by their own vectors."""
@@ -94,12 +103,15 @@ class Evaluations:
             {"ended at": last.ended_at.isoformat()},
         )
 
-    def freshness(self, lags: Lags | None, waits: float, *, most: float) -> dg.AssetCheckEvaluation:
+    def freshness(
+        self, lags: Lags | None, waits: float, *, most: float, unproven: bool
+    ) -> dg.AssetCheckEvaluation:
         """Say whether changes become searchable soon; both in seconds."""
+        late = f"the oldest change has waited for {waits:.0f} s" if waits > most else ""
         return self._of(
             FRESHNESS,
-            waits <= most,
-            f"the oldest change has waited for {waits:.0f} s" if waits > most else "in time",
+            not late and not unproven,
+            UNPROVEN if unproven else late or "in time",
             {
                 "oldest change waits for seconds": round(waits, 3),
                 **searchable_after(lags),
@@ -152,7 +164,8 @@ def freshness_of(
     """Evaluate how fresh a tenant is, from what was measured and what waits."""
     waits = pipeline.workers.waits([tenant]).get(tenant, 0.0)
     most = pipeline.settings.live_grace_seconds
-    return evaluations.freshness(measured.get(tenant), waits, most=most)
+    unproven = tenant in pipeline.epochs.doubt().tenants
+    return evaluations.freshness(measured.get(tenant), waits, most=most, unproven=unproven)
 
 
 def failed_rebuilds(pipeline: Pipeline) -> list[str]:

@@ -105,6 +105,10 @@ class Database:
             raise PostgresUnavailable(
                 f"Postgres at {without_password(self.url)} is not available: {_first_line(error)}"
             ) from error
+        except psycopg.errors.FeatureNotSupported as error:
+            # A plan that this connection keeps is of tables or types that were made anew since.
+            self.renew()
+            raise PostgresUnavailable(f"Postgres has changed: {_first_line(error)}") from error
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
             raise ContractError(
                 f"the pipeline's tables are missing ({_first_line(error)}): "
@@ -114,6 +118,11 @@ class Database:
             raise InvalidMemory("a text has a lone surrogate, which is no Unicode") from error
         except psycopg.errors.InsufficientPrivilege as error:
             raise ContractError(f"the database role lacks a grant: {_first_line(error)}") from error
+
+    def renew(self) -> None:
+        """Use new connections: what the old ones know of tables and types is no longer so."""
+        if not self._pool.closed:
+            self._pool.drain()
 
     def close(self) -> None:
         """Close every connection."""

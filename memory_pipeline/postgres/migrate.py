@@ -19,26 +19,21 @@ import alembic.config
 import psycopg
 from sqlalchemy import create_engine, pool
 from sqlalchemy.exc import DBAPIError, OperationalError
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    stop_after_delay,
-    wait_random_exponential,
-)
 
 from memory_pipeline.errors import ContractError, PostgresUnavailable, SettingsError
 from memory_pipeline.model import TenantId
 from memory_pipeline.postgres.contract import broken_triggers, check_contract
 from memory_pipeline.postgres.database import Connection, Database, queries
+from memory_pipeline.postgres.ddl import (
+    LOCK_TIMEOUT_MILLISECONDS,
+    hasty_transaction,
+    patient_attempts,
+)
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.settings import Settings, TenantBy
 
 Vectors = Literal["trust", "recompute"]
 
-# DDL that waits for a lock makes every later statement of the application wait behind it.
-LOCK_TIMEOUT_MILLISECONDS = 200
-LOCK_PATIENCE_SECONDS = 60.0
 TENANTS_AT_ONCE = 1000
 
 GRANTS = """\
@@ -98,12 +93,7 @@ def _alembic_config() -> alembic.config.Config:
 
 def _upgrade(url: str) -> None:
     """Run the migrations that are new; never make the application wait for a lock on the outbox."""
-    for attempt in Retrying(
-        retry=retry_if_exception_type(psycopg.errors.LockNotAvailable),
-        wait=wait_random_exponential(multiplier=1, max=8),
-        stop=stop_after_delay(LOCK_PATIENCE_SECONDS),
-        retry_error_callback=_locked_out,
-    ):
+    for attempt in patient_attempts():
         with attempt:
             _upgrade_at_once(url)
 
@@ -181,28 +171,13 @@ def _capture(database: Database, settings: Settings) -> None:
         version = queries().capture_version(connection)
         if not broken and version and version in steps[-1]:
             return
-    for attempt in Retrying(
-        retry=retry_if_exception_type(psycopg.errors.LockNotAvailable),
-        wait=wait_random_exponential(multiplier=1, max=8),
-        stop=stop_after_delay(LOCK_PATIENCE_SECONDS),
-        retry_error_callback=_locked_out,
-    ):
-        with attempt, database.transaction() as connection:
-            connection.execute(
-                "SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_MILLISECONDS}ms",)
-            )
+    for attempt in patient_attempts():
+        with attempt, hasty_transaction(database) as connection:
             cursor = psycopg.Cursor(connection)  # several statements at once need text mode
             for step in steps:
                 cursor.execute(step)
             if broken:
                 queries().detached(connection)
-
-
-def _locked_out(state: RetryCallState) -> None:
-    raise ContractError(
-        "memory_logs or the outbox was locked by another transaction for "
-        f"{LOCK_PATIENCE_SECONDS:.0f} s; end it and run `memory-pipeline migrate` again"
-    ) from (state.outcome.exception() if state.outcome else None)
 
 
 def _attach(database: Database) -> None:

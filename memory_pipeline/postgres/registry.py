@@ -27,12 +27,14 @@ class Server:
     """A Chroma server that is registered, with the number of memories it serves.
 
     ``ready``; ``lost``: its data was not where it was expected; ``retired``: it was given up.
+    ``home``: from where its marker was last written; None: not yet, or it may be taken over.
     """
 
     id: UUID
     url: str
     state: str
     memories: int
+    home: str | None = None
 
 
 def partition_keys(tenant: TenantId) -> Iterator[str]:
@@ -72,6 +74,10 @@ class PostgresRegistry:
             if known is not None:
                 return self._keys.setdefault(tenant, str(known))
         raise PipelineError(f"every partition key of tenant {tenant!r} is taken")
+
+    def forget(self) -> None:
+        """Ask for every key anew: Postgres is no longer what it was when they were noted."""
+        self._keys.clear()
 
     def keys(self) -> dict[TenantId, str]:
         """Return every tenant with its partition key, in the order of registration."""

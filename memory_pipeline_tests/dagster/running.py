@@ -10,7 +10,7 @@ from dagster._core.storage.asset_check_execution_record import (
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
 from memory_pipeline.chroma.client import ChromaClient
-from memory_pipeline.chroma.servers import MARKER
+from memory_pipeline.chroma.marker import MARKER
 from memory_pipeline.definitions import defs
 from memory_pipeline.defs.automation import memory_changes
 from memory_pipeline.defs.lineage import INDEX

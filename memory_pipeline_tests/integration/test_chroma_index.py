@@ -89,7 +89,12 @@ def test_a_collection_is_made_for_its_tenants_size(
     assert configuration.get("embedding_function") in (None, {"type": "legacy"})
     assert collection.name == f"memories-{generation.id}"
     assert collection.id == generation.collection_id
-    assert collection.metadata == {"tenant": "ada", "model": "model", "config_hash": "config"}
+    assert collection.metadata == {
+        "tenant": "ada",
+        "model": "model",
+        "config_hash": "config",
+        "installation": str(pipeline.registry.installation()),
+    }
 
 
 def test_a_name_that_exists_is_never_shared(index: ChromaIndex, generation: Generation) -> None:

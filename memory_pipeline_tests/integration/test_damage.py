@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from memory_pipeline.benchmarks.rows import Load, fill
 from memory_pipeline.chroma.client import ChromaClient
-from memory_pipeline.chroma.servers import INSTALLATION_KEY, MARKER, SERVER_KEY
+from memory_pipeline.chroma.marker import INSTALLATION_KEY, MARKER, SERVER_KEY
 from memory_pipeline.cli import app
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.local.environment import settings_environment

@@ -16,7 +16,8 @@ import pytest
 from chromadb.api import ServerAPI
 
 from memory_pipeline.chroma.client import ChromaClient
-from memory_pipeline.chroma.servers import INSTALLATION_KEY, MARKER, SERVER_KEY, Servers
+from memory_pipeline.chroma.marker import INSTALLATION_KEY, MARKER, SERVER_KEY
+from memory_pipeline.chroma.servers import Servers
 from memory_pipeline.cli.observe import status
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, ServerLost
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma

@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from memory_pipeline.chroma.recognition import Answer, Marker, View, recognised
+from memory_pipeline.epoch import Stamp
 from memory_pipeline.errors import ChromaUnavailable, ServerLost
 from memory_pipeline.postgres.registry import Server
 
@@ -165,3 +166,40 @@ def test_a_marker_that_is_none_of_ours_is_refused() -> None:
     view = look([Answer(ONE, 0.0, strange="not a marker of ours")], registered(A, ONE))
     assert (view.new, view.lost) == ((), {})
     assert view.problems()[0].message == "not a marker of ours"
+
+
+HERE, ELSEWHERE = "1/app", "2/app"
+
+
+def stamped(url: str, server: UUID, home: str) -> Answer:
+    """Return what an address says whose marker was last written from somewhere."""
+    return Answer(url, 0.0, Marker(server, OURS, Stamp(home, uuid4())))
+
+
+def test_a_server_that_a_copy_of_this_database_has_written_is_refused() -> None:
+    """Two databases of one origin would write the same collections; the other servers go on."""
+    known = [Server(A, ONE, "ready", 0, HERE), Server(B, TWO, "ready", 0, HERE)]
+    view = recognised([stamped(ONE, A, ELSEWHERE), stamped(TWO, B, HERE)], known, OURS, HERE)
+    assert view.found == {B: TWO}
+    assert "--take-over" in view.idle[ONE].message
+    assert isinstance(view.trouble(A).error(), ServerLost)
+    assert view.lost == {}
+
+
+def test_a_database_that_is_the_copy_is_refused_as_well() -> None:
+    """It knows the server from its origin; whoever came first cannot be told."""
+    known = [Server(A, ONE, "ready", 0, ELSEWHERE)]
+    assert not recognised([stamped(ONE, A, ELSEWHERE)], known, OURS, HERE).found
+    assert not recognised([stamped(ONE, A, ELSEWHERE)], [], OURS, HERE).found
+
+
+def test_a_database_that_was_told_to_take_over_is_not_refused() -> None:
+    """Nor one that has never written to it."""
+    known = [Server(A, ONE, "ready", 0, None)]
+    assert recognised([stamped(ONE, A, ELSEWHERE)], known, OURS, HERE).found == {A: ONE}
+
+
+def test_a_marker_without_a_stamp_is_nobodys() -> None:
+    """It was written before there were any."""
+    known = [Server(A, ONE, "ready", 0, HERE)]
+    assert recognised([marked(ONE, A)], known, OURS, HERE).found == {A: ONE}

@@ -97,9 +97,14 @@ SET claim_token = NULL,
 WHERE c.tenant = %(tenant)s AND c.seq = ANY(%(seqs)s::bigint[]) AND c.claim_token = %(token)s;
 
 -- name: enqueue!
--- Append changes of memories that are to be looked at again.
-INSERT INTO memory_pipeline.change (tenant, memory_id, again)
-SELECT %(tenant)s, m, true FROM unnest(%(memory_ids)s::bigint[]) AS m;
+-- Append changes of memories that are to be looked at again. What stands beside a reset that an
+-- unproven tenant waits for may be what that has found: the tenant waits for it too.
+INSERT INTO memory_pipeline.change (tenant, memory_id, again, unproven)
+SELECT %(tenant)s, m, true, EXISTS (
+    SELECT FROM memory_pipeline.change r
+    WHERE r.tenant = %(tenant)s AND r.unproven AND r.memory_id IS NULL
+)
+FROM unnest(%(memory_ids)s::bigint[]) AS m;
 
 -- name: charge
 -- Count one more failed attempt of each memory; bury at the limit. A waiver ends with the content that

@@ -1,0 +1,52 @@
+"""DDL beside a running application: it waits for no lock, or all others would behind it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_random_exponential,
+)
+
+from memory_pipeline.errors import ContractError
+from memory_pipeline.postgres.database import Connection, Database
+
+# DDL that waits for a lock makes every later statement of the application wait behind it.
+LOCK_TIMEOUT_MILLISECONDS = 200
+LOCK_PATIENCE_SECONDS = 60.0
+
+
+def patient_attempts() -> Retrying:
+    """Return attempts of which each may raise LockNotAvailable, until one does not.
+
+    Raises:
+        ContractError: none has for a minute.
+
+    """
+    return Retrying(
+        retry=retry_if_exception_type(psycopg.errors.LockNotAvailable),
+        wait=wait_random_exponential(multiplier=1, max=8),
+        stop=stop_after_delay(LOCK_PATIENCE_SECONDS),
+        retry_error_callback=_locked_out,
+    )
+
+
+@contextmanager
+def hasty_transaction(database: Database) -> Iterator[Connection]:
+    """Run a transaction that gives up rather than wait for a lock. Raises LockNotAvailable."""
+    with database.transaction() as connection:
+        connection.execute(
+            "SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_MILLISECONDS}ms",)
+        )
+        yield connection
+
+
+def _locked_out(state: RetryCallState) -> None:
+    raise ContractError(
+        "memory_logs or the outbox was locked by another transaction for "
+        f"{LOCK_PATIENCE_SECONDS:.0f} s; end it and run the command again"
+    ) from (state.outcome.exception() if state.outcome else None)

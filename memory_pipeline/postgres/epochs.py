@@ -1,0 +1,195 @@
+"""Epochs in Postgres: begun, compared with what markers say, and what follows a setback.
+
+memory_pipeline/epoch.py says what they are for.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from memory_pipeline.epoch import Place, Setback, Stamp, setbacks
+from memory_pipeline.model import TenantId
+from memory_pipeline.postgres.contract import broken_triggers
+from memory_pipeline.postgres.database import Connection, Database, queries
+from memory_pipeline.settings import Settings
+
+# A week of them, one each half minute.
+EPOCHS_KEPT = 20_000
+# So many setbacks in so many seconds are no restores: two databases use one Chroma.
+OF_LATE_SECONDS = 3600.0
+TOO_MANY_OF_LATE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The signs that Postgres went back; and whether anything was noted since this process looked.
+
+    What a process remembers of Postgres may be wrong after a setback, whoever noted it.
+    """
+
+    setbacks: tuple[Setback, ...] = ()
+    noted_since: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing was found that is not noted yet: the markers may be written."""
+        return not self.setbacks
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Which tenants are unproven since when, and why."""
+
+    tenants: frozenset[TenantId] = frozenset()
+    since: datetime | None = None
+    reason: str = ""
+    setbacks_of_late: int = 0
+
+    def problems(self) -> list[str]:
+        """Say it in lines for a person."""
+        found = []
+        if self.tenants:
+            found.append(
+                f"UNPROVEN since {self.since:%Y-%m-%d %H:%M:%S %Z}: {len(self.tenants)} tenants. "
+                f"Postgres went back in time ({self.reason}). Each is compared with Chroma and "
+                "brought right; searches and syncs go on"
+            )
+        if self.setbacks_of_late >= TOO_MANY_OF_LATE:
+            found.append(
+                f"Postgres went back {self.setbacks_of_late} times within the hour: it looks as if "
+                "a copy of this database used the same Chroma servers; stop one of the two"
+            )
+        return found
+
+
+class PostgresEpochs:
+    """The epochs of this database."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._wait_seconds = settings.request_seconds + settings.grace_seconds
+        self._seen: int | None = None
+
+    def home(self) -> str:
+        """Return where this database is."""
+        with self._database.transaction() as connection:
+            return _place(connection).home
+
+    def compare(self, stamps: Collection[Stamp]) -> Comparison:
+        """Compare what markers say with what Postgres knows. Changes nothing.
+
+        The markers have to be read before: a nonce is in Postgres before it is in a marker.
+        """
+        with self._database.transaction() as connection:
+            newest = int(queries().newest_setback(connection))
+            signs = _judge(connection, stamps)
+        before, self._seen = self._seen, newest
+        noted_since = before not in {None, newest}
+        if noted_since:
+            self._database.renew()
+        return Comparison(tuple(signs), noted_since)
+
+    def note(self, stamps: Collection[Stamp]) -> list[Setback]:
+        """Note what the markers say, once; then no tenant is proven until it was compared.
+
+        One transaction: the signs, a reset of every tenant, tokens that nobody has seen, and a new
+        epoch. Whoever comes second finds nothing left to note. While a dump is being loaded, which
+        makes the triggers last, it is too early: what comes after the reset would be missed.
+        """
+        with self._database.transaction() as connection:
+            if broken_triggers(connection):
+                return []
+            queries().lock_epochs(connection)
+            signs = _judge(connection, stamps)
+            if signs:
+                for sign in signs:
+                    queries().note_setback(connection, reason=sign.reason, nonce=sign.nonce)
+                queries().raise_tokens(connection)
+                queries().doubt_everybody(connection, wait_seconds=self._wait_seconds)
+                _begin(connection, _place(connection))
+        self._database.renew()  # a type of ours may have another oid by now
+        return signs
+
+    def rotate(self, *, seconds: float) -> Stamp | None:
+        """Begin an epoch where the newest is that old; return what markers are to say from now on.
+
+        None: it is not time yet, or something has to be noted first.
+        """
+        with self._database.transaction() as connection:
+            queries().lock_epochs(connection)
+            now, before = _place(connection), _newest(connection)
+            due = queries().epoch_is_due(connection, seconds=seconds)
+            if not due or before not in {None, now} or broken_triggers(connection):
+                return None
+            stamp = _begin(connection, now)
+            queries().forget_epochs(connection, kept=EPOCHS_KEPT)
+        return stamp
+
+    def stamped(self, server: UUID, home: str) -> None:
+        """Note that a server's marker was written, after it was."""
+        with self._database.transaction() as connection:
+            queries().stamped(connection, id=server, home=home)
+
+    def take_over(self) -> None:
+        """Let the servers be used although another database wrote their markers."""
+        with self._database.transaction() as connection:
+            queries().take_over(connection)
+
+    def doubt(self) -> Doubt:
+        """Tell which tenants are unproven."""
+        with self._database.transaction() as connection:
+            rows = list(queries().unproven(connection))
+            late = list(queries().setbacks(connection, seconds=OF_LATE_SECONDS))
+            last = queries().last_setback(connection)
+        return Doubt(
+            frozenset(TenantId(row.tenant) for row in rows),
+            min((row.since for row in rows), default=None),
+            last.reason if last else "",
+            len({row.noticed_at for row in late}),
+        )
+
+    def seconds_to_wait(self) -> float:
+        """Return for how long the unproven tenants cannot be compared yet."""
+        with self._database.transaction() as connection:
+            return float(queries().seconds_to_wait(connection))
+
+    def sweep_is_due(self, *, seconds: float) -> bool:
+        """Whether collections that only a forgotten state knew may be dropped."""
+        with self._database.transaction() as connection:
+            return bool(queries().sweep_is_due(connection, seconds=seconds))
+
+    def swept(self) -> None:
+        """Note that none of them is left."""
+        with self._database.transaction() as connection:
+            queries().swept(connection)
+
+    def unknown(self, generations: Collection[UUID]) -> list[UUID]:
+        """Return those of these generations that the registry does not know."""
+        with self._database.transaction() as connection:
+            rows = queries().known_generations(connection, ids=list(generations))
+            known = {row.id for row in rows}
+        return [g for g in generations if g not in known]
+
+
+def _judge(connection: Connection, stamps: Collection[Stamp]) -> list[Setback]:
+    nonces = [stamp.nonce for stamp in stamps]
+    known = {row.nonce for row in queries().known_nonces(connection, nonces=nonces)}
+    return setbacks(_place(connection), _newest(connection), stamps, known)
+
+
+def _place(connection: Connection) -> Place:
+    seen = queries().may_see_place(connection)
+    return Place(*(queries().place(connection) if seen else queries().place_by_name(connection)))
+
+
+def _newest(connection: Connection) -> Place | None:
+    row = queries().newest_epoch(connection)
+    return None if row is None else Place(*row)
+
+
+def _begin(connection: Connection, place: Place) -> Stamp:
+    nonce = queries().begin_epoch(
+        connection, home=place.home, timeline=place.timeline, outbox=place.outbox
+    )
+    return Stamp(place.home, nonce)
