@@ -128,11 +128,14 @@ def write_documents(
     """Write to one generation; single out what Chroma refuses.
 
     Raises:
-        Corrupt: a control write is refused as well.
+        Corrupt: a control write is refused as well, or a delete, which has nothing to refuse.
         ChromaUnavailable, Fenced: as the index raises them.
 
     """
-    index.write(generation, (), deletes, hold=hold)
+    try:
+        index.write(generation, (), deletes, hold=hold)
+    except Poison as refusal:
+        raise Corrupt(f"it refuses deletes: {refusal}", generation=generation.id) from refusal
 
     def attempt(part: Sequence[EmbeddedDraft]) -> None:
         index.write(generation, [d.document for d in part], (), hold=hold, fresh=fresh)
@@ -170,3 +173,20 @@ def find_differing(
         if held.pop(document_id(memory.id), None) != compose(memory, recipe).content_hash:
             differing.append(memory.id)
     return differing + [i for name in sorted(held) if (i := memory_id_of(name)) is not None]
+
+
+def find_strays(
+    index: Index, memories: Memories, generation: Generation, *, lease: Lease
+) -> list[MemoryId]:
+    """Tell whose documents a generation has although the tenant has no such memory.
+
+    Raises:
+        Fenced: the lease was lost on the way.
+
+    """
+    held = index.hashes(generation, hold=lease.hold)
+    for page in memories.ids(lease.tenant):
+        lease.hold()  # a large tenant takes longer than a lease
+        for memory_id in page:
+            held.pop(document_id(memory_id), None)
+    return [i for name in sorted(held) if (i := memory_id_of(name)) is not None]

@@ -107,7 +107,9 @@ class Filling:
             generation,
             through=chunk.through,
             provenance={
-                d.memory.id: d.provenance for d in landed if d.provenance != d.memory.provenance
+                d.memory.id: noted
+                for d in landed
+                if (noted := d.noted) is not None and noted != d.memory.provenance
             },
             # A batch charges what is refused, and brings what has moved on.
             again=[*chunk.again, *again, *failed],

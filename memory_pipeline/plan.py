@@ -56,6 +56,12 @@ class EmbeddedDraft:
             rewritten=self.memory.provenance is not None,
         )
 
+    @property
+    def noted(self) -> Provenance | None:
+        """What is to be noted of its vector; None where the row had another, which is noted."""
+        kept = self.memory.embedding
+        return self.provenance if kept is None or kept is self.vector else None
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

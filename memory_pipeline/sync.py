@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
-from memory_pipeline.batch import embed_and_back_up, find_differing
+from memory_pipeline.batch import embed_and_back_up, find_differing, find_strays
 from memory_pipeline.content import Recipe
 from memory_pipeline.errors import (
     ConfigurationChanged,
@@ -34,7 +34,16 @@ from memory_pipeline.errors import (
 from memory_pipeline.freshness import Freshness
 from memory_pipeline.generations import Generations
 from memory_pipeline.logs import get_logger
-from memory_pipeline.model import Claim, MemoryId, Outcome, Provenance, TenantId, Token, Verdict
+from memory_pipeline.model import (
+    Claim,
+    Generation,
+    MemoryId,
+    Outcome,
+    Provenance,
+    TenantId,
+    Token,
+    Verdict,
+)
 from memory_pipeline.plan import plan_batch
 from memory_pipeline.ports import Embedder, Index, Lease, Memories, Outbox, Registry
 
@@ -225,16 +234,14 @@ class Sync:
         if failed and self.buried == "nothing":
             # Before the ack: until their documents are gone, the changes wait.
             self.generations.write(lease, claim.targets, (), sorted(failed))
-        # After the write: what this claim has just brought right is not brought right twice. What a
-        # rebuild fills is compared before it goes live.
-        live = [g for g in claim.targets if g.state == "live"] if claim.resets else []
+        # After the write: what this claim has just brought right is not brought right twice.
         differing = [
             i
-            for generation in live
-            for i in find_differing(self.index, self.memories, generation, self.recipe, lease=lease)
+            for generation in (claim.targets if claim.resets else ())
+            for i in self._differing(lease, generation)
         ]
         landed: dict[MemoryId, Provenance | None] = dict.fromkeys(plan.deletes)
-        landed |= {d.memory.id: d.provenance for d in ready if d.memory.id not in failed}
+        landed |= {d.memory.id: d.noted for d in ready if d.memory.id not in failed}
         buried = self.outbox.ack(  # 7
             lease,
             claim,
@@ -261,6 +268,16 @@ class Sync:
             write_seconds=so_far.write_seconds + searchable_at - embedded_at,
             more=claim.full or claim.resets or bool(left_out),
         )
+
+    def _differing(self, lease: Lease, generation: Generation) -> list[MemoryId]:
+        """Tell what a reset has to have looked at again.
+
+        Of what a rebuild fills, only what went: it may have been verified by now, and the rest of
+        it comes with its chunks or has changes of its own.
+        """
+        if generation.state == "live":
+            return find_differing(self.index, self.memories, generation, self.recipe, lease=lease)
+        return find_strays(self.index, self.memories, generation, lease=lease)
 
     def postpone(self, tenant: TenantId, reason: str) -> Outcome:
         """Let the tenant wait for what it cannot do without; nothing is tried."""

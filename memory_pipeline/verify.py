@@ -123,8 +123,10 @@ class Verify:
     def _of_the_whole(self, tenant: TenantId, generation: Generation | None) -> Finding | None:
         """Tell what is wrong with all of a tenant's collection, without asking it."""
         if generation is None:
+            # Counted first: what is written from now on waits, or is in a collection by the end.
+            memories = self.parts.memories.count(tenant)
             waits = self.parts.outbox.pending(tenant) or self.registry.building(tenant)
-            if waits or not self.parts.memories.count(tenant):
+            if waits or not memories:
                 return None
             return Finding("no collection", tenant, detail="it has memories, and nothing waits")
         wrong: dict[FindingKind, str] = {}

@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 import numpy as np
 
 from memory_pipeline.chroma.client import CONTROL_ID
-from memory_pipeline.chroma.index import Match
+from memory_pipeline.chroma.index import NEIGHBOURS, SAME_DISTANCE, Match, Stored
 from memory_pipeline.conditions import RANGES, kind_of
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, Fenced, Poison, ServerLost
 from memory_pipeline.letters import Cause, Which
@@ -46,13 +46,14 @@ from memory_pipeline.model import (
 )
 from memory_pipeline.ports import Hold, Index, Lease
 from memory_pipeline.postgres import memories as postgres_memories
-from memory_pipeline.postgres.outbox import MISSED_PAUSE_SECONDS
+from memory_pipeline.postgres.outbox import MISSED_PAUSE_SECONDS, Excuses
 from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR, OF_LATE_SECONDS
 from memory_pipeline.settings import Settings
 
 SAFETY_SECONDS = 0.5
 HOUR_SECONDS = 3600.0
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
+NEW_GENERATIONS_LIVE_SECONDS = 3600.0
 
 Lands = Literal["never", "now", "late"]
 PartState = Literal["waiting", "running", "done", "failed"]
@@ -162,13 +163,15 @@ class FakeWorld:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.now = 1.0
-        self.server = uuid4()
+        self.server = self.uuid()
         self.rows: dict[MemoryId, Memory] = {}
         self.changes: dict[int, FakeChange] = {}
         self.truncations = 0
         self.tenants: dict[TenantId, FakeTenant] = {}
         self.generations: dict[UUID, Generation] = {}
+        self.begun: dict[UUID, float] = {}
         self.ended: dict[UUID, float] = {}
+        self.dropped: set[UUID] = set()
         self.parts: dict[tuple[RebuildId, TenantId], FakePart] = {}
         self.failures: dict[tuple[TenantId, MemoryId], FakeFailure] = {}
         self.provenance: dict[MemoryId, Provenance] = {}
@@ -186,12 +189,20 @@ class FakeWorld:
         """Let the next calls of a step end in an error; ``late`` is for ``index.write`` alone."""
         self._faults[step].extend([Fault(error, lands)] * times)
 
+    def send_late(self, land: Callable[[], None]) -> None:
+        """Have a request arrive only after its sender was told that it failed."""
+        self.in_flight.append(land)
+
     def land(self) -> None:
         """Let the oldest request arrive that is still on its way to the index."""
         try:
             self.in_flight.popleft()()
         except Corrupt:
             return  # its collection is gone: nobody is left to hear of it
+
+    def uuid(self) -> UUID:
+        """Draw an id that nobody has."""
+        return uuid4()
 
     def number(self) -> int:
         """Draw from the one sequence of ids, versions and change numbers."""
@@ -212,7 +223,7 @@ class FakeWorld:
         number = self.number()
         found = MemoryId(number if memory_id is None else memory_id)
         before = self.rows.get(found)
-        self.rows[found] = Memory(
+        row = Memory(
             id=found,
             tenant=TenantId(tenant),
             user_id=tenant,
@@ -223,16 +234,32 @@ class FakeWorld:
             updated_at=BEGINNING,
             version=str(number),
         )
-        if before is not None and before.tenant != tenant:
-            self.enqueue(before.tenant, found)
-        self.enqueue(TenantId(tenant), found)
+        self.store(found, row)
         return found
 
     def delete(self, memory_id: MemoryId) -> None:
         """Delete a memory."""
-        gone = self.rows.pop(memory_id, None)
-        if gone is not None:
-            self.enqueue(gone.tenant, memory_id)
+        self.store(memory_id, None)
+
+    def store(self, memory_id: MemoryId, row: Memory | None) -> None:
+        """Insert, change or delete a row, and capture it."""
+        before = self.rows.pop(memory_id, None)
+        if row is not None:
+            self.rows[memory_id] = row
+        self.capture(memory_id, before, row)
+
+    def capture(self, memory_id: MemoryId, before: Memory | None, after: Memory | None) -> None:
+        """Append a change for each tenant concerned, as the trigger does."""
+        was = None if before is None else before.tenant
+        now_is = None if after is None else after.tenant
+        if before is not None and after is not None and was == now_is:
+            if not _differs(before, after):
+                return
+            was = None
+        if was is not None:
+            self.enqueue(was, memory_id)
+        if now_is is not None:
+            self.enqueue(now_is, memory_id)
 
     def truncate(self) -> None:
         """Delete everything of everyone; ids stay free for others."""
@@ -278,6 +305,13 @@ class FakeWorld:
         self.generations[generation] = replace(self.generations[generation], state=state)
         self.ended[generation] = self.now
 
+    def forget_failures_of_gone(self, tenant: TenantId) -> None:
+        """Forget the failures of memories that a tenant has no more."""
+        for whose, memory_id in list(self.failures):
+            row = self.rows.get(memory_id)
+            if whose == tenant and (row is None or row.tenant != tenant):
+                del self.failures[whose, memory_id]
+
     def tenant(self, tenant: TenantId) -> FakeTenant:
         """Return a registered tenant, or one that nobody can lease."""
         return self.tenants.get(tenant, FakeTenant(token=-1))
@@ -320,24 +354,44 @@ class FakeOutbox:
     def pending_tenants(self, *, paused: bool = False) -> list[TenantId]:
         """Tell who has changes to claim, oldest first; TRUNCATEs are fanned out on the way."""
         world = self.world
-        if world.truncations:
-            world.truncations = 0
-            for tenant in world.tenants:
-                world.enqueue(tenant, None)
-        oldest = {
-            tenant: claimable[0].seq
-            for tenant in {c.tenant for c in world.changes.values()}
-            if (claimable := [c for c in world.claimable(tenant) if not world.in_hand(c)])
-        }
-        return [
-            tenant
-            for tenant in sorted(oldest, key=lambda t: oldest[t])
-            if paused or world.tenant(tenant).retry_at <= world.now
-        ]
+        with world.step("outbox.pending_tenants"):
+            if world.truncations:
+                world.truncations = 0
+                for tenant in world.tenants:
+                    world.enqueue(tenant, None)
+            oldest = {
+                tenant: claimable[0].seq
+                for tenant in {c.tenant for c in world.changes.values()}
+                if (claimable := [c for c in world.claimable(tenant) if not world.in_hand(c)])
+            }
+            return [
+                tenant
+                for tenant in sorted(oldest, key=lambda t: oldest[t])
+                if paused or world.tenant(tenant).retry_at <= world.now
+            ]
 
     def pending(self, tenant: TenantId) -> int:
         """Count the tenant's changes, due or not."""
-        return sum(c.tenant == tenant for c in self.world.changes.values())
+        with self.world.step("outbox.pending"):
+            return sum(c.tenant == tenant for c in self.world.changes.values())
+
+    def excuses(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> Excuses:
+        """Tell for which of these memories a document may differ, and why."""
+        world = self.world
+        with world.step("outbox.excuses"):
+            building = world.tenant(tenant).building
+            waiting = {
+                c.memory_id
+                for c in world.changes.values()
+                if c.tenant == tenant
+                and (c.claim_token or c.covered_by is None or c.covered_by != building)
+            }
+            buried = {i for (t, i), f in world.failures.items() if t == tenant and f.buried}
+            return Excuses(
+                frozenset(i for i in waiting if i is not None).intersection(memory_ids),
+                frozenset(buried).intersection(memory_ids),
+                None in waiting or bool(world.truncations),
+            )
 
     def take(self, tenant: TenantId) -> FakeLease | None:
         """Take the tenant's lease with a new token; None while another worker holds it."""
@@ -401,7 +455,7 @@ class FakeOutbox:
                 elif memory_id not in world.rows:
                     world.provenance.pop(memory_id, None)
             if claim.resets:
-                self._forget_gone(lease.tenant)
+                world.forget_failures_of_gone(lease.tenant)
             return len(buried)
 
     def newest(self, tenant: TenantId) -> int:
@@ -472,13 +526,6 @@ class FakeOutbox:
             waived=known.waived and same,
         )
         return buried
-
-    def _forget_gone(self, tenant: TenantId) -> None:
-        world = self.world
-        for key in [k for k in world.failures if k[0] == tenant]:
-            row = world.rows.get(key[1])
-            if row is None or row.tenant != tenant:
-                del world.failures[key]
 
     def _claimed(self, lease: Lease, claim: Claim) -> list[FakeChange]:
         changes = [self.world.changes.get(c.seq) for c in claim.changes]
@@ -628,6 +675,7 @@ class FakeMemories:
         world = self.world
         with world.step("memories.back_up"):
             if world.settings.backup == "off":
+                world.provenance.update(postgres_memories.of_another_text(vectors))
                 return frozenset(vectors)
             done: set[MemoryId] = set()
             for memory_id, (read, vector, provenance) in vectors.items():
@@ -695,8 +743,11 @@ class FakeRegistry:
         """Note a new generation before its collection exists."""
         del memories  # decides where the next real generation is placed
         with self.world.step("registry.begin"):
-            generation = Generation(uuid4(), tenant, server, None, model, config_hash, "new")
+            generation = Generation(
+                self.world.uuid(), tenant, server, None, model, config_hash, "new"
+            )
             self.world.generations[generation.id] = generation
+            self.world.begun[generation.id] = self.world.now
             return generation
 
     def go_live(self, lease: Lease, generation: Generation) -> None:
@@ -706,6 +757,8 @@ class FakeRegistry:
             tenant = self.world.tenant(lease.tenant)
             if tenant.live is not None or tenant.building is not None:
                 raise Fenced("the tenant has a generation by now")
+            if self.world.generations[generation.id].state != "new":
+                raise Fenced("its server was given up")
             tenant.live = generation.id
             self.world.generations[generation.id] = replace(generation, state="live")
             self.world.enqueue(lease.tenant, None)
@@ -715,7 +768,10 @@ class FakeRegistry:
         with self.world.step("registry.abandon"):
             self.world.fence(lease)
             tenant = self.world.tenant(lease.tenant)
-            tenant.building = None if tenant.building == generation else tenant.building
+            if tenant.building == generation:
+                tenant.building = None
+                if tenant.live is None:  # what was acked stood in it alone
+                    self.world.enqueue(lease.tenant, None)
             live = self.world.generations[generation].state == "live"
             self.world.end(generation, "corrupt" if live else "abandoned")
 
@@ -730,13 +786,43 @@ class FakeRegistry:
             lost = {g.id for g in self.world.generations.values() if g.server == server}
             for generation in lost:
                 self.world.end(generation, "lost")
-            for tenant in self.world.tenants.values():
-                tenant.building = None if tenant.building in lost else tenant.building
+            for name, tenant in self.world.tenants.items():
+                if tenant.building in lost:
+                    tenant.building = None
+                    if tenant.live is None:
+                        self.world.enqueue(name, None)
+
+    def droppable(self, *, grace_seconds: float, limit: int) -> list[Generation]:
+        """Return ended generations whose collections nobody can be using any more."""
+        world = self.world
+        with world.step("registry.droppable"):
+            pointed = {g for t in world.tenants.values() for g in (t.live, t.building)}
+            over = [
+                g
+                for g in world.generations.values()
+                if g.id not in world.dropped
+                and g.id not in pointed
+                and self._is_over(g, grace_seconds)
+            ]
+            return sorted(over, key=lambda g: world.ended.get(g.id, math.inf))[:limit]
+
+    def dropped(self, generation: UUID) -> None:
+        """Note that a generation's collection is gone."""
+        with self.world.step("registry.dropped"):
+            self.world.dropped.add(generation)
+
+    def _is_over(self, generation: Generation, grace_seconds: float) -> bool:
+        world = self.world
+        ended = world.ended.get(generation.id)
+        if ended is not None:
+            return ended <= world.now - grace_seconds
+        began = world.begun.get(generation.id, world.now)
+        return generation.state == "new" and began <= world.now - NEW_GENERATIONS_LIVE_SECONDS
 
     def _waits(self, tenant: TenantId) -> bool:
         world = self.world
-        live = world.tenants[tenant].live
-        if live is None or world.generations[live].state not in {"corrupt", "lost"}:
+        live, building = world.tenants[tenant].live, world.tenants[tenant].building
+        if building is None if live is None else world.generations[live].state == "live":
             return False
         under_way = any(
             whose == tenant and part.state == "running" and part.owned_until > world.now
@@ -787,7 +873,7 @@ class FakeRebuilds:
                 return None
             if any(p.state == "running" for p in others):
                 return None
-            part.state, part.owner, part.error = "running", uuid4().hex, None
+            part.state, part.owner, part.error = "running", world.uuid().hex, None
             part.started = part.started or world.number()
             part.owned_until = world.now + self.redo_seconds
             return Build(rebuild, tenant, part.owner, part.re_embed)
@@ -829,6 +915,8 @@ class FakeRebuilds:
             tenant = world.tenant(build.tenant)
             if tenant.building is not None:
                 raise Fenced("another generation is building")
+            if world.generations[generation.id].state != "new":
+                raise Fenced("its server was given up")
             tenant.building = generation.id
             world.generations[generation.id] = replace(generation, state="building")
             part.generation, part.through = generation.id, None
@@ -889,6 +977,7 @@ class FakeRebuilds:
                 if change.covered_by == generation.id and change.claim_token is None:
                     del world.changes[change.seq]
             part.state = "done"
+            world.forget_failures_of_gone(build.tenant)
 
     def give_back(self, lease: Lease) -> None:
         """Give a lease back under which no sync took place. Harmless when it is lost."""
@@ -966,7 +1055,7 @@ class FakeIndex:
         with self.world.step("index.create"):
             if generation.collection in self.world.collections:
                 raise ChromaUnavailable(f"collection {generation.collection} already exists")
-            collection = FakeCollection(uuid4())
+            collection = FakeCollection(self.world.uuid())
             self.world.collections[generation.collection] = collection
             return replace(generation, collection_id=collection.id)
 
@@ -994,10 +1083,10 @@ class FakeIndex:
             self._apply(generation, documents, deletes, fresh=fresh)
 
         with self.world.step("index.write") as fault:
-            refuse(documents)
+            self._refuse(generation, documents)
             self._collection(generation)
             if fault is not None and fault.lands == "late":
-                self.world.in_flight.append(land)
+                self.world.send_late(land)
             else:
                 land()
 
@@ -1040,6 +1129,80 @@ class FakeIndex:
             ]
         return sorted(matches, key=lambda m: m.distance)[:limit]
 
+    def count(self, generation: Generation, *, seconds: float) -> int:
+        """Count the documents of a generation."""
+        del seconds  # nothing here takes any
+        with self.world.step("index.count"):
+            return len(self._collection(generation).documents)
+
+    def pages(
+        self, generation: Generation, *, hold: Hold
+    ) -> Iterator[list[tuple[str, Mapping[str, Scalar]]]]:
+        """Walk through the ids and metadata of all documents, a page at a time."""
+        hold()
+        with self.world.step("index.pages"):
+            held = self._collection(generation).documents
+            page = [(name, dict(found.metadata)) for name, found in held.items()]
+        yield page
+
+    def fetch(
+        self,
+        generation: Generation,
+        ids: Sequence[MemoryId],
+        *,
+        seconds: float,
+        whole: bool = False,
+    ) -> dict[MemoryId, Stored]:
+        """Return what is stored for these memories; with vectors and texts where ``whole``."""
+        del seconds  # nothing here takes any
+        with self.world.step("index.fetch"):
+            held = self._collection(generation).documents
+            return {
+                i: Stored(
+                    dict(found.metadata),
+                    found.vector if whole else None,
+                    found.text if whole else None,
+                )
+                for i in ids
+                if (found := held.get(document_id(i))) is not None
+            }
+
+    def listed(self, generation: Generation, count: int, *, seconds: float) -> list[str]:
+        """Return the ids of all documents that a query can find: all of them, here."""
+        del count, seconds  # nothing is lost here, and nothing takes time
+        with self.world.step("index.listed"):
+            return list(self._collection(generation).documents)
+
+    def hidden(
+        self, generation: Generation, vectors: Mapping[MemoryId, Vector], *, seconds: float
+    ) -> set[MemoryId]:
+        """Return those that a query by their own vector does not find, twins apart."""
+        if not vectors:
+            return set()
+        del seconds  # nothing here takes any
+        with self.world.step("index.hidden"):
+            held = self._collection(generation).documents
+            if len(held) <= NEIGHBOURS:  # a query lists them all
+                return {i for i in vectors if document_id(i) not in held}
+            return {i for i, vector in vectors.items() if _is_beaten(held, i, vector)}
+
+    def thin_out(self, generation: Generation, *, seconds: float) -> bool:
+        """Delete some documents of a large collection that has ended: none is large, here."""
+        del seconds  # nothing here takes any
+        with self.world.step("index.thin_out"):
+            self._collection(generation)
+            return False
+
+    def drop(self, generation: Generation, *, seconds: float) -> None:
+        """Delete a generation's collection; nothing where it is gone."""
+        del seconds  # nothing here takes any
+        with self.world.step("index.drop"):
+            self.world.collections.pop(generation.collection, None)
+
+    def _refuse(self, generation: Generation, documents: Sequence[Document]) -> None:
+        del generation  # all collections refuse the same, here
+        refuse(documents)
+
     def _collection(self, generation: Generation) -> FakeCollection:
         found = self.world.collections.get(generation.collection)
         if found is None or generation.collection_id not in {None, found.id}:
@@ -1068,6 +1231,27 @@ class FakeIndex:
                 document.text if document.text is not None or before is None else before.text,
                 {**(before.metadata if before else {}), **document.metadata},
             )
+
+
+def _differs(before: Memory, after: Memory) -> bool:
+    """Say whether anything that a document depends on has changed, for one tenant."""
+    one, other = before.embedding, after.embedding
+    same_vector = one is other or (
+        one is not None and other is not None and np.array_equal(one, other)
+    )
+    return not same_vector or (before.raw, before.project_id, before.created_at) != (
+        after.raw,
+        after.project_id,
+        after.created_at,
+    )
+
+
+def _is_beaten(held: Mapping[str, FakeDocument], memory_id: MemoryId, vector: Vector) -> bool:
+    """Say whether nearer documents, and not merely twins, keep one out of its own answer."""
+    near = sorted((cosine_distance(vector, d.vector), name) for name, d in held.items())
+    near = near[:NEIGHBOURS]
+    names = {name for _, name in near}
+    return document_id(memory_id) not in names and near[-1][0] > SAME_DISTANCE
 
 
 def refuse(documents: Sequence[Document]) -> None:

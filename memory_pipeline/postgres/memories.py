@@ -1,12 +1,13 @@
 """The rows of ``memory_logs``: read in binary by id, written as an application would write them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import psycopg
 
+from memory_pipeline.content import vector_hash
 from memory_pipeline.errors import InvalidMemory
 from memory_pipeline.model import Memory, MemoryId, Provenance, TenantId, Vector
 from memory_pipeline.postgres.database import Database, queries
@@ -18,6 +19,8 @@ PAGE = 20_000
 # Rows that are walked through are read in parts of this many.
 ROWS_AT_ONCE = 1000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# In place of the hash of a text: no text has it.
+NO_TEXT = ""
 
 
 class PostgresMemories:
@@ -66,9 +69,15 @@ class PostgresMemories:
     ) -> frozenset[MemoryId]:
         """Store vectors where the row is still the one that was read; return those that are.
 
-        With ``backup=off`` nothing is stored and every row counts as done.
+        With ``backup=off`` no vector is stored and every row counts as done; of those that keep
+        another vector it is noted that it stands for another text.
         """
-        if not vectors or self._settings.backup == "off":
+        if not vectors:
+            return frozenset()
+        if self._settings.backup == "off":
+            if others := of_another_text(vectors):
+                with self._database.transaction() as connection:
+                    record_provenance(connection, others)
             return frozenset(vectors)
         with self._database.transaction() as connection:
             queries().mark_backup(connection)
@@ -134,6 +143,20 @@ class PostgresMemories:
         """Delete a memory; False where the tenant has no such memory."""
         with self._database.transaction() as connection:
             return bool(queries().delete(connection, tenant=tenant, id=memory_id))
+
+
+def of_another_text(
+    vectors: Mapping[MemoryId, tuple[Memory, Vector, Provenance]],
+) -> dict[MemoryId, Provenance]:
+    """Tell of rows that keep another vector that it was made of no text that is known.
+
+    Otherwise the next look would take it for a vector that the application has just set.
+    """
+    return {
+        i: Provenance(NO_TEXT, provenance.model, vector_hash(memory.embedding))
+        for i, (memory, _, provenance) in vectors.items()
+        if memory.embedding is not None
+    }
 
 
 class _refusals:  # noqa: N801 - reads as a word where it is used

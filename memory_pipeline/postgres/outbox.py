@@ -151,8 +151,8 @@ class PostgresOutbox:
         """Forget what landed, charge what failed, let go what was missed, enqueue ``again``.
 
         Only under the lease's token, all in one transaction. ``landed`` maps each memory that
-        Chroma now has right to the provenance of its vector, None where it was deleted. A reset
-        forgets the failures of memories that are gone, too.
+        Chroma now has right to the provenance of its vector; None where it was deleted, or where
+        the row keeps another vector. A reset forgets the failures of memories that are gone, too.
 
         Returns:
             How many memories became dead letters.
@@ -180,7 +180,7 @@ class PostgresOutbox:
             self._let_go(connection, lease, claim, retried, self._settings.retry_seconds)
             sql.clear_failures(connection, tenant=lease.tenant, memory_ids=list(landed))
             if claim.resets:
-                sql.clear_failures_of_none(connection, tenant=lease.tenant)
+                sql.forget_failures_of_gone(connection, tenant=lease.tenant)
             _record(connection, landed)
         return len(buried)
 

@@ -200,6 +200,8 @@ class PostgresRebuilds:
                     memories=memories,
                 )
             )
+            # Changes that told of a memory's end may have been covered by this rebuild.
+            queries().forget_failures_of_gone(connection, tenant=build.tenant)
 
     def give_back(self, lease: Lease) -> None:
         """Give a lease back under which no sync took place. Harmless when it is lost."""

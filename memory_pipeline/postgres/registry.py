@@ -156,6 +156,7 @@ class PostgresRegistry:
     def damaged(self) -> dict[TenantId, str]:
         """Return the tenants whose collections wait for a rebuild that nobody does, with keys.
 
+        One of which nothing was live yet and whose first rebuild has ended half-way is among them.
         Those that were damaged more than three times within the hour are left to a person.
         """
         with self._database.transaction() as connection:

@@ -20,6 +20,8 @@ from memory_pipeline.model import (
 )
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.ports import Lease, Memories, Outbox, Rebuilds, Registry
+from memory_pipeline.postgres.memories import PostgresMemories
+from memory_pipeline.postgres.outbox import Excuses
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.fakes import (
     FakeLetters,
@@ -75,6 +77,18 @@ class World(Protocol):
 
     def put(self, tenant: str, raw: str = '{"n": 1}', *, memory_id: int | None = None) -> MemoryId:
         """Insert a memory, or change the one with this id."""
+        ...
+
+    def touch(self, memory_id: MemoryId) -> None:
+        """Write a row again without changing anything but its time."""
+        ...
+
+    def without_backup(self) -> Memories:
+        """Return the memories as an installation sees them that keeps no vectors."""
+        ...
+
+    def excuses(self, tenant: TenantId, ids: list[MemoryId]) -> Excuses:
+        """Tell for which of these memories a document may differ, and why."""
         ...
 
     def delete(self, memory_id: MemoryId) -> None:
@@ -151,8 +165,24 @@ class FakeSide:
         self.letters: DeadLetters = FakeLetters(self.world)
 
     def put(self, tenant: str, raw: str = '{"n": 1}', *, memory_id: int | None = None) -> MemoryId:
-        """Insert a memory, or change the one with this id."""
-        return self.world.put(tenant, raw, memory_id=memory_id)
+        """Insert a memory, or change the one with this id, whose vector stays."""
+        before = None if memory_id is None else self.world.rows.get(MemoryId(memory_id))
+        vector = before.embedding if before else None
+        return self.world.put(tenant, raw, memory_id=memory_id, embedding=vector)
+
+    def touch(self, memory_id: MemoryId) -> None:
+        """Write a row again without changing anything but its time."""
+        row = self.world.rows[memory_id]
+        self.world.store(memory_id, replace(row, version=str(self.world.number())))
+
+    def without_backup(self) -> Memories:
+        """Return the memories as an installation sees them that keeps no vectors."""
+        self.world.settings = self.world.settings.model_copy(update={"backup": "off"})
+        return self.memories
+
+    def excuses(self, tenant: TenantId, ids: list[MemoryId]) -> Excuses:
+        """Tell for which of these memories a document may differ, and why."""
+        return FakeOutbox(self.world).excuses(tenant, ids)
 
     def delete(self, memory_id: MemoryId) -> None:
         """Delete a memory."""
@@ -245,6 +275,19 @@ class RealSide:
         ).fetchone()
         assert row is not None
         return MemoryId(row[0])
+
+    def touch(self, memory_id: MemoryId) -> None:
+        """Write a row again without changing anything but its time."""
+        self._db.execute("UPDATE memory_logs SET updated_at = now() WHERE id = %s", (memory_id,))
+
+    def without_backup(self) -> Memories:
+        """Return the memories as an installation sees them that keeps no vectors."""
+        settings = self.settings.model_copy(update={"backup": "off"})
+        return PostgresMemories(self._pipeline.database, settings)
+
+    def excuses(self, tenant: TenantId, ids: list[MemoryId]) -> Excuses:
+        """Tell for which of these memories a document may differ, and why."""
+        return self._pipeline.outbox.excuses(tenant, ids)
 
     def delete(self, memory_id: MemoryId) -> None:
         """Delete a memory."""

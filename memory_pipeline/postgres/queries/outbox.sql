@@ -147,7 +147,7 @@ RETURNING f.memory_id, f.attempts, f.buried_at IS NOT NULL AS buried;
 DELETE FROM memory_pipeline.failure
 WHERE tenant = %(tenant)s AND memory_id = ANY(%(memory_ids)s::bigint[]);
 
--- name: clear_failures_of_none!
+-- name: forget_failures_of_gone!
 -- Forget the failures of memories that the tenant no longer has: after a TRUNCATE nothing else names
 -- them. One that comes back has a change of its own.
 DELETE FROM memory_pipeline.failure f

@@ -51,7 +51,8 @@ UPDATE memory_pipeline.rebuild SET generation = %(generation)s, through = %(thro
 WHERE id = %(id)s AND tenant = %(tenant)s AND owner = %(owner)s AND state = 'running';
 
 -- name: register_building$
--- Make a generation the tenant's building one, only under the token of its lease and as the owner:
+-- Make a generation the tenant's building one, only under the token of its lease, as the owner and
+-- while the server that it was begun on is not given up:
 -- from here on every batch writes it too. Where no live generation is usable, nobody needs the
 -- changes that wait before the flip: reading the rows covers them. (Not those that were claimed:
 -- a request for them may still be on its way.)
@@ -62,6 +63,9 @@ WITH mine AS (
       AND EXISTS (
           SELECT FROM memory_pipeline.rebuild r
           WHERE r.id = %(id)s AND r.tenant = t.tenant AND r.owner = %(owner)s AND r.state = 'running'
+      )
+      AND EXISTS (
+          SELECT FROM memory_pipeline.generation g WHERE g.id = %(generation)s AND g.state = 'new'
       )
     RETURNING t.tenant, t.live
 ), named AS (

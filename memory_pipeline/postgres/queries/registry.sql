@@ -58,11 +58,15 @@ INSERT INTO memory_pipeline.generation (id, tenant, server, model, config_hash, 
 VALUES (%(id)s, %(tenant)s, %(server)s, %(model)s, %(config_hash)s, %(memories)s);
 
 -- name: go_live!
--- Make a tenant's first generation live and enqueue a reset; only under the token of its lease.
+-- Make a tenant's first generation live and enqueue a reset; only under the token of its lease, and
+-- only while the server that it was begun on is not given up.
 WITH mine AS (
     UPDATE memory_pipeline.tenant SET live = %(id)s
     WHERE tenant = %(tenant)s AND live IS NULL AND building IS NULL AND lease_token = %(token)s
       AND lease_until > clock_timestamp()
+      AND EXISTS (
+          SELECT FROM memory_pipeline.generation g WHERE g.id = %(id)s AND g.state = 'new'
+      )
     RETURNING tenant
 ), named AS (
     UPDATE memory_pipeline.generation SET collection_id = %(collection_id)s, state = 'live'
@@ -72,11 +76,17 @@ INSERT INTO memory_pipeline.change (tenant, memory_id) SELECT tenant, NULL FROM 
 
 -- name: abandon!
 -- Give a generation up; only under the token of the tenant's lease. A live one is damaged: it stays
--- the one that searches go to, and is no longer written.
+-- the one that searches go to, and is no longer written. Where none is live, what was acked stood in
+-- the one that was building alone: a reset brings it again.
 WITH mine AS (
-    UPDATE memory_pipeline.tenant SET building = nullif(building, %(id)s)
-    WHERE tenant = %(tenant)s AND lease_token = %(token)s AND lease_until > clock_timestamp()
-    RETURNING tenant
+    UPDATE memory_pipeline.tenant t SET building = nullif(t.building, %(id)s)
+    FROM memory_pipeline.tenant before
+    WHERE before.tenant = t.tenant AND t.tenant = %(tenant)s
+      AND t.lease_token = %(token)s AND t.lease_until > clock_timestamp()
+    RETURNING t.tenant, t.live IS NULL AND before.building = %(id)s AS all_of_it
+), again AS (
+    INSERT INTO memory_pipeline.change (tenant, memory_id)
+    SELECT tenant, NULL FROM mine WHERE all_of_it
 )
 UPDATE memory_pipeline.generation
 SET state = CASE state WHEN 'live' THEN 'corrupt' ELSE 'abandoned' END,
@@ -85,11 +95,13 @@ WHERE id = %(id)s AND EXISTS (SELECT FROM mine);
 
 -- name: damaged_tenants
 -- Tell every tenant whose live generation is damaged or lost and whom no rebuild is under way for;
--- those that were damaged too often of late are left to a person.
+-- those that were damaged too often of late are left to a person. One whose very first generation a
+-- rebuild has left half-built is like them: what waits is covered by it, and nothing is live.
 SELECT t.tenant, t.partition_key
 FROM memory_pipeline.tenant t
-JOIN memory_pipeline.generation g ON g.id = t.live AND g.state IN ('corrupt', 'lost')
-WHERE NOT EXISTS (
+LEFT JOIN memory_pipeline.generation g ON g.id = t.live
+WHERE (g.state IN ('corrupt', 'lost') OR t.live IS NULL AND t.building IS NOT NULL)
+  AND NOT EXISTS (
           SELECT FROM memory_pipeline.rebuild r
           WHERE r.tenant = t.tenant AND r.state = 'running' AND r.owned_until > clock_timestamp()
       )
@@ -123,7 +135,8 @@ WHERE server.state <> 'retired'
 UPDATE memory_pipeline.server SET state = %(state)s WHERE id = %(id)s AND state NOT IN ('retired', %(state)s);
 
 -- name: retire_server!
--- Give up a server whose data is gone; what it served is lost and has to be built again.
+-- Give up a server whose data is gone; what it served is lost and has to be built again. A reset does
+-- it for tenants of which nothing was live yet.
 WITH gone AS (
     UPDATE memory_pipeline.server SET state = 'retired' WHERE id = %(id)s AND state <> 'retired'
     RETURNING id
@@ -132,8 +145,12 @@ WITH gone AS (
     SET state = 'lost', ended_at = clock_timestamp(), dropped_at = clock_timestamp()
     WHERE server IN (SELECT id FROM gone)
     RETURNING id
+), stopped AS (
+    UPDATE memory_pipeline.tenant SET building = NULL WHERE building IN (SELECT id FROM lost)
+    RETURNING tenant, live
 )
-UPDATE memory_pipeline.tenant SET building = NULL WHERE building IN (SELECT id FROM lost);
+INSERT INTO memory_pipeline.change (tenant, memory_id)
+SELECT tenant, NULL FROM stopped WHERE live IS NULL;
 
 -- name: dropped!
 -- Note that a generation's collection is gone.

@@ -1,0 +1,199 @@
+"""What goes wrong at a step: a crash, a pause, an error before or after the step, an outage, damage.
+
+One number decides for each step; what is chosen then depends on who is asked. The rate and the mix
+are drawn once a seed, so that some seeds are calm and some are a storm.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+from memory_pipeline.errors import (
+    ChromaUnavailable,
+    EmbedderUnavailable,
+    PipelineError,
+    PostgresUnavailable,
+    ServerLost,
+)
+from memory_pipeline_tests.fakes import Fault
+from memory_pipeline_tests.simulation.scheduler import Actor, Crashed, Process
+from memory_pipeline_tests.simulation.world import SimulatedWorld
+
+RATES = (0.0, 0.003, 0.01, 0.03)
+# Where it matters most when something goes wrong, and where it hardly does.
+HOT = frozenset(
+    {
+        "embedder.embed",
+        "index.write",
+        "lease.hold",
+        "memories.back_up",
+        "memories.versions",
+        "outbox.ack",
+        "outbox.claim",
+        "rebuilds.chunk_done",
+        "rebuilds.flip",
+        "rebuilds.register",
+        "registry.abandon",
+        "registry.go_live",
+    }
+)
+# Where a seed looks for trouble: each of these is the edge of some window. A season has its own.
+Season = Literal["any", "sync", "rebuild", "verify"]
+FOCUSES: dict[Season, tuple[str, ...]] = {
+    "any": (
+        *sorted(HOT),
+        "index.query",
+        "memories.get",
+        "memories.ids",
+        "memories.read",
+        "outbox.take",
+        "registry.building",
+        "registry.live",
+    ),
+    "sync": (
+        "embedder.embed",
+        "index.write",
+        "lease.hold",
+        "memories.back_up",
+        "outbox.ack",
+        "outbox.claim",
+    ),
+    "rebuild": (
+        "index.write",
+        "lease.hold",
+        "memories.read",
+        "memories.versions",
+        "outbox.take",
+        "outbox.take",
+        "rebuilds.chunk_done",
+        "rebuilds.flip",
+        "rebuilds.may_fill",
+        "rebuilds.register",
+        "registry.abandon",
+    ),
+    "verify": (
+        "index.fetch",
+        "index.hidden",
+        "index.pages",
+        "memories.get",
+        "memories.versions",
+        "outbox.excuses",
+        "registry.live",
+    ),
+}
+FOCUS_SHARE = 0.3
+COLD = frozenset({"outbox.pending_tenants", "registry.damaged", "registry.droppable"})
+HOT_TIMES = 3.0
+# How often the application, or whoever does harm, acts just before a step of somebody else.
+MEDDLING = (0.0, 0.02, 0.06)
+SHORT_SECONDS = 3.0
+# Longer than a lease, a request and the grace together.
+LONG_SECONDS = 40.0
+OUTAGE_SECONDS = 15.0
+
+
+class ChanceOfFaults:
+    """Draws what goes wrong, and does it to whoever is current."""
+
+    def __init__(
+        self,
+        world: SimulatedWorld,
+        restart: Callable[[Process], None],
+        meddle: Callable[[str], None],
+        season: Season,
+    ) -> None:
+        self._world = world
+        self._rng = world.scheduler.rng
+        self._restart = restart
+        self._rate = self._rng.choice(RATES)
+        self._meddle = meddle
+        self._meddling = self._rng.choice(MEDDLING)
+        self._focus = self._rng.choice(FOCUSES[season]) if self._rng.random() < 0.8 else ""
+        self._down: dict[str, float] = {}
+        self.off = False
+
+    def at(self, step: str) -> Fault | None:
+        """Tell what goes wrong at this step of whoever is current; may pause or kill it."""
+        world = self._world
+        actor = world.scheduler.current
+        if step == "lease.hold" and actor is not None:
+            actor.held_at = world.now
+        if self.off or actor is None or actor.process.role is None:
+            return None
+        port = step.partition(".")[0]
+        side = port if port in {"index", "embedder"} else "postgres"
+        if self._down.get(side, 0.0) > world.now:
+            return self._error(step, side)
+        if step in COLD:
+            return None
+        chance = self._rng.random()
+        if step == self._focus and chance < FOCUS_SHARE:
+            return self._trouble(step, side, actor)
+        if chance > 1.0 - self._meddling:
+            self._meddle(step)
+        elif chance < (self._rate * HOT_TIMES if step in HOT else self._rate):
+            return self._something(step, side, actor)
+        return None
+
+    def _trouble(self, step: str, side: str, actor: Actor) -> Fault | None:
+        """Let the application act just here, and others before this goes on; or let it go wrong."""
+        if self._rng.random() < 0.3:
+            return self._something(step, side, actor)
+        self._meddle(step)
+        self._pause(step, actor)
+        if self._rng.random() < 0.3:
+            self._meddle(step)
+        return None
+
+    def heal(self) -> None:
+        """Let nothing go wrong any more."""
+        self.off = True
+        self._down.clear()
+
+    def _something(self, step: str, side: str, actor: Actor) -> Fault | None:
+        chance = self._rng.random()
+        if chance < 0.22:
+            self._crash(actor)
+        if chance < 0.42:
+            self._pause(step, actor)
+            return None
+        if chance < 0.48:
+            self._down[side] = self._world.now + self._rng.random() * OUTAGE_SECONDS
+            self._world.note(f"{side} is down for a while")
+        return self._error(step, side)
+
+    def _crash(self, actor: Actor) -> None:
+        self._world.note("is killed")
+        self._world.scheduler.kill(actor.process)
+        self._restart(actor.process)
+        raise Crashed
+
+    def _pause(self, step: str, actor: Actor) -> None:
+        """Freeze. What was renewed just before a write bounds how late it is, but in some seeds."""
+        world = self._world
+        seconds = self._rng.random() * SHORT_SECONDS
+        if step != "index.write":
+            seconds *= LONG_SECONDS / SHORT_SECONDS if self._rng.random() < 0.4 else 1.0
+        else:
+            most = actor.held_at + world.settings.request_seconds - world.now
+            seconds = min(seconds, max(0.0, most))
+        world.note(f"sleeps for {seconds:.1f} s before {step}")
+        world.scheduler.sleep(seconds)
+
+    def _error(self, step: str, side: str) -> Fault:
+        rng = self._rng
+        error: PipelineError
+        lands = rng.choice(("never", "now"))
+        if side == "embedder":
+            error, lands = EmbedderUnavailable("the model fails"), "never"
+        elif side == "postgres":
+            error = PostgresUnavailable("the connection broke")
+        elif rng.random() < 0.15:
+            error, lands = ServerLost("no marker"), "never"
+            self._world.server_was_away = True
+        elif rng.random() < 0.2:
+            error, lands = ChromaUnavailable("refused", sent=False), "never"
+        else:
+            error = ChromaUnavailable("no answer in time")
+            if step == "index.write":
+                lands = rng.choice(("never", "now", "late", "late"))
+        self._world.note(f"{step} fails ({type(error).__name__}), lands {lands}")
+        return Fault(error, lands)  # type: ignore[arg-type]

@@ -1,0 +1,139 @@
+"""What has to be so after every step, whatever went wrong, and what has to be so in the end.
+
+Judged from the rows and the collections themselves, by the text and the vector: not by the hashes
+and versions that the core goes by.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from uuid import UUID
+
+from memory_pipeline.model import Memory, MemoryId, TenantId, document_id, memory_id_of
+from memory_pipeline_tests.fakes import FakeCollection, FakeDocument
+from memory_pipeline_tests.simulation.world import SimulatedWorld, same_vector, vector_of
+
+
+class Broken(Exception):
+    """A promise is broken."""
+
+
+name_of = lru_cache(maxsize=4096)(document_id)
+
+
+def is_right(world: SimulatedWorld, row: Memory, document: FakeDocument | None) -> bool:
+    """Say whether a document is what a memory says."""
+    if document is None or document.text != row.raw:
+        return False
+    if document.metadata.get("project_id") != (row.project_id or ""):
+        return False
+    if row.embedding is None:
+        return _is_texts(document)
+    if world.settings.backup == "on":
+        return same_vector(document.vector, row.embedding)
+    # The row keeps a vector that may be of an older text, or that nobody trusts.
+    ours = _is_texts(document)
+    return ours or (world.trust and same_vector(document.vector, row.embedding))
+
+
+def _is_texts(document: FakeDocument) -> bool:
+    text = text_of(document.text or "")
+    return same_vector(document.vector, vector_of(text))
+
+
+@lru_cache(maxsize=4096)
+def text_of(raw: str) -> str:
+    """Return what is embedded of the memories that a simulation has."""
+    return raw.split('"')[3]
+
+
+def differing(world: SimulatedWorld, tenant: TenantId, live: UUID) -> Iterator[MemoryId]:
+    """Tell whose documents in a generation are not what the tenant's memories say."""
+    held = collection_of(world, live).documents
+    mine = 0
+    for i, row in world.rows.items():
+        if row.tenant == tenant:
+            document = held.get(name_of(i))
+            mine += document is not None
+            if not is_right(world, row, document):
+                yield i
+    if mine < len(held):
+        for name in held:
+            i = memory_id_of(name)
+            found = None if i is None else world.rows.get(i)
+            if i is not None and (found is None or found.tenant != tenant):
+                yield i
+
+
+def collection_of(world: SimulatedWorld, generation: UUID) -> FakeCollection:
+    """Return a generation's collection; an empty one where it is gone."""
+    found = world.collections.get(world.generations[generation].collection)
+    return found or FakeCollection(generation)
+
+
+def nothing_is_lost(world: SimulatedWorld) -> None:
+    """P1, P3, P4, P7: what differs in a live generation has something that will bring it right."""
+    if world.truncations:
+        return  # which is about every memory of everyone
+    waiting = {(c.tenant, c.memory_id) for c in world.changes.values()}
+    for tenant, known in world.tenants.items():
+        if (tenant, None) in waiting:
+            continue
+        live = known.live
+        if live is not None and world.generations[live].state != "live":
+            continue  # marked for a rebuild
+        if live is None and known.building is not None:
+            continue  # every batch writes what a rebuild will let searches go to
+        if live is None:
+            bad: Iterator[MemoryId] = (i for i, r in world.rows.items() if r.tenant == tenant)
+        elif world.generations[live].collection not in world.collections:
+            if tenant not in world.damaged:
+                raise Broken(f"P7: the live collection of {tenant} is gone")
+            continue
+        else:
+            bad = differing(world, tenant, live)
+        for i in bad:
+            if (tenant, i) in waiting or (live, i) in world.spoilt:
+                continue
+            failure = world.failures.get((tenant, i))
+            if failure is None or not failure.buried:
+                raise Broken(f"P1: m{i} of {tenant} differs in {live and live.int}, nothing waits")
+    for row in world.rows.values():
+        if row.tenant is not None and row.tenant not in world.tenants:
+            if (row.tenant, row.id) not in waiting:
+                raise Broken(f"P1: m{row.id} of {row.tenant}, who is unknown, and nothing waits")
+
+
+def nobody_is_blamed(world: SimulatedWorld) -> None:
+    """P5: attempts are charged to poison and to nothing else."""
+    for tenant, i in world.failures:
+        if i not in world.ever_poison:
+            raise Broken(f"P5: m{i} of {tenant} is charged, and was never poison")
+
+
+def after_every_step(world: SimulatedWorld) -> None:
+    """Raise Broken where a promise is broken."""
+    if world.broken:
+        raise Broken(world.broken[0])
+    nothing_is_lost(world)
+    if world.failures:
+        nobody_is_blamed(world)
+
+
+def in_the_end(world: SimulatedWorld) -> None:
+    """P2 and P5, once everything is quiet. Raises Broken."""
+    if world.changes:
+        raise Broken(f"P2: {len(world.changes)} changes wait for ever")
+    for tenant, known in world.tenants.items():
+        if known.lease_until > world.now:
+            raise Broken(f"P2: somebody has the lease of {tenant}")
+        buried = {i for (t, i), f in world.failures.items() if t == tenant}
+        poison = {i for i, r in world.rows.items() if r.tenant == tenant and world.refuses(r)}
+        if buried != poison:
+            raise Broken(f"P5: dead letters of {tenant} are {buried}, poison is {poison}")
+        if known.live is None:
+            if any(row.tenant == tenant for row in world.rows.values()):
+                raise Broken(f"P2: {tenant} has memories, and no live generation")
+            continue
+        for i in differing(world, tenant, known.live):
+            if i not in buried:
+                raise Broken(f"P2: m{i} of {tenant} differs in the end")

@@ -1,0 +1,317 @@
+"""The world of a simulation: the fakes, where every step may be the last, and what was done to it.
+
+It remembers what no promise covers: documents that were spoilt by hand, requests that landed later
+than the grace. All the rest the promises are held to.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Protocol
+from uuid import UUID
+
+import numpy as np
+
+from memory_pipeline.errors import EmbedderUnavailable, PipelineError, Poison, ServerLost
+from memory_pipeline.model import (
+    DIMENSION,
+    Claim,
+    Document,
+    Failure,
+    Generation,
+    Memory,
+    MemoryId,
+    Provenance,
+    Scalar,
+    TenantId,
+    Vector,
+)
+from memory_pipeline.ports import Hold, Lease
+from memory_pipeline.settings import Settings
+from memory_pipeline_tests.fakes import (
+    FakeChange,
+    FakeCollection,
+    FakeIndex,
+    FakeMemories,
+    FakeOutbox,
+    FakeWorld,
+    Fault,
+)
+from memory_pipeline_tests.simulation.scheduler import Crashed, Scheduler
+
+# What a memory says when the model, or the index, refuses it.
+POISON_FOR_MODEL = "poison-model"
+POISON_FOR_INDEX = "poison-index"
+BEYOND_SHARE = 0.3
+BEYOND_SECONDS = 30.0
+
+
+class Faults(Protocol):
+    """What goes wrong."""
+
+    def at(self, step: str) -> Fault | None:
+        """Tell what goes wrong at this step of whoever is current; may pause or kill it."""
+        ...
+
+
+class NoFaults:
+    """Nothing goes wrong."""
+
+    def at(self, step: str) -> Fault | None:
+        """Tell that nothing does."""
+
+
+class SimulatedWorld(FakeWorld):
+    """Rows, outbox and collections whose every step lets others act first."""
+
+    def __init__(self, settings: Settings, seed: int) -> None:
+        self._uuids = 0
+        super().__init__(settings)
+        self.scheduler = Scheduler(seed, self)
+        self.faults: Faults = NoFaults()
+        self.trace: list[tuple[float, str, str]] = []
+        self.broken: list[str] = []
+        self.doing = ""  # the step that is done now
+        self.trust = True
+        self.served: Sequence[TenantId] = ()  # whom the application writes for
+        # Whether rebuilds may compute every vector anew: over the application's own, where it has
+        # any, and before the live documents have them.
+        self.re_embeds = False
+        # Spoilt by hand or by a request that landed later than the grace, and not mended since.
+        self.spoilt: set[tuple[UUID, MemoryId]] = set()
+        self.damaged: set[TenantId] = set()  # whose collections were damaged by hand
+        self.server_was_away = False  # whether it ever seemed to have lost its data
+        self.wedged: set[UUID] = set()  # generations that refuse every write
+        self.proven: set[UUID] = set()  # generations that a verify has begun to look at
+        self.ever_poison: set[MemoryId] = set()
+        self.stated: dict[MemoryId, int] = {}  # the version that the application wrote last
+        self.beyond_the_grace = False  # whether requests may land later than that
+        self._landing_beyond = False
+        self.on_their_way = 0  # requests whose senders were told that they failed
+        self.drawn: int | None = None  # the number of the next change
+
+    def uuid(self) -> UUID:
+        """Draw an id, the same in every run of a seed."""
+        self._uuids += 1
+        return UUID(int=self._uuids)
+
+    def note(self, what: str) -> None:
+        """Note what happens, for whoever reads the schedule of a seed that failed."""
+        actor = self.scheduler.current
+        self.trace.append((self.now, actor.name if actor else "world", what))
+
+    def breaks(self, promise: str) -> None:
+        """Note that a promise is broken."""
+        self.broken.append(promise)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Fault | None]:
+        """Let others act; then do the step, unless something goes wrong."""
+        actor = self.scheduler.current
+        if actor is None:  # the test itself looks
+            yield None
+            return
+        if actor.process.dead:
+            raise Crashed
+        self.scheduler.sleep(self.scheduler.rng.random() * actor.process.pace_seconds)
+        fault = self.faults.at(name)
+        self.doing = name
+        self.trace.append((self.now, actor.name, name))
+        if fault is None:
+            yield None
+            return
+        if fault.lands == "never":
+            raise fault.error
+        yield fault
+        raise fault.error
+
+    def send_late(self, land: Callable[[], None]) -> None:
+        """Have a request land while its sender has given it up, but within the grace."""
+        actor = self.scheduler.current
+        if actor is None:
+            raise AssertionError("only an actor sends")
+        latest = actor.held_at + self.settings.request_seconds + self.settings.grace_seconds
+        when = self.now + max(0.0, latest - self.now) * self.scheduler.rng.random()
+        beyond = self.beyond_the_grace and self.scheduler.rng.random() < BEYOND_SHARE
+        if beyond:
+            when = latest + self.scheduler.rng.random() * BEYOND_SECONDS
+
+        def arrive() -> None:
+            self.note(f"a request of {actor.name} lands {'beyond the grace' if beyond else 'late'}")
+            self.on_their_way -= 1
+            self._landing_beyond = beyond
+            with suppress(PipelineError):  # nobody is left to hear of it
+                land()
+            self._landing_beyond = False
+
+        self.on_their_way += 1
+        self.scheduler.at(when, arrive)
+
+    def landed(self, generation: UUID, ids: Collection[MemoryId], *, fresh: bool) -> None:
+        """Take note of a write: what it brings is as right as what was sent."""
+        keys = {(generation, i) for i in ids}
+        if self._landing_beyond:
+            self.spoilt |= keys
+        elif self.spoilt and not fresh:
+            self.spoilt -= keys
+
+    def enqueue(self, tenant: TenantId, memory_id: MemoryId | None, *, again: bool = False) -> None:
+        """Append a change; one whose number was drawn long before comes before others."""
+        drawn, self.drawn = self.drawn, None
+        if drawn is None:
+            super().enqueue(tenant, memory_id, again=again)
+            return
+        self.changes[drawn] = FakeChange(drawn, tenant, memory_id, again=again)
+        self.changes = dict(sorted(self.changes.items()))
+
+    def refuses(self, row: Memory) -> bool:
+        """Say whether this memory can be indexed by nobody, as it stands."""
+        return POISON_FOR_INDEX in row.raw or POISON_FOR_MODEL in row.raw
+
+    def store(self, memory_id: MemoryId, row: Memory | None) -> None:
+        """Change a row, and remember whether it was ever poison."""
+        if row is not None:
+            self.stated[memory_id] = int(row.version)
+            if "poison" in row.raw:
+                self.ever_poison.add(memory_id)
+        super().store(memory_id, row)
+
+
+class SimulatedIndex(FakeIndex):
+    """Collections that can be damaged, wedged, and lost with their server."""
+
+    world: SimulatedWorld
+
+    def pages(
+        self, generation: Generation, *, hold: Hold
+    ) -> Iterator[list[tuple[str, Mapping[str, Scalar]]]]:
+        """Walk through a collection; note that it is looked at."""
+        self.world.proven.add(generation.id)
+        yield from super().pages(generation, hold=hold)
+
+    def control(self, generation: Generation, *, hold: Hold) -> None:
+        """Send a write that changes nothing; a wedged collection refuses even that."""
+        if generation.id in self.world.wedged:
+            hold()
+            with self.world.step("index.control"):
+                raise Poison("it refuses everything")
+        super().control(generation, hold=hold)
+
+    def _refuse(self, generation: Generation, documents: Sequence[Document]) -> None:
+        if generation.id in self.world.wedged:
+            raise Poison("it refuses everything")
+        for document in documents:
+            if POISON_FOR_INDEX in (document.text or ""):
+                raise Poison("it cannot be indexed")
+
+    def _collection(self, generation: Generation) -> FakeCollection:
+        if generation.server != self.world.server:
+            raise ServerLost("another server answers")
+        return super()._collection(generation)
+
+    def _apply(
+        self,
+        generation: Generation,
+        documents: Sequence[Document],
+        deletes: Sequence[MemoryId],
+        *,
+        fresh: bool,
+    ) -> None:
+        world = self.world
+        super()._apply(generation, documents, deletes, fresh=fresh)
+        texts = {d.memory_id: d.text for d in documents}
+        world.note(f"g{generation.id.int} gets {texts}, loses {[*deletes]}")
+        world.landed(generation.id, {*texts, *deletes}, fresh=fresh)
+
+
+class SimulatedOutbox(FakeOutbox):
+    """The outbox, with a witness of what is acked and under which token."""
+
+    world: SimulatedWorld
+
+    def claim(self, lease: Lease) -> Claim:
+        """Claim; note what."""
+        claim = super().claim(lease)
+        if claim.changes:
+            changes = [(c.seq, c.memory_id) for c in claim.changes]
+            targets = [g.id.int for g in claim.targets]
+            self.world.note(f"t{lease.token} of {lease.tenant} claims {changes} for {targets}")
+        return claim
+
+    def ack(
+        self,
+        lease: Lease,
+        claim: Claim,
+        *,
+        landed: dict[MemoryId, Provenance | None],
+        failures: Sequence[Failure],
+        missed: Sequence[MemoryId],
+        again: Sequence[MemoryId],
+    ) -> int:
+        """Ack; tell where the token was dead."""
+        world = self.world
+        buried = super().ack(
+            lease, claim, landed=landed, failures=failures, missed=missed, again=again
+        )
+        refused = [f.memory_id for f in failures]
+        world.note(f"t{lease.token} acks {[*landed]}, refused {refused}, missed {[*missed]}")
+        tenant = world.tenants[lease.tenant]
+        if tenant.token != lease.token or tenant.lease_until <= world.now:
+            world.breaks(f"P1: an ack of {lease.tenant} under the dead token {lease.token}")
+        return buried
+
+
+class SimulatedMemories(FakeMemories):
+    """Rows whose backup is checked against what the application has."""
+
+    world: SimulatedWorld
+
+    def back_up(
+        self, vectors: dict[MemoryId, tuple[Memory, Vector, Provenance]]
+    ) -> frozenset[MemoryId]:
+        """Store vectors; tell where that was done over what the application had set since."""
+        done = super().back_up(vectors)
+        for i in done if self.world.settings.backup == "on" else ():
+            if self.world.stated.get(i, 0) > int(vectors[i][0].version):
+                self.world.breaks(f"P6: the backup of m{i} went over what the application set")
+        return done
+
+
+class SimulatedEmbedder:
+    """A model that embeds, refuses, is cold, or is not there."""
+
+    model = "simulated"
+
+    def __init__(self, world: SimulatedWorld, *, loaded: bool) -> None:
+        self._world = world
+        self.loaded = loaded
+
+    def load(self) -> None:
+        """Load the model."""
+        with self._world.step("embedder.load"):
+            self.loaded = True
+
+    def embed(self, texts: Sequence[str]) -> list[Vector]:
+        """Return one vector a text; refuse the texts that are poison."""
+        with self._world.step("embedder.embed"):
+            if not self.loaded:
+                raise EmbedderUnavailable("the model is not loaded")
+            if any(POISON_FOR_MODEL in text for text in texts):
+                raise Poison("the model refuses it")
+            return [vector_of(text) for text in texts]
+
+
+@lru_cache(maxsize=4096)
+def vector_of(text: str) -> Vector:
+    """Return the vector of a text: another text, another direction."""
+    at = int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "big")
+    vector: Vector = np.zeros(DIMENSION, dtype=np.float32)
+    vector[at % DIMENSION] = 1.0
+    vector[(at // DIMENSION) % DIMENSION] += 0.5
+    return vector
+
+
+def same_vector(one: Vector | None, other: Vector | None) -> bool:
+    """Say whether two vectors are one."""
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
