@@ -22,6 +22,7 @@ Scalar = str | int | float | bool
 """What Chroma can filter by."""
 
 DIMENSION = 768
+BIGINT = range(-(2**63), 2**63)
 
 
 def document_id(memory_id: MemoryId) -> str:
@@ -31,8 +32,12 @@ def document_id(memory_id: MemoryId) -> str:
 
 def memory_id_of(document: str) -> MemoryId | None:
     """Read the memory id back out of a document id; None where the pipeline did not write it."""
-    number = document.removeprefix("memory_log_")
-    return MemoryId(int(number)) if re.fullmatch(r"memory_log_-?[0-9]{1,19}", document) else None
+    named = re.fullmatch(r"memory_log_(-?[0-9]{1,19})", document)
+    if named is None:
+        return None
+    found = MemoryId(int(named[1]))
+    # Neither 007 nor a number that no memory can have: each memory has one name.
+    return found if found in BIGINT and document_id(found) == document else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any, Self
 from memory_pipeline.content import parse
 from memory_pipeline.errors import InvalidMemory
 from memory_pipeline.local.running import discover
-from memory_pipeline.model import Hit, MemoryId, TenantId
+from memory_pipeline.model import BIGINT, Hit, MemoryId, TenantId
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 
@@ -58,16 +58,20 @@ class MemoryStore:
 
     def update(self, tenant: str, memory_id: int, raw_data: object) -> bool:
         """Replace a memory's content; False where the tenant has no such memory."""
-        return self._pipeline.memories.update(
+        return memory_id in BIGINT and self._pipeline.memories.update(
             TenantId(tenant), MemoryId(memory_id), _as_json(raw_data)
         )
 
     def forget(self, tenant: str, memory_id: int) -> bool:
         """Delete a memory; False where the tenant has no such memory."""
-        return self._pipeline.memories.delete(TenantId(tenant), MemoryId(memory_id))
+        return memory_id in BIGINT and self._pipeline.memories.delete(
+            TenantId(tenant), MemoryId(memory_id)
+        )
 
     def get(self, tenant: str, memory_id: int) -> object | None:
         """Return a memory's content as it stands; None where the tenant has no such memory."""
+        if memory_id not in BIGINT:
+            return None
         found = self._pipeline.memories.get(TenantId(tenant), [MemoryId(memory_id)])
         return parse(found[MemoryId(memory_id)].raw) if found else None
 

@@ -1,7 +1,9 @@
 """What the commands print with: results to standard output, everything else to standard error."""
 
 import json
+import re
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -19,15 +21,54 @@ from rich.text import Text
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+# What a terminal would act upon instead of showing it; a line break stays one.
+CONTROL = re.compile(r"[^\n\x20-\x7e\xa0-\U0010ffff]")
+
 
 def print_json(value: Any) -> None:
     """Print one JSON value for a program to read."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    try:
+        printed = json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:  # a memory may be nested as deeply as Postgres lets it
+        printed = "".join(_pieces(value))
+    sys.stdout.write(printed + "\n")
+
+
+class _Sign(str):
+    """A piece of JSON that is written as it stands."""
+
+    __slots__ = ()
+
+
+def _pieces(value: object) -> Iterator[str]:
+    """Write JSON as json.dumps does, without recursion."""
+    waiting: list[object] = [value]
+    while waiting:
+        node = waiting.pop()
+        parts: list[object] = []
+        if isinstance(node, _Sign):
+            yield node
+        elif isinstance(node, Mapping):
+            for key, child in node.items():
+                parts += [_Sign(f"{', ' if parts else ''}{json.dumps(key, ensure_ascii=False)}: ")]
+                parts += [child]
+            waiting += reversed([_Sign("{"), *parts, _Sign("}")])
+        elif isinstance(node, list | tuple):
+            for child in node:
+                parts += [_Sign(", "), child] if parts else [child]
+            waiting += reversed([_Sign("["), *parts, _Sign("]")])
+        else:
+            yield json.dumps(node, ensure_ascii=False, default=str)
+
+
+def plain(value: object) -> Text:
+    """Show a stranger's text as it stands: nothing in it is markup, or moves the cursor."""
+    return Text(CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(value)))
 
 
 def fail(message: str, *, code: int) -> NoReturn:
     """Say what is wrong and end with an exit code."""
-    err.print(f"memory-pipeline: {message}", markup=False)
+    err.print(plain(f"memory-pipeline: {message}"))
     raise SystemExit(code)
 
 
@@ -41,7 +82,7 @@ class _Speed(ProgressColumn):
 def progress_bar(unit: str, *, speed: bool = False) -> Progress:
     """Return a progress bar that counts ``unit``; it prints nothing where nobody watches."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a tenant's name may look like any
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),

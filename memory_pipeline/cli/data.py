@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from memory_pipeline.cli.console import err, fail, out, print_json, progress_bar
-from memory_pipeline.errors import InvalidFilter
+from memory_pipeline.cli.console import err, fail, out, plain, print_json, progress_bar
+from memory_pipeline.errors import InvalidFilter, InvalidMemory
 from memory_pipeline.imports import import_file
 from memory_pipeline.local.running import discover
 from memory_pipeline.model import Hit, Outcome, TenantId
@@ -17,12 +17,14 @@ from memory_pipeline.pipeline import opened
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.settings import Settings
 from memory_pipeline.store import MemoryStore
+from memory_pipeline.text import leaves_of, one_line
 
 Tenant = Annotated[str, typer.Option("--tenant", "-t", help="Whose memories.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 EXIT_FINDINGS = 1
 EXIT_UNAVAILABLE = 3
+GIST_CHARACTERS = 200
 
 
 def register(app: typer.Typer) -> None:
@@ -192,7 +194,7 @@ def hits_table(hits: list[Hit]) -> Table:
     table.add_column("memory")
     for hit in hits:
         date = hit.created_at.date().isoformat() if hit.created_at else ""
-        table.add_row(f"{hit.distance:.3f}", str(hit.memory_id), date, _gist(hit.memory))
+        table.add_row(f"{hit.distance:.3f}", str(hit.memory_id), date, plain(_gist(hit.memory)))
     return table
 
 
@@ -201,8 +203,10 @@ def _gist(memory: object) -> str:
         named = next(
             (memory[k] for k in ("title", "summary", "text", "content") if k in memory), ""
         )
-        memory = named or json.dumps(memory, ensure_ascii=False)
-    return " ".join(str(memory).split())[:200].replace("[", r"\[")
+        memory = named or memory
+    return one_line(leaves_of(memory), GIST_CHARACTERS) or one_line(
+        leaves_of(memory), GIST_CHARACTERS, numbers=True
+    )
 
 
 def _shown(hit: Hit) -> dict[str, Any]:
@@ -224,6 +228,8 @@ def _filter(where: str | None) -> Mapping[str, Any] | None:
         raise InvalidFilter(
             f"--where is no JSON: {error.msg} at character {error.pos + 1}"
         ) from error
+    except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
+        raise InvalidFilter("--where is beyond what a filter may be") from error
     if not isinstance(read, dict):
         raise InvalidFilter('--where has to be a JSON object, e.g. {"component": "auth"}')
     return read
@@ -234,13 +240,17 @@ def _content(text: str) -> object:
         return json.loads(text)
     except json.JSONDecodeError:
         return {"text": text}
+    except (ValueError, RecursionError) as error:
+        raise InvalidMemory(
+            "this JSON has a number of thousands of digits or is nested too deeply to be read here"
+        ) from error
 
 
 def _exit_for(outcomes: list[Outcome]) -> None:
     last = {o.tenant: o for o in outcomes}
     stuck = [o for o in last.values() if o.verdict not in {"done", "busy"}]
     for outcome in stuck:
-        err.print(f"{outcome.tenant}: {outcome.verdict}: {outcome.reason}", markup=False)
+        err.print(plain(f"{outcome.tenant}: {outcome.verdict}: {outcome.reason}"))
     if any(o.verdict == "postponed" for o in stuck):
         raise typer.Exit(EXIT_UNAVAILABLE)
     if stuck or any(o.failed for o in last.values()):

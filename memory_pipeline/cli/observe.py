@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from memory_pipeline.cli.console import err, out, print_json
+from memory_pipeline.cli.console import err, out, plain, print_json
 from memory_pipeline.cli.data import EXIT_UNAVAILABLE, AsJson
 from memory_pipeline.errors import PipelineError, PostgresUnavailable, Transient
 from memory_pipeline.freshness import Lags
@@ -65,7 +65,7 @@ def tenants(as_json: AsJson = False) -> None:
     for name in shown:
         table.add_column(name.replace("_", " "), no_wrap=True)
     for line in lines:
-        table.add_row(*("?" if line[name] is None else str(line[name]) for name in shown))
+        table.add_row(*(plain("?" if line[name] is None else line[name]) for name in shown))
     out.print(table)
 
 
@@ -187,4 +187,4 @@ def _show(figures: dict[str, Any], settings: Settings) -> None:
     if settings.embedder == "hashing":
         err.print("embedder: hashing. A lexical stand-in for tests: searches do not know meaning")
     for problem in figures["problems"]:
-        err.print(f"! {problem}", markup=False)
+        err.print(plain(f"! {problem}"))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from memory_pipeline.cli.console import err, out, print_json, progress_bar
+from memory_pipeline.cli.console import err, out, plain, print_json, progress_bar
 from memory_pipeline.cli.data import EXIT_FINDINGS, EXIT_UNAVAILABLE, AsJson
 from memory_pipeline.cli.tenants import Tenants, give_up_lost, known_tenants
 from memory_pipeline.errors import ChromaUnavailable, Transient
@@ -154,7 +154,7 @@ def _tell_verified(figures: dict[str, Any], findings: Sequence[Finding], *, as_j
             table.add_column(name, no_wrap=name != "")
         for finding in findings[:SHOWN_FINDINGS]:
             memory = "" if finding.memory_id is None else str(finding.memory_id)
-            table.add_row(finding.kind, finding.tenant or "", memory, finding.detail)
+            table.add_row(finding.kind, plain(finding.tenant or ""), memory, plain(finding.detail))
         out.print(table)
         if len(findings) > SHOWN_FINDINGS:
             err.print(f"… and {len(findings) - SHOWN_FINDINGS} more; --json names them all")

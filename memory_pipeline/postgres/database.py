@@ -114,6 +114,10 @@ class Database:
                 f"the pipeline's tables are missing ({_first_line(error)}): "
                 "run `memory-pipeline migrate`"
             ) from error
+        except psycopg.DataError as error:
+            if error.sqlstate is not None:
+                raise  # what Postgres says of a value is told by whoever sent it
+            raise InvalidMemory("a text has a NUL character, which Postgres cannot hold") from error
         except UnicodeEncodeError as error:
             raise InvalidMemory("a text has a lone surrogate, which is no Unicode") from error
         except psycopg.errors.InsufficientPrivilege as error:

@@ -8,7 +8,7 @@ import numpy as np
 import psycopg
 
 from memory_pipeline.content import vector_hash
-from memory_pipeline.errors import InvalidMemory
+from memory_pipeline.errors import InvalidMemory, PostgresUnavailable
 from memory_pipeline.model import Memory, MemoryId, Provenance, TenantId, Vector
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.outbox import record_provenance
@@ -165,6 +165,16 @@ class _refusals:  # noqa: N801 - reads as a word where it is used
     def __enter__(self) -> None: ...
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, psycopg.errors.UntranslatableCharacter):
+            raise InvalidMemory("a text has a NUL character, which jsonb cannot hold") from error
+        if isinstance(error, PostgresUnavailable):
+            # Postgres names these beside its outages, and no retry makes them any better.
+            if isinstance(error.__cause__, psycopg.errors.StatementTooComplex):
+                raise InvalidMemory("it is nested too deeply for Postgres") from error
+            if isinstance(error.__cause__, psycopg.errors.ProgramLimitExceeded):
+                said = error.__cause__.diag.message_primary or ""
+                if "jsonb" in said:
+                    raise InvalidMemory(f"Postgres refuses this memory: {said}") from error
         if isinstance(error, psycopg.DataError | psycopg.IntegrityError):
             said = error.diag.message_primary or str(error)
             raise InvalidMemory(f"Postgres refuses this memory: {said}") from error
