@@ -7,6 +7,7 @@ collection that refuses everything is broken, and no memory is to blame.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from uuid import uuid4
 
 from memory_pipeline.content import Recipe, compose
 from memory_pipeline.errors import Corrupt, EmbedderUnavailable, Poison
@@ -111,7 +112,8 @@ def embed_drafts(
 
 def _embed_control(embedder: Embedder) -> None:
     try:
-        embedder.embed([CONTROL_TEXT])
+        # Another one each time: what a cache remembers says nothing of the model as it is now.
+        embedder.embed([f"{CONTROL_TEXT}: {uuid4()}"])
     except Poison as broken:
         raise EmbedderUnavailable(f"the model fails on a control text too: {broken}") from broken
 

@@ -145,7 +145,7 @@ def fresh_servers(home: Path, count: int) -> Iterator[list[str]]:
         yield urls
 
 
-def connect(url: str) -> Any:
+def connect(url: str, *, seconds: float = REQUEST_SECONDS) -> Any:
     """Return Chroma's own client, which waits no longer than is meant for one batch."""
     import chromadb  # noqa: PLC0415 - slow, and the process that reports the rebuild needs none
     from chromadb.config import Settings  # noqa: PLC0415
@@ -156,7 +156,7 @@ def connect(url: str) -> Any:
         port=parts.port or 8000,
         settings=Settings(anonymized_telemetry=False),
     )
-    client._server._session.timeout = REQUEST_SECONDS  # noqa: SLF001 - the library sets none
+    client._server._session.timeout = seconds  # noqa: SLF001 - the library sets none
     return client
 
 

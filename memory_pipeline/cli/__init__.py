@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from memory_pipeline.cli import (
     bench,
+    chaos,
     data,
     demo,
     detach,
@@ -50,7 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (services, data, live, rebuild, verify, letters, replay, observe, demo, detach):
+for room in (services, data, live, rebuild, verify, letters, replay, observe, demo, detach, chaos):
     room.register(app)
 app.add_typer(bench.app, name="bench")
 

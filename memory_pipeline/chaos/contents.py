@@ -1,0 +1,56 @@
+"""What memories say in a run: from a single character to 64 KB, in many scripts. Seeded."""
+
+import hashlib
+import json
+import random
+from typing import Any
+
+# fmt: off
+WORDS = [
+    "deploy", "rollback", "index", "tenant", "memory", "vector", "garden", "coffee",
+    "invoice", "meeting", "latency", "outage", "café", "naïve", "Zürich", "straße",
+    "привет", "мир", "данные", "記憶", "検索", "東京", "서울", "기억", "ذاكرة", "بحث", "שלום",
+    "ελληνικά", "🚀", "🌱", "👩🏽‍💻", "résumé", "quartz", "zebra", "harbour", "lantern",
+    "copper", "thunder", "orchard", "velvet", "compass",
+]
+# fmt: on
+LONGEST_BYTES = 64_000
+TINY_SHARE, LARGE_SHARE = 0.03, 0.004
+# Far from anything else: a long text of few words is near every other such text.
+MARK_BITS = 48
+
+
+def content(chance: random.Random) -> Any:
+    """Make what a memory says; now and then something tiny, seldom something large."""
+    kind = chance.random()
+    if kind < TINY_SHARE:
+        return chance.choice(["x", "é", "🌱", chance.randrange(10), [], {"text": "y"}])
+    words = [*chance.choices(WORDS, k=chance.randint(3, 25)), *_marks(chance, 4)]
+    chance.shuffle(words)
+    said = {"summary": " ".join(words), "component": chance.choice(["auth", "billing", "search"])}
+    if chance.random() < 0.3:  # noqa: PLR2004 - some have more fields
+        said["date"] = f"2026-{chance.randint(1, 12):02d}-{chance.randint(1, 28):02d}"
+        said["title"] = " ".join(chance.choices(WORDS, k=3))
+    if kind > 1 - LARGE_SHARE:
+        said["details"] = " ".join(_marks(chance, chance.randint(100, LONGEST_BYTES // 13)))
+    return said
+
+
+def poison(chance: random.Random, mark: str) -> Any:
+    """Make what cannot be indexed: ``mark`` is what the model or Chroma refuses."""
+    return {"summary": " ".join([mark, *_marks(chance, 3)])}
+
+
+def question(chance: random.Random) -> str:
+    """Make what somebody searches for."""
+    return " ".join(chance.choices(WORDS, k=3))
+
+
+def digest(value: Any) -> str:
+    """Tell contents apart, whatever way Postgres prints them."""
+    printed = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(printed.encode(), digest_size=12).hexdigest()
+
+
+def _marks(chance: random.Random, count: int) -> list[str]:
+    return [f"{chance.getrandbits(MARK_BITS):012x}" for _ in range(count)]

@@ -1,0 +1,40 @@
+"""Acks before it writes: what a kill or an outage cuts off is forgotten."""
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from memory_pipeline.batch import write_documents
+from memory_pipeline.chaos.program import main
+from memory_pipeline.errors import PipelineError
+from memory_pipeline.generations import Generations
+from memory_pipeline.model import Failure, Generation, MemoryId
+from memory_pipeline.plan import EmbeddedDraft
+from memory_pipeline.ports import Lease
+
+UNTIL_ACKED_SECONDS = 0.2
+
+
+def write(
+    self: Generations,
+    lease: Lease,
+    targets: Sequence[Generation],
+    ready: Sequence[EmbeddedDraft],
+    deletes: Sequence[MemoryId],
+) -> list[Failure]:
+    """Say that it is written, and write it when it is acked."""
+    del lease
+
+    def later() -> None:
+        time.sleep(UNTIL_ACKED_SECONDS)
+        for generation in targets:
+            with suppress(PipelineError):
+                write_documents(self.index, generation, ready, deletes, hold=lambda: 2.0)
+
+    threading.Thread(target=later, daemon=True).start()
+    return []
+
+
+Generations.write = write  # type: ignore[method-assign]
+main()

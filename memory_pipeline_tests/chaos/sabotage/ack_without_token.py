@@ -1,0 +1,35 @@
+"""Acks whatever it has claimed once, whoever has the lease by now."""
+
+from collections.abc import Sequence
+
+from memory_pipeline.chaos.program import main
+from memory_pipeline.model import Claim, Failure, MemoryId, Provenance
+from memory_pipeline.ports import Lease
+from memory_pipeline.postgres.outbox import PostgresOutbox
+
+ACK = "DELETE FROM memory_pipeline.change WHERE tenant = %s AND seq = ANY(%s)"
+guarded = PostgresOutbox.ack
+
+
+def ack(
+    self: PostgresOutbox,
+    lease: Lease,
+    claim: Claim,
+    *,
+    landed: dict[MemoryId, Provenance | None],
+    failures: Sequence[Failure],
+    missed: Sequence[MemoryId],
+    again: Sequence[MemoryId],
+) -> int:
+    """Forget what landed; ask for no token."""
+    if failures or missed or again:
+        return guarded(
+            self, lease, claim, landed=landed, failures=failures, missed=missed, again=again
+        )
+    with self._database.transaction() as connection:
+        connection.execute(ACK, (lease.tenant, [c.seq for c in claim.changes]))
+    return 0
+
+
+PostgresOutbox.ack = ack  # type: ignore[method-assign]
+main()

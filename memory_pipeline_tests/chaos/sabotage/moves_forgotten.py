@@ -1,0 +1,28 @@
+"""Forgets the old tenant when a memory moves or is deleted: its document stays."""
+
+from collections.abc import Sequence
+
+from memory_pipeline.chaos.program import main
+from memory_pipeline.chroma.index import ChromaIndex
+from memory_pipeline.model import Document, Generation, MemoryId
+from memory_pipeline.ports import Hold
+
+thorough = ChromaIndex.write
+
+
+def write(
+    self: ChromaIndex,
+    generation: Generation,
+    documents: Sequence[Document],
+    deletes: Sequence[MemoryId],
+    *,
+    hold: Hold,
+    fresh: bool = False,
+) -> None:
+    """Write documents alone."""
+    del deletes
+    thorough(self, generation, documents, (), hold=hold, fresh=fresh)
+
+
+ChromaIndex.write = write  # type: ignore[method-assign]
+main()

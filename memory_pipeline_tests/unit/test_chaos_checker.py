@@ -1,0 +1,227 @@
+"""The checker can fail: every kind of broken history is named, and a whole one is not."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from memory_pipeline.chaos.books import Books, Placed
+from memory_pipeline.chaos.checker import Ack, Final, Ledger, Violation, judge, lags
+from memory_pipeline.chaos.contents import digest
+from memory_pipeline.chaos.history import Broken, History, Reading, Row, Sight, Sort, Write
+from memory_pipeline.model import MemoryId, TenantId
+
+ANNA, BERT = TenantId("anna"), TenantId("bert")
+ONE, TWO, POISON = MemoryId(1), MemoryId(2), MemoryId(3)
+ACK = Ack(
+    seq=1,
+    tenant=ANNA,
+    memory_id=ONE,
+    applications=True,
+    covered=False,
+    claim_token=7,
+    lease_token=7,
+    late_seconds=-3.0,
+    changed=100.0,
+    acked=100.2,
+)
+DOWN = {"postgres killed"}
+
+
+def wrote(
+    memory_id: MemoryId,
+    tenant: TenantId | None,
+    value: object = "x",
+    *,
+    sort: Sort = "insert",
+    at: int = 1,
+    **told: object,
+) -> Write:
+    """Make a write that was told to have worked, unless said otherwise."""
+    said = None if tenant is None else digest(value)
+    write = Write(sort, memory_id, tenant, said, at, at + 1, "ok")
+    return replace(write, **told)  # type: ignore[arg-type]
+
+
+def raw(value: object) -> str:
+    """Print a value as Postgres does not: the checker compares what it means."""
+    return json.dumps(value, indent=1)
+
+
+WHOLE: list[Row] = [
+    wrote(ONE, ANNA, {"summary": "first"}),
+    wrote(ONE, ANNA, {"summary": "second"}, sort="update", at=5),
+    wrote(TWO, BERT, "gone"),
+    wrote(TWO, None, sort="delete", at=7),
+    wrote(POISON, BERT, "bad", sort="poison"),
+    Broken("chroma killed", 3, 9),
+]
+FINAL = Final(
+    memories={
+        ONE: (ANNA, raw({"summary": "second"})),
+        POISON: (BERT, raw("bad")),
+    },
+    documents={ANNA: {"memory_log_1": raw({"summary": "second"})}, BERT: {}},
+    buried={(BERT, POISON)},
+)
+
+
+def judged(
+    rows: list[Row] = WHOLE, final: Final = FINAL, acks: tuple[Ack, ...] = (ACK,)
+) -> list[tuple[str, TenantId | None, MemoryId | None]]:
+    """Judge; return what was broken, of whom."""
+    ledger = Ledger()
+    ledger.read(rows)
+    found: list[Violation] = judge(ledger, final, acks, hits_application=DOWN)
+    return [(v.kind, v.tenant, v.memory_id) for v in found]
+
+
+def with_documents(**held: dict[str, str]) -> Final:
+    """Return the final state with other documents for some tenants."""
+    changed = {TenantId(tenant): documents for tenant, documents in held.items()}
+    return replace(FINAL, documents={**FINAL.documents, **changed})
+
+
+def test_a_whole_history_is_whole() -> None:
+    """Nothing is invented."""
+    assert judged() == []
+
+
+def test_a_memory_without_a_document_is_lost() -> None:
+    """P1: also where nobody ever looked again."""
+    assert judged(final=with_documents(anna={})) == [("lost", ANNA, ONE)]
+
+
+def test_a_collection_that_is_not_there_has_lost_all() -> None:
+    """A tenant that has no collection at all is no tenant without findings."""
+    assert judged(final=replace(FINAL, documents={})) == [("lost", ANNA, ONE)]
+
+
+def test_an_older_text_is_stale() -> None:
+    """P2: the first text under the second memory."""
+    final = with_documents(anna={"memory_log_1": raw({"summary": "first"})})
+    assert judged(final=final) == [("stale", ANNA, ONE)]
+
+
+def test_another_tenants_document_is_foreign() -> None:
+    """P3: also where the right collection has it as well."""
+    final = with_documents(bert={"memory_log_1": raw({"summary": "second"})})
+    assert judged(final=final) == [("foreign", BERT, ONE)]
+
+
+def test_a_deleted_memory_that_is_back_is_resurrected() -> None:
+    """P4: it stood once, and Postgres has it no more."""
+    assert judged(final=with_documents(bert={"memory_log_2": "gone"})) == [
+        ("resurrected", BERT, TWO)
+    ]
+
+
+@pytest.mark.parametrize("name", ["memory_log_99", "somebody-elses"])
+def test_what_nobody_wrote_is_unexpected(name: str) -> None:
+    """A memory that was rolled back, or a name that is none of ours."""
+    rows = [*WHOLE, wrote(MemoryId(99), BERT, verdict="fail", sort="savepoint")]
+    ((kind, tenant, _),) = judged(rows, with_documents(bert={name: "?"}))
+    assert (kind, tenant) == ("unexpected", BERT)
+
+
+def test_a_memory_whose_insert_was_never_answered_may_stand_or_not() -> None:
+    """Info is neither success nor failure; but the index follows Postgres in either case."""
+    unknown = wrote(TWO, BERT, "back?", at=20, verdict="info", reason="cut")
+    rows = [*WHOLE, unknown, Broken("postgres killed", 19, 22)]
+    assert judged(rows) == []
+    stands = replace(FINAL, memories={**FINAL.memories, TWO: (BERT, raw("back?"))})
+    assert judged(rows, stands) == [("lost", BERT, TWO)]
+
+
+def test_what_postgres_told_and_does_not_have_is_named() -> None:
+    """A run whose source loses writes proves nothing about the index."""
+    older = replace(FINAL, memories={**FINAL.memories, ONE: (ANNA, raw({"summary": "first"}))})
+    assert ("source", ANNA, ONE) in judged(final=older)
+
+
+def test_a_dead_letter_that_was_not_planted_is_named() -> None:
+    """P5: an outage buries nobody."""
+    final = replace(FINAL, buried={(BERT, POISON), (ANNA, ONE)})
+    assert judged(final=final) == [("buried in error", ANNA, ONE)]
+
+
+def test_planted_poison_that_is_no_dead_letter_is_named() -> None:
+    """P5: nor does anything vanish."""
+    assert judged(final=replace(FINAL, buried=())) == [("poison not buried", BERT, POISON)]
+
+
+@pytest.mark.parametrize(
+    "ack",
+    [
+        replace(ACK, claim_token=6),
+        replace(ACK, claim_token=None),
+        replace(ACK, lease_token=None),
+        replace(ACK, late_seconds=2.0),
+        replace(ACK, late_seconds=None),
+    ],
+)
+def test_an_ack_by_whoever_lost_the_lease_is_named(ack: Ack) -> None:
+    """Another's token, no token, a tenant that is gone, a lease that had ended, or none."""
+    assert judged(acks=(ACK, ack)) == [("ack under a dead token", ANNA, ONE)]
+
+
+def test_what_a_flip_covers_is_no_dead_ack() -> None:
+    """Nobody had claimed it; the generation that the flip makes live has it."""
+    assert judged(acks=(replace(ACK, covered=True, claim_token=None),)) == []
+
+
+def test_an_error_of_the_application_is_named_unless_postgres_itself_was_down() -> None:
+    """P6: and a fault of Chroma excuses none."""
+    failed = wrote(ONE, ANNA, {"summary": "second"}, at=6, verdict="fail", reason="deadlock")
+    assert judged([*WHOLE, failed]) == [("application error", ANNA, ONE)]
+    assert judged([*WHOLE, failed, Broken("postgres killed", 5, 6)]) == []
+
+
+def test_what_was_seen_on_the_way_is_told() -> None:
+    """The end may be well and the way not."""
+    assert judged([*WHOLE, Sight("search: foreign", ANNA, TWO, 5)]) == [
+        ("search: foreign", ANNA, TWO)
+    ]
+
+
+def test_what_still_waits_is_told() -> None:
+    """A backlog that never ends is no success."""
+    assert judged(final=replace(FINAL, pending=2)) == [("not drained", None, None)]
+
+
+def test_freshness_counts_the_applications_changes_in_quiet_times() -> None:
+    """Not a confirm, nor what was changed while things were broken."""
+    poison = replace(ACK, memory_id=POISON, acked=160.0)
+    acks = (ACK, replace(ACK, applications=False), replace(ACK, changed=50.0), poison)
+    assert lags(acks, [(99.0, 101.0)], but={POISON}) == pytest.approx([0.2])
+
+
+def test_the_history_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    """Whatever row, whatever text."""
+    rows = [*WHOLE, Sight("search broke", None, None, 5, "süß — \n«»")]
+    history = History(tmp_path / "history.jsonl")
+    reading = Reading(history.file)
+    read: list[Row] = []
+    for row in rows:
+        history.note(row)
+        history.flush()
+        read += reading.more()
+    history.close()
+    reading.close()
+    assert read == rows
+
+
+def test_the_books_are_certain_only_of_what_was_answered_and_has_not_moved() -> None:
+    """The sampler may judge by nothing else."""
+    books = Books()
+    books.note(wrote(ONE, ANNA, "x", at=10))
+    assert books.certain(ONE, since=12) == (True, Placed(ANNA, digest("x")))
+    assert books.certain(ONE, since=11) == (False, None)
+    assert books.certain(TWO, since=99) == (False, None)
+    books.begin([ONE])
+    assert books.certain(ONE, since=99) == (False, None)
+    books.note(wrote(ONE, None, at=20, verdict="info"))
+    assert books.certain(ONE, since=99) == (False, None)
+    books.note(wrote(ONE, None, at=30))
+    assert books.certain(ONE, since=99) == (True, None)

@@ -1,0 +1,58 @@
+"""A model that refuses everything is broken, and no memory is to blame, whatever is cached."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import pytest
+
+from memory_pipeline.batch import embed_drafts
+from memory_pipeline.content import compose, recipe_from
+from memory_pipeline.embedding import CachedEmbedder
+from memory_pipeline.errors import EmbedderUnavailable, Poison
+from memory_pipeline.hashing import HashingEmbedder
+from memory_pipeline.model import Failure, Memory, MemoryId, TenantId, Vector
+from memory_pipeline.plan import Draft
+from memory_pipeline.settings import Settings
+
+
+class Breaking:
+    """Refuses one text, and from some moment on every text."""
+
+    model = HashingEmbedder.model
+    loaded = True
+    broken = False
+
+    def load(self) -> None:
+        """Do nothing."""
+
+    def embed(self, texts: Sequence[str]) -> list[Vector]:
+        """Return one vector a text, or refuse them."""
+        if self.broken or "poison" in texts:
+            raise Poison("refused")
+        return HashingEmbedder().embed(texts)
+
+
+def draft(text: str) -> Draft:
+    """Make a memory that says this."""
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    memory = Memory(
+        MemoryId(1), TenantId("ada"), "ada", None, f'"{text}"', None, moment, moment, "7"
+    )
+    return Draft(memory, compose(memory, recipe_from(Settings.load())))
+
+
+def embed(embedder: CachedEmbedder, text: str) -> list[Failure]:
+    """Embed one memory under a lease that stands."""
+    return embed_drafts(
+        embedder, [draft(text)], hold=lambda: 1.0, slice_seconds=1.0, keep=lambda _: None
+    )
+
+
+def test_an_outage_after_a_poison_memory_charges_nobody() -> None:
+    """The control that was once passed says nothing of the model as it is now."""
+    model = Breaking()
+    embedder = CachedEmbedder(model)
+    assert [f.reason for f in embed(embedder, "poison")] == ["embedding: refused"]
+    model.broken = True
+    with pytest.raises(EmbedderUnavailable):
+        embed(embedder, "a memory that nothing is wrong with")
