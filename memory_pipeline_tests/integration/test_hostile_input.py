@@ -541,7 +541,9 @@ def test_a_strangers_document_is_a_finding_and_no_crash(
     generation = live(pipeline, ADA)
     [vector] = HashingEmbedder().embed(["a memory"])
     with pipeline.servers.client(generation.server).collection(generation, SECONDS) as collection:
-        collection.add(ids=[name], embeddings=[vector], metadatas=[{"hash": "h"}], documents=["d"])
+        collection.add(
+            ids=[name], embeddings=np.stack([vector]), metadatas=[{"hash": "h"}], documents=["d"]
+        )
     hits = pipeline.search.search(ADA, "a memory", k=10)
     assert {hit.memory_id for hit in hits} == {memory, 0}
     assert [f.kind for f in pipeline.verify().run(ADA).findings] == ["foreign"]

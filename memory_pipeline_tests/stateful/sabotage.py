@@ -1,6 +1,6 @@
 """Bugs to plant, each a guard of the design taken away: the machine has to notice every one."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 from memory_pipeline import filling, sync
 from memory_pipeline.batch import write_documents
 from memory_pipeline.chroma.index import Match
+from memory_pipeline.content import compose
 from memory_pipeline.errors import ChromaUnavailable, Fenced
 from memory_pipeline.filters import Filter
 from memory_pipeline.generations import Generations
@@ -19,7 +20,7 @@ from memory_pipeline.postgres.database import queries
 from memory_pipeline.postgres.lease import PostgresLease
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.outbox import PostgresOutbox
-from memory_pipeline.search import Search
+from memory_pipeline.search import Search, _Found
 from memory_pipeline_tests.stateful.world import World
 
 Plant = Callable[[World, pytest.MonkeyPatch], None]
@@ -227,20 +228,9 @@ def search_believes_chroma(world: World, patch: pytest.MonkeyPatch) -> None:
     def confirmed(
         self: Search, tenant: TenantId, matches: list[Match], condition: Filter | None
     ) -> list[Hit]:
+        del tenant, condition
         rows, _ = self._memories.read([match.memory_id for match in matches], vectors=False)
-        return list(_hits(self, matches, rows, condition))
+        found = [(m, rows[m.memory_id]) for m in matches if m.memory_id in rows]
+        return [_Found(m, row, compose(row, self._recipe)).hit() for m, row in found]
 
     patch.setattr(Search, "_confirmed", confirmed)
-
-
-def _hits(
-    search: Search,
-    matches: list[Match],
-    rows: Mapping[MemoryId, Memory],
-    condition: Filter | None,
-) -> Iterator[Hit]:
-    for match in matches:
-        if match.memory_id in rows:
-            hit = search._hit(match, rows[match.memory_id], condition)
-            if hit is not None:
-                yield hit
