@@ -71,7 +71,11 @@ def empty_database(postgres: EmbeddedPostgres) -> str:
 @pytest.fixture
 def database_url(postgres: EmbeddedPostgres) -> str:
     """Return the address of a freshly migrated database."""
-    return _create_database(postgres, template="template_migrated")
+    url = _create_database(postgres, template="template_migrated")
+    # An installation of its own: what stands in the session's Chroma is another's.
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE memory_pipeline.installation SET id = gen_random_uuid()")
+    return url
 
 
 @pytest.fixture
