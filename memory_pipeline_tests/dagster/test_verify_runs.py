@@ -174,3 +174,15 @@ def test_a_server_that_is_down_fails_the_run_for_its_tenants_alone(
     assert green(instance, "parity") == ["chloe"]
     assert not passes(instance, "parity")
     assert green(instance, "last_rebuild") == list(USERS)
+
+
+def test_a_tenant_that_is_unproven_is_neither_in_parity_nor_fresh(
+    instance: dg.DagsterInstance, db: psycopg.Connection
+) -> None:
+    """Postgres went back in time: what waits excuses everything, and says nothing good."""
+    db.execute("INSERT INTO memory_pipeline.change (tenant, unproven) VALUES ('ben', true)")
+    verify(instance)
+    assert red(instance, "parity") == red(instance, "freshness") == ["ben"]
+    synced(instance)
+    verify(instance)
+    assert red(instance, "parity") == red(instance, "freshness") == []
