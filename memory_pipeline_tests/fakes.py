@@ -591,6 +591,11 @@ class FakeLetters:
             self.world.failures[key].waived = False
         return len(chosen)
 
+    def buried(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> frozenset[MemoryId]:
+        """Return those of a tenant's memories that are dead letters, waived or not."""
+        mine = self._chosen(Which(tenants=[tenant], memory_ids=memory_ids))
+        return frozenset(memory_id for _, memory_id in mine)
+
     def _chosen(self, which: Which) -> list[tuple[TenantId, MemoryId]]:
         return [
             (tenant, memory_id)
@@ -954,8 +959,11 @@ class FakeRebuilds:
             part.through = through
             part.reused += len(landed) - embedded
             part.embedded += embedded
-            for memory_id in landed:
-                world.failures.pop((build.tenant, memory_id), None)
+            for key in [(build.tenant, i) for i in landed if (build.tenant, i) in world.failures]:
+                failure = world.failures[key]
+                failure.attempts *= not failure.buried
+                failure.buried = False
+                world.enqueue(*key, again=True)
             part.owned_until = world.now + self.redo_seconds
 
     def flip(self, build: Build, lease: Lease, generation: Generation, *, memories: int) -> None:

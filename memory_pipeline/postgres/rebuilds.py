@@ -155,7 +155,8 @@ class PostgresRebuilds:
             through: the last id of the chunk.
             provenance: of the vectors that were written and had none.
             again: memories of the chunk that a batch shall write.
-            landed: memories whose documents were written; their failures are forgotten.
+            landed: memories whose documents were written; those that failed before are
+                looked at again.
             embedded: how many of these had to be embedded.
 
         Raises:
@@ -168,7 +169,8 @@ class PostgresRebuilds:
                 queries().enqueue(connection, tenant=build.tenant, memory_ids=sorted(set(again)))
             if provenance:
                 record_provenance(connection, dict(provenance))
-            queries().clear_failures(connection, tenant=build.tenant, memory_ids=list(landed))
+            # Not forgotten: this generation may be given up yet. A batch brings them to live too.
+            queries().recheck_failures(connection, tenant=build.tenant, memory_ids=list(landed))
             _one(
                 queries().chunk_done(
                     connection,

@@ -280,3 +280,54 @@ def test_nothing_is_replayed_into_a_damaged_collection(world: World) -> None:
     build = owned(world)
     flipped(world, build, registered(world, build))
     assert world.letters.replay_cured(LATER) == 1
+
+
+# ---- rebuilds
+
+
+def test_what_a_rebuild_could_write_is_a_dead_letter_until_live_has_it(world: World) -> None:
+    """P1: the building generation may be given up yet, and live would lack it with nothing said."""
+    memory = live_and_buried(world)
+    build = owned(world)
+    generation = registered(world, build)
+    world.rebuilds.chunk_done(
+        build,
+        taken(world),
+        generation,
+        through=memory,
+        provenance={},
+        again=(),
+        landed=(memory,),
+        embedded=0,
+    )
+    assert world.attempts(ADA, memory) == (0, False)
+    assert world.pending(ADA) == 1
+    lease = taken(world)
+    claim = world.outbox.claim(lease)
+    assert claim.memory_ids == (memory,)
+    ack(world, lease, claim)
+    assert world.attempts(ADA, memory) is None
+
+
+def test_a_failed_attempt_is_forgotten_after_the_rebuild_that_covered_it(world: World) -> None:
+    """Where live is damaged the flip acks its change: one of ours is left, which clears it."""
+    went_live(world)
+    memory = world.put("ada")
+    refused(world, memory)
+    damage(world)
+    build = owned(world)
+    generation = registered(world, build)
+    world.rebuilds.chunk_done(
+        build,
+        taken(world),
+        generation,
+        through=memory,
+        provenance={},
+        again=(),
+        landed=(memory,),
+        embedded=0,
+    )
+    flipped(world, build, generation)
+    assert world.attempts(ADA, memory) == (1, False)
+    assert drained(world) == [memory]
+    assert world.attempts(ADA, memory) is None

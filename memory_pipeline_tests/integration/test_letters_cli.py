@@ -1,6 +1,7 @@
 """The commands dead-letters and replay: what they print, refuse and end with."""
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,9 @@ class Commands:
 @pytest.fixture
 def run(settings: Settings, unmarked_chroma: None, monkeypatch: pytest.MonkeyPatch) -> Commands:
     """Name the test's services in the environment; return what runs commands."""
+    logger = logging.getLogger("memory_pipeline")  # a command sets it up for its own streams
+    for kept in ("handlers", "propagate", "level"):
+        monkeypatch.setattr(logger, kept, getattr(logger, kept))
     assert settings.database_url is not None
     assert settings.chroma_url is not None
     for name, value in {

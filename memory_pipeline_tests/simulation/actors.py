@@ -22,7 +22,7 @@ from memory_pipeline.settings import Settings
 from memory_pipeline.sync import Sync
 from memory_pipeline.turns import Turns
 from memory_pipeline.verify import Verify
-from memory_pipeline_tests.fakes import FakeRebuilds, FakeRegistry
+from memory_pipeline_tests.fakes import FakeLetters, FakeRebuilds, FakeRegistry
 from memory_pipeline_tests.simulation.scheduler import VirtualEvent
 from memory_pipeline_tests.simulation.world import (
     POISON_FOR_INDEX,
@@ -107,6 +107,8 @@ class Core:
             embedder=self.embedder,
             recipe=recipe,
             seconds=AUDIT_SECONDS,
+            letters=FakeLetters(world),  # type: ignore[arg-type]
+            buried=settings.buried,
         )
 
     def rebuild_alone(self, tenant: TenantId) -> Rebuilt:

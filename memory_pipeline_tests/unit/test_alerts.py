@@ -1,6 +1,7 @@
 """The webhook, against a real HTTP server on this machine."""
 
 import logging
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,7 +11,29 @@ from memory_pipeline.settings import Settings
 from memory_pipeline_tests.webhook import webhook
 
 
-def test_an_alert_is_one_json_object(caplog: pytest.LogCaptureFixture) -> None:
+class _Lines(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line."""
+        self.kept.append(record.getMessage())
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Return the lines that alerts log, however logging was set up before."""
+    logger, lines = logging.getLogger("memory_pipeline.alerts"), _Lines()
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.addHandler(lines)
+    yield lines.kept
+    logger.removeHandler(lines)
+
+
+def test_an_alert_is_one_json_object() -> None:
     """It names its event, and what it is about."""
     with webhook() as hook:
         assert Alerts.from_settings(Settings.load(alert_url=hook.url)).send("tested", {"count": 3})
@@ -18,32 +41,27 @@ def test_an_alert_is_one_json_object(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("status", [302, 404, 500])
-def test_an_alert_that_is_refused_is_logged_and_not_raised(
-    status: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_alert_that_is_refused_is_logged_and_not_raised(status: int, logged: list[str]) -> None:
     """Nor does it count as told; the address stays out of the log."""
-    monkeypatch.setattr(logging.getLogger("memory_pipeline"), "propagate", True)
     with webhook() as hook:
         hook.status = status
         assert not Alerts(hook.url).send("tested", {})
-    [line] = [r.getMessage() for r in caplog.records if r.name == "memory_pipeline.alerts"]
+    [line] = logged
     assert f"status={status}" in line
     assert "secret" not in line
 
 
 def test_a_webhook_that_is_away_or_hangs_raises_nothing(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever tells goes on with what it was at, after a bounded time."""
-    monkeypatch.setattr(logging.getLogger("memory_pipeline"), "propagate", True)
     monkeypatch.setattr(alerting, "ANSWER_SECONDS", 0.2)
     with webhook() as hook:
         hook.waits_seconds = 1.0
         assert not Alerts(hook.url).send("tested", {})
     assert not Alerts(hook.url).send("tested", {})  # nobody listens any more
-    lines = [r.getMessage() for r in caplog.records if r.name == "memory_pipeline.alerts"]
-    assert len(lines) == 2
-    assert not any("secret" in line for line in lines)
+    assert len(logged) == 2
+    assert not any("secret" in line for line in logged)
 
 
 def test_without_an_address_nobody_is_told() -> None:

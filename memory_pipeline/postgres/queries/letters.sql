@@ -62,6 +62,28 @@ WITH held AS MATERIALIZED (
 )
 SELECT count(*) FROM risen;
 
+-- name: recheck_failures$
+-- Have memories looked at again that failed before, buried or not, and that a rebuild could write:
+-- its generation may be given up yet, so only a batch that brings them to live forgets the failure.
+WITH held AS MATERIALIZED (
+    SELECT f.tenant, f.memory_id
+    FROM memory_pipeline.failure f
+    WHERE f.tenant = %(tenant)s AND f.memory_id = ANY(%(memory_ids)s::bigint[])
+    ORDER BY f.memory_id
+    FOR UPDATE OF f
+), risen AS (
+    UPDATE memory_pipeline.failure f
+    SET buried_at = NULL, alerted_at = NULL,
+        attempts = CASE WHEN f.buried_at IS NULL THEN f.attempts ELSE 0 END
+    FROM held h
+    WHERE f.tenant = h.tenant AND f.memory_id = h.memory_id
+    RETURNING f.tenant, f.memory_id
+), enqueued AS (
+    INSERT INTO memory_pipeline.change (tenant, memory_id, again)
+    SELECT tenant, memory_id, true FROM risen ORDER BY memory_id
+)
+SELECT count(*) FROM risen;
+
 -- name: replay_cured$
 -- Replay what was refused by another model, configuration or version than those of now, once for
 -- each; only where the tenant's collection is built with those of now already (a rebuild tries
