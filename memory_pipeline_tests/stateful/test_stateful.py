@@ -6,6 +6,7 @@ STATEFUL_SHRINK=yes makes a failing one short.
 
 import os
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -21,44 +22,44 @@ STEPS = int(os.environ.get("STATEFUL_STEPS", "20"))
 # To shrink an example takes many minutes, and makes it a few steps long.
 SHRINK = os.environ.get("STATEFUL_SHRINK") == "yes"
 PHASES = (Phase.generate, Phase.shrink) if SHRINK else (Phase.generate,)
-BUG_EXAMPLES, BUG_STEPS = 150, 40
+# The same examples each time: enough for every bug that is planted, and clean without one.
+BUG_EXAMPLES, BUG_STEPS, CLEAN_EXAMPLES = 150, 40, 15
 
 
-@pytest.mark.timeout(max(240, EXAMPLES * STEPS))
-def test_the_promises_hold_whatever_happens(world: World) -> None:
-    """P1, P2, P3, P4, P5, P7, P8: no order of steps and faults breaks any of them."""
-    explore(
-        world,
-        settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            database=None,
-            phases=PHASES,
-            report_multiple_bugs=False,
-            print_blob=True,
-            suppress_health_check=list(HealthCheck),
-        ),
+def how(examples: int, steps: int, **more: Any) -> settings:
+    """Tell Hypothesis how much to try; a step may take as long as it takes."""
+    return settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        database=None,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+        **more,
     )
 
 
+@pytest.mark.faults
+@pytest.mark.timeout(max(240, EXAMPLES * STEPS))
+def test_the_promises_hold_whatever_happens(world: World) -> None:
+    """P1, P2, P3, P4, P5, P7, P8: no order of steps and faults breaks any of them."""
+    explore(world, how(EXAMPLES, STEPS, phases=PHASES, print_blob=True))
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_the_examples_that_catch_bugs_are_clean_without_them(world: World) -> None:
+    """Otherwise it would be anything but the planted bug that is caught."""
+    explore(world, how(CLEAN_EXAMPLES, BUG_STEPS, derandomize=True, phases=(Phase.generate,)))
+
+
+@pytest.mark.faults
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", BUGS)
 def test_planted_bugs_are_caught(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A guard that is taken away is missed: the same examples each time, none of them shrunk."""
     BUGS[name](world, monkeypatch)
+    examples = how(BUG_EXAMPLES, BUG_STEPS, derandomize=True, phases=(Phase.generate,))
     with pytest.raises((Violation, FlakyFailure)) as caught:
-        explore(
-            world,
-            settings(
-                max_examples=BUG_EXAMPLES,
-                stateful_step_count=BUG_STEPS,
-                derandomize=True,
-                deadline=None,
-                database=None,
-                phases=(Phase.generate,),
-                report_multiple_bugs=False,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        explore(world, examples)
     sys.stdout.write(f"{name}: in example {world.examples}: {caught.value}\n")

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -128,6 +129,14 @@ class WaitingRebuilds(Struck):
         return 0.0
 
 
+def expire_leases(db: psycopg.Connection) -> None:
+    """Let every lease end, as if its holder had been frozen or had died."""
+    db.execute(
+        "UPDATE memory_pipeline.tenant SET lease_until = clock_timestamp() - interval '1 s'"
+        " WHERE lease_until IS NOT NULL"
+    )
+
+
 def in_this_thread(source: Iterable[T], *, depth: int) -> Generator[T]:
     """Work ahead as ``ahead`` does, but for the thread: each run is the same."""
     waiting: deque[T] = deque()
@@ -194,11 +203,8 @@ class World:
     # ---- the clock
 
     def expire(self) -> None:
-        """Let every lease end, as if its holder had been frozen or had died."""
-        self.db.execute(
-            "UPDATE memory_pipeline.tenant SET lease_until = clock_timestamp() - interval '1 s'"
-            " WHERE lease_until IS NOT NULL"
-        )
+        """Let every lease end."""
+        expire_leases(self.db)
 
     def pass_time(self) -> None:
         """Let hours pass: what was sent has landed, leases and ownerships have ended."""
@@ -461,6 +467,8 @@ def open_world(database_url: str, chroma: ChromaProcess, home: Path) -> Iterator
         db.execute(OWN_VECTORS)
         slow = stack.enter_context(psycopg.connect(database_url))
         plain = stack.enter_context(opened(settings, embedder=cast("Embedder", embedder)))
+        waiting = WaitingRebuilds(plain.rebuilds, faults, partial(expire_leases, db))
+        plain = replace(plain, rebuilds=cast("PostgresRebuilds", waiting))
         yield World(
             settings=settings,
             chroma=chroma,
@@ -479,13 +487,6 @@ def _struck(
     plain: Pipeline, faults: Faults, db: psycopg.Connection, written: set[UUID]
 ) -> Pipeline:
     """Put ports that may be struck in the places of the real ones."""
-
-    def expire() -> None:
-        db.execute(
-            "UPDATE memory_pipeline.tenant SET lease_until = clock_timestamp() - interval '1 s'"
-            " WHERE lease_until IS NOT NULL"
-        )
-
     registry = ("register", "live", "building", "begin", "go_live", "abandon")
     return replace(
         plain,
@@ -493,5 +494,7 @@ def _struck(
         outbox=cast(PostgresOutbox, FencedOutbox(plain.outbox, faults, db)),
         memories=cast(PostgresMemories, Struck(plain.memories, faults, ("read", "back_up"))),
         registry=cast(PostgresRegistry, Struck(plain.registry, faults, registry)),
-        rebuilds=cast(PostgresRebuilds, WaitingRebuilds(plain.rebuilds, faults, expire)),
+        rebuilds=cast(
+            PostgresRebuilds, WaitingRebuilds(plain.rebuilds, faults, partial(expire_leases, db))
+        ),
     )
