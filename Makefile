@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo up test check bench clean
+.PHONY: demo up test faults check bench clean
 
 demo: .venv/installed
 	$(BIN)/memory-pipeline demo $(if $(DEMO_EXIT),--exit)
@@ -11,7 +11,11 @@ up: .venv/installed
 	$(BIN)/memory-pipeline up
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not faults"
+
+# SIMULATION_SEEDS=200000 make faults: as many as that.
+faults: .venv/installed
+	$(BIN)/python -m pytest -m faults
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -1061,6 +1061,7 @@ class FakeIndex:
         del memories  # decides how a real collection is tuned
         hold()
         with self.world.step("index.create"):
+            self._server(generation)
             if generation.collection in self.world.collections:
                 raise ChromaUnavailable(f"collection {generation.collection} already exists")
             collection = FakeCollection(self.world.uuid())
@@ -1150,7 +1151,9 @@ class FakeIndex:
         hold()
         with self.world.step("index.pages"):
             held = self._collection(generation).documents
-            page = [(name, dict(found.metadata)) for name, found in held.items()]
+            page: list[tuple[str, Mapping[str, Scalar]]] = [
+                (name, dict(found.metadata)) for name, found in held.items()
+            ]
         yield page
 
     def fetch(
@@ -1211,7 +1214,12 @@ class FakeIndex:
         del generation  # all collections refuse the same, here
         refuse(documents)
 
+    def _server(self, generation: Generation) -> None:
+        if generation.server != self.world.server:
+            raise ServerLost(f"no server {generation.server} answers here")
+
     def _collection(self, generation: Generation) -> FakeCollection:
+        self._server(generation)
         found = self.world.collections.get(generation.collection)
         if found is None or generation.collection_id not in {None, found.id}:
             raise Corrupt("the collection is gone or another", generation=generation.id)

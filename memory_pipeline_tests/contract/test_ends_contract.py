@@ -147,7 +147,7 @@ def test_a_reset_forgets_the_failures_of_memories_that_went_to_others(world: Wor
 
 
 def test_a_flip_forgets_the_failures_of_memories_that_are_gone(world: World) -> None:
-    """The delete that would have told of it may be among the changes that the rebuild has covered."""
+    """The delete that would have told of it may be among what the rebuild has covered."""
     went_live(world)
     gone, stays = world.put("ada"), world.put("ada", '{"n": 2}')
     lease = taken(world)
@@ -166,7 +166,7 @@ OLD, NEW = (np.full(DIMENSION, value, dtype=np.float32) for value in (0.25, 0.5)
 
 
 def test_without_backup_a_vector_of_an_older_text_is_known_as_one(world: World) -> None:
-    """The row keeps it; the next look must not take it for one that the application has just set."""
+    """The row keeps it; no later look may take it for one that the application has just set."""
     memory = world.put("ada")
     rows, _ = world.memories.read([memory])
     first = Provenance("a text", "model", vector_hash(OLD))
@@ -222,7 +222,8 @@ def test_what_waits_or_is_buried_is_excused(world: World) -> None:
     )
     other = world.put("bob")
     excuses = world.excuses(ADA, [waits, claimed, right, other])
-    assert (excuses.pending, excuses.buried) == ({waits, claimed}, frozenset())
+    assert excuses.pending == {waits, claimed}
+    assert excuses.buried == frozenset()
     assert not excuses.everything
     assert world.excuses(ADA, [right]).pending == frozenset()
 

@@ -318,6 +318,17 @@ def test_an_unknown_collection_is_corrupt(index: QueryableIndex, generation: Gen
             index.write(damaged, [a_document(1)], [], hold=no_lease, fresh=True)
 
 
+def test_on_a_server_that_is_none_of_ours_nothing_is_created_or_asked(
+    index: QueryableIndex, generation: Generation
+) -> None:
+    """A generation that was placed on a server which is gone by now never comes to be."""
+    elsewhere = replace(generation, id=uuid4(), server=uuid4(), collection_id=None)
+    with pytest.raises(ServerLost):
+        index.create(elsewhere, memories=0, hold=no_lease)
+    with pytest.raises(ServerLost):
+        index.hashes(replace(generation, server=elsewhere.server), hold=no_lease)
+
+
 def test_a_server_that_is_none_of_ours_is_lost(index: QueryableIndex) -> None:
     """Whether a server is who it is can be asked before its collections are blamed."""
     index.recognise(index.place())

@@ -8,6 +8,12 @@ from memory_pipeline_tests.simulation.run import Report, Simulation
 from memory_pipeline_tests.simulation.sabotage import BUGS, hunt
 
 
+def say(line: str) -> None:
+    """Print a line at once, whatever it is printed to."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     """Run what was asked for; return 1 where a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m memory_pipeline_tests.simulation")
@@ -36,9 +42,9 @@ def run(seeds: range) -> int:
         steps += report.steps
         if report.broken:
             broken += 1
-            print(f"seed {seed}: {report.broken}", flush=True)
+            say(f"seed {seed}: {report.broken}")
     seconds = time.monotonic() - began
-    print(
+    say(
         f"{len(seeds)} seeds, {steps} steps, {broken} broken, {seconds:.1f} s, "
         f"{len(seeds) / seconds:.0f} seeds/s"
     )
@@ -52,15 +58,15 @@ def sabotage(names: list[str], seeds: range) -> int:
         caught = hunt(name, seeds)
         missed += caught.report is None
         said = "NOT CAUGHT" if caught.report is None else caught.report.broken
-        print(f"{name:60} {caught.seeds:6}  {(said or '')[:90]}", flush=True)
+        say(f"{name:60} {caught.seeds:6}  {(said or '')[:90]}")
     return 1 if missed else 0
 
 
 def show(report: Report) -> None:
     """Print the schedule of a seed."""
     for when, who, what in report.trace:
-        print(f"{when:9.3f} {who:20} {what}")
-    print(f"seed {report.seed}: {report.broken or 'every promise is kept'}, {report.steps} steps")
+        say(f"{when:9.3f} {who:20} {what}")
+    say(f"seed {report.seed}: {report.broken or 'every promise is kept'}, {report.steps} steps")
 
 
 if __name__ == "__main__":

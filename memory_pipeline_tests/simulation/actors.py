@@ -317,7 +317,7 @@ class Application:
             return
         row = rows[memory_id]
         changes: dict[str, Callable[[], dict[str, object]]] = {
-            "update": lambda: self._text(),
+            "update": self._text,
             "vector": lambda: {"embedding": vector_of(f"own {self._world.number()}")},
             "null": lambda: {"embedding": None},
             "move": lambda: self._owner(rng.choice((*self._tenants, None))),
@@ -437,7 +437,7 @@ class Vandal:
         building = found.building is not None and found.building not in world.proven
         generation = found.building if building and rng.random() < 0.7 else found.live
         assert generation is not None
-        if chance < 0.12 and not world.settings.backup == "off":
+        if chance < 0.12 and world.settings.backup != "off":
             self._lose_the_server()
         elif chance < 0.3 and generation == found.live:
             world.note(f"deletes the collection of {tenant}")

@@ -1,4 +1,4 @@
-"""What goes wrong at a step: a crash, a pause, an error before or after the step, an outage, damage.
+"""What goes wrong at a step: a crash, a pause, an error before or after the step, an outage.
 
 One number decides for each step; what is chosen then depends on who is asked. The rate and the mix
 are drawn once a seed, so that some seeds are calm and some are a storm.
@@ -6,6 +6,7 @@ are drawn once a seed, so that some seeds are calm and some are a storm.
 
 from collections.abc import Callable
 from typing import Literal
+
 from memory_pipeline.errors import (
     ChromaUnavailable,
     EmbedderUnavailable,
@@ -80,13 +81,15 @@ FOCUSES: dict[Season, tuple[str, ...]] = {
     ),
 }
 FOCUS_SHARE = 0.3
+AMID_SHARE = 0.8
 COLD = frozenset({"outbox.pending_tenants", "registry.damaged", "registry.droppable"})
 HOT_TIMES = 3.0
 # How often the application, or whoever does harm, acts just before a step of somebody else.
 MEDDLING = (0.0, 0.02, 0.06)
 SHORT_SECONDS = 3.0
 # Longer than a lease, a request and the grace together.
-LONG_SECONDS = 40.0
+LEAST_LONG_SECONDS = 8.0
+LONG_SECONDS = 30.0
 OUTAGE_SECONDS = 15.0
 
 
@@ -97,7 +100,7 @@ class ChanceOfFaults:
         self,
         world: SimulatedWorld,
         restart: Callable[[Process], None],
-        meddle: Callable[[str], None],
+        meddle: Callable[[], None],
         season: Season,
     ) -> None:
         self._world = world
@@ -106,7 +109,10 @@ class ChanceOfFaults:
         self._rate = self._rng.choice(RATES)
         self._meddle = meddle
         self._meddling = self._rng.choice(MEDDLING)
-        self._focus = self._rng.choice(FOCUSES[season]) if self._rng.random() < 0.8 else ""
+        # One or two, for some windows open only where something else has gone wrong as well.
+        self._focus = {
+            self._rng.choice(FOCUSES[season]) for _ in range(self._rng.choice((0, 1, 1, 2)))
+        }
         self._down: dict[str, float] = {}
         self.off = False
 
@@ -125,10 +131,10 @@ class ChanceOfFaults:
         if step in COLD:
             return None
         chance = self._rng.random()
-        if step == self._focus and chance < FOCUS_SHARE:
+        if step in self._focus and chance < FOCUS_SHARE:
             return self._trouble(step, side, actor)
         if chance > 1.0 - self._meddling:
-            self._meddle(step)
+            self._meddle()
         elif chance < (self._rate * HOT_TIMES if step in HOT else self._rate):
             return self._something(step, side, actor)
         return None
@@ -137,10 +143,10 @@ class ChanceOfFaults:
         """Let the application act just here, and others before this goes on; or let it go wrong."""
         if self._rng.random() < 0.3:
             return self._something(step, side, actor)
-        self._meddle(step)
-        self._pause(step, actor)
+        self._meddle()
+        self._pause(step, actor, amid=self._rng.choice((0, 1, 2)))
         if self._rng.random() < 0.3:
-            self._meddle(step)
+            self._meddle()
         return None
 
     def heal(self) -> None:
@@ -166,15 +172,20 @@ class ChanceOfFaults:
         self._restart(actor.process)
         raise Crashed
 
-    def _pause(self, step: str, actor: Actor) -> None:
+    def _pause(self, step: str, actor: Actor, *, amid: int = 0) -> None:
         """Freeze. What was renewed just before a write bounds how late it is, but in some seeds."""
         world = self._world
         seconds = self._rng.random() * SHORT_SECONDS
         if step != "index.write":
-            seconds *= LONG_SECONDS / SHORT_SECONDS if self._rng.random() < 0.4 else 1.0
+            if self._rng.random() < 0.5:
+                seconds = LEAST_LONG_SECONDS + seconds * LONG_SECONDS / SHORT_SECONDS
         else:
             most = actor.held_at + world.settings.request_seconds - world.now
             seconds = min(seconds, max(0.0, most))
+        for _ in range(amid):
+            # While it is frozen, and early enough for others to bring it.
+            world.scheduler.at(world.now + seconds * AMID_SHARE * self._rng.random(), self._meddle)
+        world.frozen_until = max(world.frozen_until, world.now + seconds)
         world.note(f"sleeps for {seconds:.1f} s before {step}")
         world.scheduler.sleep(seconds)
 

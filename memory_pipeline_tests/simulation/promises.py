@@ -4,12 +4,12 @@ Judged from the rows and the collections themselves, by the text and the vector:
 and versions that the core goes by.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from uuid import UUID
 
 from memory_pipeline.model import Memory, MemoryId, TenantId, document_id, memory_id_of
-from memory_pipeline_tests.fakes import FakeCollection, FakeDocument
+from memory_pipeline_tests.fakes import FakeCollection, FakeDocument, FakeTenant
 from memory_pipeline_tests.simulation.world import SimulatedWorld, same_vector, vector_of
 
 
@@ -58,10 +58,12 @@ def differing(world: SimulatedWorld, tenant: TenantId, live: UUID) -> Iterator[M
                 yield i
     if mine < len(held):
         for name in held:
-            i = memory_id_of(name)
-            found = None if i is None else world.rows.get(i)
-            if i is not None and (found is None or found.tenant != tenant):
-                yield i
+            stray = memory_id_of(name)
+            if stray is None:
+                continue
+            found = world.rows.get(stray)
+            if found is None or found.tenant != tenant:
+                yield stray
 
 
 def collection_of(world: SimulatedWorld, generation: UUID) -> FakeCollection:
@@ -78,29 +80,33 @@ def nothing_is_lost(world: SimulatedWorld) -> None:
     for tenant, known in world.tenants.items():
         if (tenant, None) in waiting:
             continue
-        live = known.live
-        if live is not None and world.generations[live].state != "live":
-            continue  # marked for a rebuild
-        if live is None and known.building is not None:
-            continue  # every batch writes what a rebuild will let searches go to
-        if live is None:
-            bad: Iterator[MemoryId] = (i for i, r in world.rows.items() if r.tenant == tenant)
-        elif world.generations[live].collection not in world.collections:
-            if tenant not in world.damaged:
-                raise Broken(f"P7: the live collection of {tenant} is gone")
-            continue
-        else:
-            bad = differing(world, tenant, live)
-        for i in bad:
-            if (tenant, i) in waiting or (live, i) in world.spoilt:
+        for i in _wrong(world, tenant, known):
+            if (tenant, i) in waiting or (known.live, i) in world.spoilt:
                 continue
             failure = world.failures.get((tenant, i))
             if failure is None or not failure.buried:
-                raise Broken(f"P1: m{i} of {tenant} differs in {live and live.int}, nothing waits")
+                where = "nothing" if known.live is None else f"g{known.live.int}"
+                raise Broken(f"P1: m{i} of {tenant} differs in {where}, and nothing waits")
     for row in world.rows.values():
-        if row.tenant is not None and row.tenant not in world.tenants:
-            if (row.tenant, row.id) not in waiting:
-                raise Broken(f"P1: m{row.id} of {row.tenant}, who is unknown, and nothing waits")
+        unknown = row.tenant is not None and row.tenant not in world.tenants
+        if unknown and (row.tenant, row.id) not in waiting:
+            raise Broken(f"P1: m{row.id} of {row.tenant}, who is unknown, and nothing waits")
+
+
+def _wrong(world: SimulatedWorld, tenant: TenantId, known: FakeTenant) -> Iterable[MemoryId]:
+    """Tell what is wrong in what searches go to, unless all of it is marked for a rebuild."""
+    live = known.live
+    if live is None:
+        if known.building is not None:
+            return ()  # every batch writes what a rebuild will let searches go to
+        return (i for i, row in world.rows.items() if row.tenant == tenant)
+    if world.generations[live].state != "live":
+        return ()
+    if world.generations[live].collection in world.collections:
+        return differing(world, tenant, live)
+    if tenant not in world.damaged:
+        raise Broken(f"P7: the live collection of {tenant} is gone")
+    return ()
 
 
 def nobody_is_blamed(world: SimulatedWorld) -> None:

@@ -16,14 +16,13 @@ from memory_pipeline_tests.simulation.actors import TENANTS, Application, Closin
 from memory_pipeline_tests.simulation.faults import ChanceOfFaults, Season
 from memory_pipeline_tests.simulation.promises import Broken
 from memory_pipeline_tests.simulation.scheduler import (
+    Ahead,
     NoLock,
     Process,
     Scheduler,
     Stuck,
-    VirtualEvent,
     VirtualThreading,
     VirtualTime,
-    ahead_of,
 )
 from memory_pipeline_tests.simulation.world import SimulatedWorld
 
@@ -60,7 +59,7 @@ def virtual(scheduler: Scheduler) -> Iterator[None]:
     stand_ins: tuple[tuple[Any, str, Any], ...] = (
         *((module, "time", time) for module in (sync, batch, rebuild, repair, retire, verify)),
         *((module, "threading", threading) for module in (rebuild, repair)),
-        *((module, "ahead", ahead_of(scheduler)) for module in (rebuild, verify)),
+        *((module, "ahead", Ahead(scheduler)) for module in (rebuild, verify)),
         *((module, "log", Silent()) for module in (sync, generations, rebuild, retire)),
         (generations, "_placing", NoLock()),
     )
@@ -100,7 +99,7 @@ class Simulation:
             chance.choice(("on", "on", "on", "off")),
             chance.choice((1, 2, 3)),
         )
-        season: Season = chance.choice(("any", "any", "sync", "rebuild", "rebuild", "verify"))
+        season: Season = chance.choice(("any", "sync", "sync", "rebuild", "rebuild", "verify"))
         self.world = world = SimulatedWorld(settings, seed)
         world.trust = chance.random() < 0.7
         world.re_embeds = chance.random() < 0.3
@@ -117,9 +116,9 @@ class Simulation:
         world.served = TENANTS[:tenants]
         self.application = Application(
             world,
-            chance.randrange(4, 26),
+            chance.randrange(4, 36 if narrow else 26),
             world.served,
-            many=chance.choice((1, 3) if narrow else (1, 3, 6)),
+            many=chance.choice((1, 1, 3) if narrow else (1, 3, 6)),
         )
         self.idle_seconds = chance.choice((1.0, 4.0) if season != "any" else (1.0, 4.0, 12.0))
         self.left_alone = chance.random() < 0.1  # nobody goes on with what a killed rebuild left
@@ -173,7 +172,7 @@ class Simulation:
         seconds = scheduler.rng.choice((0.1, 2.0, 20.0))
         scheduler.at(self.world.now + seconds, process.role)
 
-    def _meddle(self, step: str) -> None:
+    def _meddle(self) -> None:
         """Act just before a step of somebody else."""
         if self.vandal is not None and self.world.scheduler.rng.random() < 0.2:
             self.vandal.meddle()
@@ -237,26 +236,28 @@ class Simulation:
 
     def _left(self) -> str:
         """Tell what is still to be done; harm that nobody has noticed yet is for the judgement."""
+        return next(self._to_be_done(), "")
+
+    def _to_be_done(self) -> Iterator[str]:
         world = self.world
         if world.on_their_way or world.truncations:
-            return "requests on their way"
+            yield "requests on their way"
+        if world.frozen_until > world.now:
+            yield "somebody who is frozen"
         for tenant, known in world.tenants.items():
             if known.lease_until > world.now:
-                return f"the lease of {tenant}"
+                yield f"the lease of {tenant}"
         for (rebuild_id, tenant), part in world.parts.items():
             owned = part.state == "running" and part.owned_until > world.now
             # Those of the mender that it has not ended are left, where others mended meanwhile.
-            if owned or (
-                not self.left_alone
-                and part.state in {"waiting", "running"}
-                and rebuild_id.startswith("rebuild")
-            ):
-                return f"the rebuild {rebuild_id} of {tenant}"
+            resumed = not self.left_alone and rebuild_id.startswith("rebuild")
+            if owned or (resumed and part.state in {"waiting", "running"}):
+                yield f"the rebuild {rebuild_id} of {tenant}"
         if damaged := FakeRegistry(world).damaged():
-            return f"the rebuild of {sorted(damaged)}"
-        if waiting := [c for c in world.changes.values() if not self._is_for_a_person(c.tenant)]:
-            return f"changes {waiting}"
-        return ""
+            yield f"the rebuild of {sorted(damaged)}"
+        for change in world.changes.values():
+            if not self._is_for_a_person(change.tenant):
+                yield f"{change}"
 
     def _is_for_a_person(self, tenant: TenantId) -> bool:
         """Say whether a tenant was damaged so often that nobody rebuilds it by himself."""

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from itertools import count
 from random import Random
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from greenlet import getcurrent, greenlet
+from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
 
 T = TypeVar("T")
 
@@ -230,49 +230,72 @@ class NoLock:
     def __exit__(self, *_: object) -> None: ...
 
 
-def ahead_of(scheduler: Scheduler) -> Callable[..., Generator[Any]]:
-    """Make what stands for ``ahead.ahead``: another actor of the same process works ahead."""
+class Ahead:
+    """Stands for ``ahead.ahead``: another actor of the same process works ahead."""
 
-    def ahead(source: Iterable[T], *, depth: int) -> Generator[T]:
-        caller = scheduler.current
-        if caller is None:
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def __call__(self, source: Iterable[T], *, depth: int) -> Generator[T]:
+        """Iterate over ``source``, at most ``depth`` results ahead."""
+        scheduler, caller = self._scheduler, self._scheduler.current
+        if caller is None:  # the test itself looks
             yield from source
             return
-        results: deque[tuple[T | None, BaseException | None, bool]] = deque()
-        room, unwanted = depth, False
-
-        def work() -> None:
-            nonlocal room
-            try:
-                scheduler.wait(lambda: room > 0)
-                room -= 1
-                for result in source:
-                    if unwanted:
-                        return
-                    results.append((result, None, False))
-                    scheduler.wait(lambda: room > 0)
-                    room -= 1
-            except Exception as error:  # noqa: BLE001 - raised again below
-                results.append((None, error, True))
-            else:
-                results.append((None, None, True))
-
-        child = scheduler.spawn(f"{caller.name}/ahead", caller.process, work)
+        line: Line[T] = Line(depth)
+        child = scheduler.spawn(
+            f"{caller.name}/ahead", caller.process, lambda: line.fill(source, scheduler)
+        )
         try:
             while True:
-                if not results:
-                    scheduler.wait(lambda: bool(results))
-                result, error, ended = results.popleft()
-                if error is not None:
-                    raise error
-                if ended:
+                if not line.results and not line.ended:
+                    scheduler.wait(line.has_more)
+                if line.results:
+                    line.room += 1
+                    yield line.results.popleft()
+                elif line.error is not None:
+                    raise line.error
+                else:
                     return
-                room += 1
-                yield result  # type: ignore[misc]
         finally:
-            unwanted = True
-            room += 1
+            line.unwanted = True
+            line.room += 1
             if not caller.process.dead and scheduler.is_alive(child):
                 scheduler.wait(lambda: not scheduler.is_alive(child))
 
-    return ahead
+
+class Line(Generic[T]):
+    """Results that stand ready, and room for more."""
+
+    def __init__(self, depth: int) -> None:
+        self.results: deque[T] = deque()
+        self.room = depth
+        self.unwanted = False
+        self.ended = False
+        self.error: Exception | None = None
+
+    def has_more(self) -> bool:
+        """Whether there is a result, or an end."""
+        return bool(self.results) or self.ended
+
+    def has_room(self) -> bool:
+        """Whether the next result may be begun."""
+        return self.room > 0
+
+    def fill(self, source: Iterable[T], scheduler: Scheduler) -> None:
+        """Work until the source ends, or nobody wants more of it."""
+        try:
+            self._take_room(scheduler)
+            for result in source:
+                if self.unwanted:
+                    return
+                self.results.append(result)
+                self._take_room(scheduler)
+        except Exception as error:  # noqa: BLE001 - raised again where the result is awaited
+            self.error = error
+        self.ended = True
+
+    def _take_room(self, scheduler: Scheduler) -> None:
+        if not self.has_room():
+            scheduler.wait(self.has_room)
+        self.room -= 1

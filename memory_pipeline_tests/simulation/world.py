@@ -13,7 +13,7 @@ from uuid import UUID
 
 import numpy as np
 
-from memory_pipeline.errors import EmbedderUnavailable, PipelineError, Poison, ServerLost
+from memory_pipeline.errors import EmbedderUnavailable, PipelineError, Poison
 from memory_pipeline.model import (
     DIMENSION,
     Claim,
@@ -31,7 +31,6 @@ from memory_pipeline.ports import Hold, Lease
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.fakes import (
     FakeChange,
-    FakeCollection,
     FakeIndex,
     FakeMemories,
     FakeOutbox,
@@ -88,6 +87,7 @@ class SimulatedWorld(FakeWorld):
         self.stated: dict[MemoryId, int] = {}  # the version that the application wrote last
         self.beyond_the_grace = False  # whether requests may land later than that
         self._landing_beyond = False
+        self.frozen_until = 0.0  # by then nobody sleeps any more who holds something old
         self.on_their_way = 0  # requests whose senders were told that they failed
         self.drawn: int | None = None  # the number of the next change
 
@@ -204,11 +204,6 @@ class SimulatedIndex(FakeIndex):
         for document in documents:
             if POISON_FOR_INDEX in (document.text or ""):
                 raise Poison("it cannot be indexed")
-
-    def _collection(self, generation: Generation) -> FakeCollection:
-        if generation.server != self.world.server:
-            raise ServerLost("another server answers")
-        return super()._collection(generation)
 
     def _apply(
         self,

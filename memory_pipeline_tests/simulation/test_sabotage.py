@@ -1,0 +1,33 @@
+"""Bugs are planted in the core, one at a time, and the simulation notices each.
+
+What broke: a checker that cannot fail proves nothing. What must not change: every guard that a
+promise rests on has a bug here that takes it away.
+"""
+
+import pytest
+
+from memory_pipeline_tests.simulation.sabotage import BUGS, hunt
+
+# Those that need two things at once are rarer: the simulation runs through so many in a minute.
+MOST_SEEDS = 3000
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", [name for name, bug in BUGS.items() if bug.noticed])
+def test_a_planted_bug_is_noticed(name: str) -> None:
+    """Some promise breaks, in a seed that keeps every promise without the bug."""
+    caught = hunt(name, range(MOST_SEEDS))
+    assert caught.report is not None, f"{name}: not noticed in {caught.seeds} seeds"
+    print(f"{name}: seed {caught.report.seed}, {caught.report.broken}")  # noqa: T201 - the table
+
+
+def test_bugs_leave_nothing_behind() -> None:
+    """Each is in force only while it is planted: the next test runs the true core."""
+    from memory_pipeline_tests.simulation.run import Simulation
+
+    before = Simulation(5).run(whole=True)
+    for bug in BUGS.values():
+        with bug.plant():
+            pass
+    assert Simulation(5).run(whole=True) == before
