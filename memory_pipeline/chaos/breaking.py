@@ -8,11 +8,8 @@ import signal
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 
-import httpx
 import psycopg
-from chromadb.errors import ChromaError
 
-from memory_pipeline.benchmarks.limit import connect
 from memory_pipeline.chaos.proxy import Link
 from memory_pipeline.chaos.stack import Stack
 from memory_pipeline.chaos.ways import PASS, Way
@@ -21,8 +18,6 @@ from memory_pipeline.local.processes import ServiceFailed, wait_until
 Broken = Generator[str]
 Break = Callable[[Stack, random.Random], AbstractContextManager[str]]
 BACK_SECONDS = 120.0
-UNLOCKED_SECONDS = 3.0
-CONTROL = "chaos-control"
 TERMINATE = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'memory_pipeline'
@@ -178,29 +173,12 @@ def disk_full(stack: Stack, _chance: random.Random) -> Broken:
         yield ""
     finally:
         stack.disk.make_room()
-        _unlock(stack)
-
-
-def _unlock(stack: Stack) -> None:
-    """Restart Chroma where it goes on refusing writes although there is room, as people have to.
-
-    Chroma 1.5.9 leaves a transaction of its SQLite open when a write meets a full disk: until it
-    is restarted, every further write answers "database is locked".
-    """
-    if not wait_until(lambda: _takes_writes(stack), within=UNLOCKED_SECONDS):
-        _kill_chroma(stack)  # told to end, it would wait for the requests that it holds up
+        # As people have to. When the first write to a collection meets a full disk, Chroma 1.5.9
+        # leaves a transaction of its SQLite open, and sooner or later answers "database is
+        # locked" to every write. Told to end, it would wait for the requests that it holds up.
+        _kill_chroma(stack)
         _start_chroma(stack)
         stack.helped["chroma restarted after a full disk"] += 1
-
-
-def _takes_writes(stack: Stack) -> bool:
-    try:
-        client = connect(stack.chroma.url, seconds=UNLOCKED_SECONDS)
-        client.get_or_create_collection(CONTROL, embedding_function=None)
-        client.delete_collection(CONTROL)
-    except (ChromaError, httpx.HTTPError, ValueError):
-        return False
-    return True
 
 
 # ---- links and the model

@@ -18,6 +18,7 @@ class Options:
     tenants: int
     rate: float
     seed: int
+    lives: int = 2
     program: Sequence[str] = PROGRAM
     kinds: Sequence[str] = ()
     keep: Path | None = None

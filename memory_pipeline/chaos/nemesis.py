@@ -50,6 +50,9 @@ class Nemesis:
                 _wait_until(began + seconds * done / count)
                 self._begin()
             _wait_until(began + seconds)
+        except BaseException:  # whoever interrupts it does not wait for what the faults have begun
+            self._stack.end_commands()
+            raise
         finally:
             self._heal.set()
             for thread in self._running:

@@ -5,7 +5,7 @@ import random
 import subprocess
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from memory_pipeline.chaos.eyes import Eyes
@@ -165,7 +165,8 @@ def _tampered(
         collection = Eyes(connection, stack.chroma.url).collection(generation)
     stack.tampered.add(tenant)
     yield f"{tenant}: {tamper(collection)}"
-    repaired(stack, [tenant])
+    with suppress(ChromaUnavailable):  # what else is broken may keep it until the round's end
+        repaired(stack, [tenant])
 
 
 def repaired(stack: Stack, tenants: Sequence[TenantId], *, attempts: int = 1) -> None:

@@ -68,7 +68,9 @@ def chaos(options: Options, tell: Tell) -> Figures:
     with tempfile.TemporaryDirectory(prefix="memory-pipeline-history-") as folder:
         history = History((options.keep or Path(folder)) / "history.jsonl")
         try:
-            with private_stack(history, seed=options.seed, program=options.program) as stack:
+            with private_stack(
+                history, seed=options.seed, lives=options.lives, program=options.program
+            ) as stack:
                 _Run(options, stack, history, figures, tell).all_rounds()
         finally:
             history.close()

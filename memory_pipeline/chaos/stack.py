@@ -35,6 +35,8 @@ LEASE_SECONDS, REQUEST_SECONDS, GRACE_SECONDS = 4.0, 2.5, 1.5
 RETRY_SECONDS, RETRY_LIMIT_SECONDS = 0.5, 5.0
 TEND_SECONDS = 0.3
 READY_SECONDS = 60.0
+# What it has is thrown away; and one that a full disk has locked never ends by itself.
+CHROMA_STOP_SECONDS = 3.0
 
 # Who forgot what under which token, and whose it was at that moment, as Postgres saw it. What a
 # flip acks was claimed by nobody: it is covered by what the flip makes live.
@@ -110,6 +112,13 @@ class Stack:
         self.children.append(child)
         return child
 
+    def end_commands(self) -> None:
+        """End the commands that still run."""
+        for child in self.children:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+
     def said(self, child: subprocess.Popen[bytes]) -> str:
         """Return what a command has printed."""
         out = self.home / f"command-{self.children.index(child)}.out"
@@ -141,6 +150,7 @@ def private_stack(
         disk = ending.enter_context(small_disk(home / "disk"))
         place = disk.folder if disk is not None else home
         chroma = start_chroma(place / "chroma", home / "chroma.log")
+        chroma.service.stop_seconds = CHROMA_STOP_SECONDS
         ending.callback(chroma.service.stop)
         proxy = ending.enter_context(Proxy())
         to_chroma = proxy.add(
@@ -165,7 +175,7 @@ def private_stack(
         with stack.connect("chaos-setup") as connection:
             connection.execute(RECORD_ACKS.encode())
         ending.enter_context(_residents(stack, lives))
-        ending.callback(_end_children, stack)
+        ending.callback(stack.end_commands)
         yield stack
 
 
@@ -233,10 +243,3 @@ def _wait_until_ready(stack: Stack, lives: int) -> None:
 
         if not wait_until(ready, within=READY_SECONDS):
             raise ServiceFailed(f"the live processes are not ready: {stack.residents[0].tail()}")
-
-
-def _end_children(stack: Stack) -> None:
-    for child in stack.children:
-        if child.poll() is None:
-            child.kill()
-        child.wait()

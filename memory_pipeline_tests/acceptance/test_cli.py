@@ -24,6 +24,7 @@ COMMANDS = [
     "replay",
     "status",
     "tenants",
+    "chaos",
     "detach",
 ]
 

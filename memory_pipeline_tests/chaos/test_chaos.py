@@ -32,9 +32,19 @@ def run(
     seconds: float = FAULTS * SECONDS_A_FAULT,
     program: Sequence[str] = PROGRAM,
     kinds: Sequence[str] = (),
+    lives: int = 2,
 ) -> Figures:
     """Run chaos; print the page for whoever asks with -s, or has to find out why it failed."""
-    options = Options(seconds, count, tenants=12, rate=25, seed=seed, program=program, kinds=kinds)
+    options = Options(
+        seconds,
+        count,
+        tenants=12,
+        rate=25,
+        seed=seed,
+        lives=lives,
+        program=program,
+        kinds=kinds,
+    )
     figures = chaos(options, lambda said: print(said, file=sys.stderr))  # noqa: T201
     print(as_page(figures))  # noqa: T201
     return figures
@@ -64,5 +74,7 @@ def test_every_promise_is_kept(seed: int) -> None:
 def test_a_planted_bug_is_seen(bug: str, kinds: list[str], count: int, seen: set[str]) -> None:
     """A run that could not fail would prove nothing."""
     program = (sys.executable, str(SABOTAGE / f"{bug}.py"))
-    figures = run(1, program=program, kinds=kinds, count=count, seconds=count * 2.0)
+    # Where another takes over at once, an ack that comes too late finds nothing left to forget.
+    lives = 1 if bug == "ack_without_token" else 2
+    figures = run(1, program=program, kinds=kinds, count=count, seconds=count * 2.0, lives=lives)
     assert seen <= {v.kind for v in figures.violations}

@@ -11,7 +11,7 @@ from typing import Any, cast
 from unittest.mock import patch
 
 from memory_pipeline import batch, filling, generations, plan, sandwich, sync, verify
-from memory_pipeline.content import parse, vector_hash
+from memory_pipeline.content import compose, parse, vector_hash
 from memory_pipeline.errors import ChromaUnavailable, PipelineError, Transient
 from memory_pipeline.filling import Filling
 from memory_pipeline.generations import Generations
@@ -31,7 +31,7 @@ from memory_pipeline.plan import EmbeddedDraft
 from memory_pipeline.ports import Lease, Memories
 from memory_pipeline.rebuild import Rebuild
 from memory_pipeline.sandwich import Sandwich
-from memory_pipeline.search import Search
+from memory_pipeline.search import Search, _Found
 from memory_pipeline.sync import Sync
 from memory_pipeline.verify import Verify
 from memory_pipeline_tests.fakes import (
@@ -432,8 +432,8 @@ def _two_writers() -> Iterator[None]:
 def _trusting_search() -> Iterator[None]:
     def confirmed(self: Search, tenant: TenantId, matches: Any, condition: Any) -> Any:
         rows = self._memories.read([m.memory_id for m in matches])[0]
-        hits = [self._hit(m, rows[m.memory_id], condition) for m in matches if m.memory_id in rows]
-        return [hit for hit in hits if hit]
+        found = [(m, rows[m.memory_id]) for m in matches if m.memory_id in rows]
+        return [_Found(m, row, compose(row, self._recipe)).hit() for m, row in found]
 
     with patch.object(Search, "_confirmed", confirmed):
         yield
@@ -441,19 +441,24 @@ def _trusting_search() -> Iterator[None]:
 
 @bug("search shows the text of the index")
 def _text_of_the_index() -> Iterator[None]:
-    def made(hit: Any) -> Any:
-        def older(self: Search, match: Any, memory: Memory, condition: Any) -> Any:
-            found = hit(self, match, memory, condition)
+    def made(confirmed: Any) -> Any:
+        def older(self: Search, tenant: TenantId, matches: Any, condition: Any) -> Any:
             world = self._memories.world  # type: ignore[attr-defined]
-            for collection in world.collections.values():
-                document = collection.documents.get(f"memory_log_{memory.id}")
-                if document is not None and document.metadata == match.metadata:
-                    return replace(found, memory=parse(document.text))
-            return found
+            texts = {
+                match.memory_id: document.text
+                for match in matches
+                for collection in world.collections.values()
+                if (document := collection.documents.get(f"memory_log_{match.memory_id}"))
+                and document.metadata == match.metadata
+            }
+            return [
+                replace(hit, memory=parse(texts[hit.memory_id])) if hit.memory_id in texts else hit
+                for hit in confirmed(self, tenant, matches, condition)
+            ]
 
         return older
 
-    with instead(Search, "_hit", made):
+    with instead(Search, "_confirmed", made):
         yield
 
 

@@ -1,5 +1,6 @@
 """Acks whatever it has claimed once, whoever has the lease by now."""
 
+import time
 from collections.abc import Sequence
 
 from memory_pipeline.chaos.program import main
@@ -7,6 +8,8 @@ from memory_pipeline.model import Claim, Failure, MemoryId, Provenance
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.outbox import PostgresOutbox
 
+# As long as the way to Postgres may take: most freezes meet a batch before its ack.
+WAY_SECONDS = 0.4
 ACK = "DELETE FROM memory_pipeline.change WHERE tenant = %s AND seq = ANY(%s)"
 guarded = PostgresOutbox.ack
 
@@ -26,6 +29,7 @@ def ack(
         return guarded(
             self, lease, claim, landed=landed, failures=failures, missed=missed, again=again
         )
+    time.sleep(WAY_SECONDS)
     with self._database.transaction() as connection:
         connection.execute(ACK, (lease.tenant, [c.seq for c in claim.changes]))
     return 0
