@@ -1072,7 +1072,9 @@ def test_nothing_is_acked_where_nothing_could_be_written(
     sync = with_index(pipeline, **{"on_prime" if where == "prime" else "before": fail})
     outcome = sync.run(ADA)
     assert pipeline.registry.building(ADA) is None
-    assert (outcome.written, pipeline.outbox.pending(ADA)) == (0, 2)
+    # Where nothing is live, a reset waits as well: what was acked before stood in this one alone.
+    waiting = 2 if beside == "a damaged one" else 3
+    assert (outcome.written, pipeline.outbox.pending(ADA)) == (0, waiting)
     assert count_of(db, "failure") == 0
     db.execute("UPDATE memory_pipeline.rebuild SET state = 'failed'")  # its process ended
     drained(pipeline, paused=True)
