@@ -97,7 +97,8 @@ class Filling:
 
         """
         ready, again = self._current(build.tenant, chunk.ready)
-        failures = write_documents(self.index, generation, ready, (), hold=lease.hold, fresh=fresh)
+        hold = self._hold(build, lease)
+        failures = write_documents(self.index, generation, ready, (), hold=hold, fresh=fresh)
         failed = {f.memory_id for f in failures}
         landed = [d for d in ready if d.memory.id not in failed]
         embedded = sum(d.memory.id in chunk.embedded for d in landed)
@@ -120,16 +121,29 @@ class Filling:
             known.note(draft.memory.id, draft.memory.version, draft.content.metadata)
         return len(landed), embedded
 
-    def mend(self, lease: Lease, generation: Generation, ids: Sequence[MemoryId]) -> None:
+    def mend(
+        self, build: Build, lease: Lease, generation: Generation, ids: Sequence[MemoryId]
+    ) -> None:
         """Bring documents right in this generation alone, from the rows as they stand now."""
         rows = self.memories.get(lease.tenant, ids, vectors=True)
         plan = self._plan(lease.tenant, ids, rows)
-        failures = write_documents(
-            self.index, generation, plan.covered, plan.deletes, hold=lease.hold
-        )
+        hold = self._hold(build, lease)
+        failures = write_documents(self.index, generation, plan.covered, plan.deletes, hold=hold)
         refused = (*plan.refused, *failures)
         again = [*(d.memory.id for d in plan.to_embed), *(f.memory_id for f in refused)]
         self.outbox.enqueue(lease.tenant, again)
+
+    def _hold(self, build: Build, lease: Lease) -> Hold:
+        """Return what each request holds: the lease, and the part, which outlasts the request.
+
+        Whoever takes the part over does not wait: nothing of ours may still be on its way then.
+        """
+
+        def hold() -> float:
+            self.rebuilds.renew(build)
+            return lease.hold()
+
+        return hold
 
     def _current(
         self, tenant: TenantId, drafts: Sequence[EmbeddedDraft]

@@ -49,6 +49,8 @@ CHUNKS_AHEAD = 1
 # How soon a chunk that found the tenant leased looks again, and for how long it does.
 LEASE_POLL_SECONDS = 0.05
 LEASE_PATIENCE_SECONDS = 300.0
+# No setting allows more; so long may be what somebody has left half-written, whatever they are now.
+LONGEST_CHUNK = 5_000
 OWNER_POLL_SECONDS = 0.5
 # Failures in a row without a chunk done between them, and generations given up.
 MOST_FAILURES = 5
@@ -190,7 +192,8 @@ class Rebuild:
         count: Callable[[Rebuilt], None],
         damaged: UUID | None,
     ) -> Rebuilt:
-        generation, reading, fresh = self._generation(build, damaged)  # 1
+        generation, reading, empty = self._generation(build, damaged)  # 1
+        doubtful = 0 if empty else LONGEST_CHUNK
         hold, known = self._owned(build), Known()
         chunks = ahead(  # 2
             self.filling.chunks(
@@ -205,9 +208,9 @@ class Rebuild:
             for chunk in chunks:
                 with self._leased(build, generation) as lease:  # 3
                     written, embedded = self.filling.write(
-                        build, lease, generation, chunk, fresh=fresh, known=known
+                        build, lease, generation, chunk, fresh=doubtful <= 0, known=known
                     )
-                fresh = True
+                doubtful -= written
                 so_far = replace(
                     so_far,
                     written=so_far.written + written,
@@ -300,7 +303,7 @@ class Rebuild:
     def _mend(self, build: Build, generation: Generation, ids: Sequence[MemoryId]) -> None:
         for at in range(0, len(ids), self.chunk_documents):
             with self._leased(build, generation) as lease:
-                self.filling.mend(lease, generation, ids[at : at + self.chunk_documents])
+                self.filling.mend(build, lease, generation, ids[at : at + self.chunk_documents])
 
     # ---- 6: flip
 

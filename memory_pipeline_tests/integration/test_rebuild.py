@@ -366,6 +366,43 @@ def test_a_rebuild_that_was_killed_goes_on_where_it_was(
     assert_true(pipeline)
 
 
+def test_a_long_chunk_that_lands_late_is_done_again_by_short_ones(
+    pipeline: Pipeline, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has written is written over, all of it: nothing older stays for verify to find."""
+    ids = in_sync(pipeline, db, memories=5 * CHUNK)
+    with pytest.raises(Killed):
+        one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(1, kill))
+    let_ownership_end(db)
+    late: list[Document] = []
+
+    def leave(_: object, generation: Generation, documents: Sequence[Document], *a: object) -> None:
+        del generation, a
+        late.extend(documents)
+        if documents:
+            raise Killed
+
+    long = replace(one_tenant(pipeline), chunk_documents=3 * CHUNK, chunk_documents_alone=3 * CHUNK)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(pipeline.index), "write", lambda *a, **_: leave(*a))
+        with pytest.raises(Killed):
+            long.run(FIRST, ADA)
+    assert len(late) == 3 * CHUNK
+    let_ownership_end(db)
+    db.execute(
+        """UPDATE memory_logs SET raw_data = '{"summary": "newer"}' WHERE id = %s""",
+        (ids[3 * CHUNK],),
+    )
+    drained(pipeline)
+    building = pipeline.registry.building(ADA)
+    assert building is not None
+    pipeline.index.write(building, late, [], hold=lambda: 5.0)
+    outcome = rebuilt(pipeline)
+    assert (outcome.verdict, outcome.mended) == ("done", 0)
+    assert live(pipeline).id == building.id
+    assert_true(pipeline)
+
+
 def test_another_rebuild_takes_over_what_a_dead_one_has_left(
     pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
