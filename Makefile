@@ -1,5 +1,7 @@
 # Every target makes .venv itself and installs again only when the dependency files change.
 PYTHON ?= python3
+# Each has a Postgres and a Chroma of its own.
+WORKERS ?= 2
 BIN := .venv/bin
 
 .PHONY: demo up test faults check bench clean
@@ -11,7 +13,7 @@ up: .venv/installed
 	$(BIN)/memory-pipeline up
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not faults"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not faults"
 
 # SIMULATION_SEEDS=200000 make faults: as many as that.
 faults: .venv/installed

@@ -34,7 +34,14 @@ class PostgresUnavailable(Transient):
 
 
 class ChromaUnavailable(Transient):
-    """A Chroma server cannot be reached, hangs or answers that it is overloaded."""
+    """A Chroma server cannot be reached, hangs or answers that it is overloaded.
+
+    ``answered``: it gave an answer, and the answer was no.
+    """
+
+    def __init__(self, message: str, *, sent: bool = True, answered: bool = False) -> None:
+        super().__init__(message, sent=sent)
+        self.answered = answered
 
 
 class ServerLost(ChromaUnavailable):

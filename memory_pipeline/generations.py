@@ -28,6 +28,9 @@ from memory_pipeline.ports import Hold, Index, Lease, Memories, Registry
 
 log = get_logger("memory_pipeline.generations")
 
+# One that only is silent may be busy with what was sent to it before: for so many tries, which take
+# about ten minutes, it is not called damaged.
+SILENT_TRIES = 15
 # Tenants that are placed at the same moment would all go to the server that holds least.
 _placing = threading.Lock()
 
@@ -133,6 +136,9 @@ class Generations:
         except Corrupt as damage:
             return damage
         except (ChromaUnavailable, Poison) as refused:
+            silent = isinstance(refused, ChromaUnavailable) and not refused.answered
+            if silent and lease.retries < SILENT_TRIES:
+                return None
             return Corrupt(
                 f"it takes no write, tried {lease.retries + 1} times, and its server takes those "
                 f"of others: {refused}",

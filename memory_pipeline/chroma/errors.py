@@ -89,7 +89,8 @@ def _by_status(url: str, error: Exception, generation: UUID | None, status: int)
         return Corrupt(f"Chroma at {url}: {_said(error)}", generation=generation)
     if status in REFUSED or (not status and any(sign in text for sign in REFUSALS)):
         return Poison(f"Chroma refuses it: {_said(error)}")
-    return ChromaUnavailable(f"Chroma at {url} answers {status or ''}: {_said(error)}")
+    said = f"Chroma at {url} answers {status or ''}: {_said(error)}"
+    return ChromaUnavailable(said, answered=True)
 
 
 def _said(error: BaseException) -> str:

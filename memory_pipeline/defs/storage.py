@@ -8,6 +8,10 @@ stack that was killed. Nothing imports it.
 import sys
 
 import dagster as dg
+from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+# The code server may open the instance at the same moment, and makes the tables, too.
+COLLISIONS = 3
 
 UNFINISHED = [
     dg.DagsterRunStatus.STARTING,
@@ -23,11 +27,22 @@ def prepare(*, fail_unfinished: bool) -> None:
     a run would hold its slot for hours, and the sensor would wait for it. So the caller says that
     no worker is alive, and every run under way is failed; the changes it was to sync still wait.
     """
-    with dg.DagsterInstance.get() as instance:
+    with _opened() as instance:
         instance.upgrade()
         if fail_unfinished:
             for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
                 instance.report_run_failed(run, "The services were stopped while it ran.")
+
+
+def _opened() -> dg.DagsterInstance:
+    """Open the instance; where another makes a table first, it is there the next time."""
+    for left in reversed(range(COLLISIONS)):
+        try:
+            return dg.DagsterInstance.get()
+        except (ProgrammingError, IntegrityError):
+            if not left:
+                raise
+    raise AssertionError
 
 
 if __name__ == "__main__":

@@ -215,8 +215,9 @@ def test_as_deep_as_postgres_allows(pipeline: Pipeline, db: psycopg.Connection) 
 
 
 @pytest.mark.parametrize("size", [1, 1_000, 100_000, 1_000_000, 5_000_000])
-def test_memories_of_any_size_land(pipeline: Pipeline, db: psycopg.Connection, size: int) -> None:
-    """From one character to a megabyte, of words, of signs that are escaped, and of emoji."""
+def test_memories_of_any_size_land(reopened: Reopen, db: psycopg.Connection, size: int) -> None:
+    """From one character to five megabytes, of words, of signs that are escaped, and of emoji."""
+    pipeline = reopened(request_seconds=60.0, lease_seconds=80.0)  # the largest take seconds
     words = f"{SECRET} and other words "
     texts = [(words * (size // len(words) + 1))[:size], '"\\' * (size // 2), "😀" * (size // 4)]
     ids = [insert(db, "ada", json.dumps(text, ensure_ascii=False)) for text in texts]

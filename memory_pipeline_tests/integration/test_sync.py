@@ -20,6 +20,7 @@ from memory_pipeline.errors import (
     EmbedderUnavailable,
     Poison,
 )
+from memory_pipeline.generations import SILENT_TRIES
 from memory_pipeline.model import (
     Claim,
     Document,
@@ -1183,7 +1184,7 @@ def test_a_collection_that_takes_no_write_is_rebuilt_and_not_tried_for_ever(
     drained(pipeline)
     wedged, sound = live(pipeline), live(pipeline, BOB)
     remember(db, "ada", "meanwhile")
-    refused = ChromaUnavailable("answers 500: nobody knows these words")
+    refused = ChromaUnavailable("answers 500: nobody knows these words", answered=True)
 
     def fail(generation: Generation, _: Collection[MemoryId]) -> None:
         if generation.id == wedged.id:
@@ -1200,6 +1201,23 @@ def test_a_collection_that_takes_no_write_is_rebuilt_and_not_tried_for_ever(
     assert live(pipeline, BOB).id == sound.id
     assert count_of(db, "failure") == 0
     assert_mirrored(pipeline)
+
+
+def test_a_collection_that_is_silent_may_be_busy(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Who does not answer may be at a large write of before; it takes longer to be given up."""
+    remember(db, "ada")
+    drained(pipeline)
+    remember(db, "ada", "meanwhile")
+    silent = ChromaUnavailable("did not answer in time")
+
+    def no_control() -> None:
+        raise silent
+
+    sync = with_index(pipeline, before=raises(silent, times=99), on_control=no_control)
+    verdicts = [sync.run(ADA).verdict for _ in range(SILENT_TRIES + 1)]
+    assert verdicts == ["postponed"] * SILENT_TRIES + ["damaged"]
 
 
 def test_a_collection_that_takes_other_writes_is_not_called_damaged(
