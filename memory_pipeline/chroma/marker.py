@@ -60,16 +60,19 @@ def write_stamp(client: ChromaClient, settings: Settings, stamp: Stamp) -> None:
         server._modify(model.id, new_metadata=metadata)  # noqa: SLF001 - as the library itself does
 
 
-def takes_control(client: ChromaClient, settings: Settings) -> bool:
-    """Whether the server takes a write now, one that finds nothing to do.
+def takes_control(url: str, settings: Settings) -> bool:
+    """Whether a server takes a write now, one that finds nothing to do.
 
     One whose disk is full, or that is limited by what stands before it, still answers reads.
     """
+    client = ChromaClient(url, settings)
     try:
         with client.call(settings.request_seconds) as server:
             opened(server, server.get_collection(MARKER)).delete(ids=[CONTROL_ID])
     except (ChromaUnavailable, Corrupt, Poison):
         return False
+    finally:
+        client.close()
     return True
 
 

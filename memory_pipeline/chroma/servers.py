@@ -168,9 +168,9 @@ class Servers:
         """Whether a server that is who it should be takes a write now."""
         try:
             self.recognise(server)
+            return takes_control(self.client(server).url, self._settings)
         except ChromaUnavailable:
             return False
-        return self._takes_control(server)
 
     def open_and_closed(self) -> tuple[set[UUID], set[UUID]]:
         """Look at every registered server; return those that take writes now, and the others.
@@ -180,16 +180,11 @@ class Servers:
 
         """
         view = self._look(again=True)
-        with ThreadPoolExecutor(max(1, len(view.found)), thread_name_prefix="control") as threads:
-            taking = zip(view.found, threads.map(self._takes_control, view.found), strict=True)
-            open_ = {server for server, takes in taking if takes}
+        urls = list(view.found.values())
+        with ThreadPoolExecutor(max(1, len(urls)), thread_name_prefix="control") as threads:
+            taking = list(threads.map(lambda url: takes_control(url, self._settings), urls))
+        open_ = {server for server, takes in zip(view.found, taking, strict=True) if takes}
         return open_, {*view.found, *view.absent} - open_
-
-    def _takes_control(self, server: UUID) -> bool:
-        try:
-            return takes_control(self.client(server), self._settings)
-        except ChromaUnavailable:  # it has gone since it was found
-            return False
 
     def replace_lost(self) -> list[UUID]:
         """Give up the servers whose data is gone; return them. What is at their places is marked.
