@@ -9,6 +9,7 @@ import httpx
 from chromadb.errors import ChromaError, InvalidDimensionException, NotFoundError
 
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, Poison
+from memory_pipeline.letters import without_quotes
 
 # A collection that says one of these says it for ever: its files or its log are damaged.
 DAMAGE = (
@@ -94,5 +95,5 @@ def _by_status(url: str, error: Exception, generation: UUID | None, status: int)
 
 
 def _said(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = without_quotes(str(error)) or type(error).__name__  # a quote may be of a memory
     return text if len(text) <= SAID_LENGTH else text[:SAID_LENGTH] + "…"

@@ -157,6 +157,14 @@ def test_no_message_carries_a_document_along(kind: type[Exception]) -> None:
     assert "\n" not in str(found)
 
 
+def test_what_the_server_quotes_stays_out_of_the_message() -> None:
+    """It is logged, and kept as the tenant's last error; a quote may be a part of a memory."""
+    quoted = InternalError(f'near "{SECRET} is what the patient said to the doctor": syntax error')
+    found = str(_translation(quoted))
+    assert SECRET not in found
+    assert "syntax error" in found
+
+
 def test_a_text_about_connections_is_no_outage() -> None:
     """A refusal stays one whatever words the refused value has in it."""
     refusal = ValueError(f"Expected metadata value to be a str, got {[SECRET]} in upsert.")
