@@ -33,6 +33,7 @@ from memory_pipeline.benchmarks.traffic import Traffic
 from memory_pipeline.content import recipe_from
 from memory_pipeline.local.postgres import start_postgres
 from memory_pipeline.model import TenantId
+from memory_pipeline.model_files import verify_model
 from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings
 
@@ -56,10 +57,15 @@ def bench_freshness(
         ``ratio_to_floor``: the pipeline's median for inserts, to the floor's; ``lost``: changes
         that were not visible within 30 seconds, which are in no percentile.
 
+    Raises:
+        ModelMissing: the real model is not on this machine yet.
+
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     load = Load(MEMORIES_A_TENANT * tenants, tenants)
     settings = Settings.load(embedder="model" if model == "real" else "hashing", document="full")
+    if model == "real":
+        verify_model(settings.model_cache())  # before anything is started
     postgres = start_postgres(home / "postgres")
     try:
         filled(postgres, settings, load, "filled")

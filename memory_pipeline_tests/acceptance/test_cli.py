@@ -99,6 +99,16 @@ def test_a_bad_setting_names_variable_value_and_what_is_allowed(
     assert "secret" not in said
 
 
+def test_a_benchmark_of_a_model_that_is_not_here_says_how_to_get_it(
+    lonely: Cli, tmp_path: Path
+) -> None:
+    """Before anything is started, in one line."""
+    without = lonely.with_settings(MODEL_DIR=str(tmp_path / "none"))
+    said = without("bench", "freshness", "--model", "real", code=2).stderr
+    assert "memory-pipeline model pull" in said
+    assert "File " not in said
+
+
 def test_migrate_prints_sql_for_a_dba(lonely: Cli) -> None:
     """Without any database."""
     printed = lonely("migrate", "--sql").stdout
