@@ -80,7 +80,7 @@ def instead(where: Any, name: str, made: Callable[[Any], Any]) -> Any:
     return patch.object(where, name, made(getattr(where, name)))
 
 
-# ---- the fourteen of facts/reliability.md
+# ---- the fourteen that every such pipeline has to notice
 
 
 @bug("S1 ack before write")
@@ -517,7 +517,7 @@ def _unproven_at_once() -> Iterator[None]:
         yield
 
 
-# ---- races of facts/races.md
+# ---- races that earlier designs had
 
 
 @bug("a finding whatever the version", noticed=False)
