@@ -41,6 +41,11 @@ NOT_RUNNING = (
     "MEMORY_PIPELINE_CHROMA_URL"
 )
 
+TAKES_NO_WRITES = (
+    "Chroma at {} answers but takes no writes. Is its disk full? Once there is room, one that still "
+    "takes none has to be restarted: it can stay locked"
+)
+
 
 class Servers:
     """Resolves a server's UUID to a connection. Its marker is checked once a process.
@@ -132,6 +137,7 @@ class Servers:
         except ChromaUnavailable as error:
             return [str(error)]
         problems = [trouble.message for trouble in view.problems()]
+        problems += [TAKES_NO_WRITES.format(url) for url in self._closed(view).values()]
         if self._stamping is None:
             return problems
         signs = self._stamping.compare(self._markers(), note=False).setbacks
@@ -180,10 +186,7 @@ class Servers:
 
         """
         view = self._look(again=True)
-        urls = list(view.found.values())
-        with ThreadPoolExecutor(max(1, len(urls)), thread_name_prefix="control") as threads:
-            taking = list(threads.map(lambda url: takes_control(url, self._settings), urls))
-        open_ = {server for server, takes in zip(view.found, taking, strict=True) if takes}
+        open_ = view.found.keys() - self._closed(view).keys()
         return open_, {*view.found, *view.absent} - open_
 
     def replace_lost(self) -> list[UUID]:
@@ -256,6 +259,14 @@ class Servers:
                 self._stamping.compare(self._markers())
             self._clients = {s: self._connection(url) for s, url in view.found.items()}
             return view
+
+    def _closed(self, view: View) -> dict[UUID, str]:
+        """Return which of the servers that were found take no write now, and their addresses."""
+        urls = view.found.values()
+        with ThreadPoolExecutor(max(1, len(urls)), thread_name_prefix="control") as threads:
+            taking = list(threads.map(lambda url: takes_control(url, self._settings), urls))
+        found = zip(view.found.items(), taking, strict=True)
+        return {server: url for (server, url), takes in found if not takes}
 
     def _asked_since(self, began: float, asked: Sequence[str]) -> bool:
         """Whether another thread has just looked, from ``began`` on."""

@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from chromadb.api import ServerAPI
 
-from memory_pipeline.chroma.client import ChromaClient
+from memory_pipeline.chaos.proxy import Link, Proxy
+from memory_pipeline.chroma.client import CONTROL_ID, ChromaClient
 from memory_pipeline.chroma.marker import INSTALLATION_KEY, MARKER, SERVER_KEY
 from memory_pipeline.chroma.servers import Servers
 from memory_pipeline.cli.observe import status
@@ -352,6 +354,18 @@ def test_a_server_that_is_down_stops_no_other(
     second.restart()
     assert servers.client(down).url == second.url
     assert servers.problems() == []
+
+
+def test_a_server_that_answers_and_takes_no_writes_is_said(
+    pipeline: Pipeline, both: Callable[..., Servers], chroma: ChromaProcess
+) -> None:
+    """So does one whose disk was full: it stays locked, and every page but this one looks fine."""
+    pipeline.servers.recognise()
+    with Proxy() as proxy:
+        port = urlsplit(chroma.url).port or 0
+        way = proxy.add(Link("chroma", port, http=True, refused=CONTROL_ID.encode()))
+        (problem,) = both(f"http://127.0.0.1:{way.port}").problems()
+    assert f"{way.port} answers but takes no writes" in problem
 
 
 def test_a_further_server_is_taken_while_another_is_down(
