@@ -45,6 +45,7 @@ class Link:
         self._changed = asyncio.Event()
         self._listener: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
 
     @property
     def way(self) -> Way:
@@ -54,7 +55,7 @@ class Link:
     async def listen(self) -> None:
         """Begin to accept connections, always at the same port."""
         self._listener = await asyncio.start_server(
-            self._serve, "127.0.0.1", self.port, limit=PIECE
+            self._accept, "127.0.0.1", self.port, limit=PIECE
         )
         self.port = self._listener.sockets[0].getsockname()[1]
 
@@ -63,17 +64,20 @@ class Link:
         self._way = way
         self._changed.set()
         self._changed = asyncio.Event()
+        if way.kind == "refuse" and self._listener is not None:
+            listener, self._listener = self._listener, None
+            await _stop_accepting(listener)
         if way.kind in {"refuse", "reset"}:
             self._break_all()
-        if way.kind == "refuse" and self._listener is not None:
-            self._listener.close()
-            self._listener = None
-        elif way.kind != "refuse" and self._listener is None:
+        if way.kind != "refuse" and self._listener is None:
             await self.listen()
 
     async def close(self) -> None:
         """End it, with every connection."""
         await self.switch(Way("refuse"))
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     def _break_all(self) -> None:
         for writer in self._open.copy():
@@ -82,10 +86,16 @@ class Link:
     def _hits(self, kind: Kind) -> bool:
         return self._way.kind == kind and self._chance.random() < self._way.share
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # No coroutine: cancelled before its first step, it would never close the connection.
         self.connections += 1
-        service: asyncio.StreamWriter | None = None
         self._open.add(writer)
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        service: asyncio.StreamWriter | None = None
         try:
             if self._hits("reset"):
                 return
@@ -156,6 +166,15 @@ class Link:
             await asyncio.sleep(self._way.seconds + size / self._way.bytes_a_second)
 
 
+async def _stop_accepting(listener: asyncio.Server) -> None:
+    """Close a listener; who is at the door is let in first, else asyncio forgets his socket."""
+    for each in listener.sockets:
+        asyncio.get_running_loop().remove_reader(each)
+    for _ in range(2):  # one step makes the transport, the next one says so
+        await asyncio.sleep(0)
+    listener.close()
+
+
 def _reset(writer: asyncio.StreamWriter) -> None:
     """Break a connection off as a machine does that knows nothing of it."""
     peer: socket.socket | None = writer.get_extra_info("socket")
@@ -185,7 +204,6 @@ class Proxy:
     ) -> None:
         for link in self._links:
             self._wait(link.close)
-        self._wait(_end_tasks)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -202,10 +220,3 @@ class Proxy:
 
     def _wait(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         asyncio.run_coroutine_threadsafe(work(), self._loop).result(WAIT_SECONDS)
-
-
-async def _end_tasks() -> None:
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)

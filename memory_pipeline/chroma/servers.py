@@ -42,8 +42,8 @@ NOT_RUNNING = (
 )
 
 TAKES_NO_WRITES = (
-    "Chroma at {} answers but takes no writes. Is its disk full? Once there is room, one that still "
-    "takes none has to be restarted: it can stay locked"
+    "Chroma at {} answers but takes no writes. Is its disk full? Once there is room, one that "
+    "still takes none has to be restarted: it can stay locked"
 )
 
 

@@ -1,9 +1,13 @@
 """The proxy breaks what it says, and only while it says so: each way against a real server."""
 
+import gc
 import http.server
+import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import httpx
@@ -185,3 +189,18 @@ def test_a_service_that_is_not_there_ends_the_connection(
     nowhere = proxy.add(Link("nowhere", 1, http=True))
     with pytest.raises((httpx.NetworkError, httpx.RemoteProtocolError)):
         ask(client, nowhere)
+
+
+def test_the_end_of_a_proxy_forgets_no_connection(server: Server) -> None:
+    """Also none that is only just being accepted: it would be a warning in some later test."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for clients in range(30):
+            with Proxy() as proxy, ExitStack() as stack:
+                link = proxy.add(Link("server", server.port, http=True))
+                for _ in range(clients % 4 + 1):
+                    client = socket.create_connection(("127.0.0.1", link.port))
+                    stack.enter_context(client)
+                proxy.switch(link, Way("refuse"))
+        gc.collect()
+    assert [str(warning.message) for warning in said] == []
