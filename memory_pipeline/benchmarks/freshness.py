@@ -73,7 +73,7 @@ def bench_freshness(
         with fresh_servers(home, 1) as urls:
             mine = own(settings_of(settings, postgres, "filled", urls), home)
             client = connect(urls[0])
-            ours = {t: _opened(client, name) for t, name in _collections(mine).items()}
+            ours = opened_collections(mine, client)
             load_documents(urls, documents(load, recipe_from(settings)), Way(1, 250))
             theirs = {tenant: _opened(client, collection_name(tenant)) for tenant in ours}
             hint(floor_url)
@@ -113,11 +113,11 @@ def bench_freshness(
     }
 
 
-def _collections(settings: Settings) -> dict[TenantId, str]:
-    """Bring every tenant; return the names of their collections."""
+def opened_collections(settings: Settings, client: Any) -> dict[TenantId, Any]:
+    """Bring every tenant; return their collections, as Chroma's own client has them."""
     with opened(settings) as pipeline:
         live = {tenant: pipeline.registry.live(tenant) for tenant in rebuilt(pipeline)}
-    return {tenant: found.collection for tenant, found in live.items() if found is not None}
+    return {t: _opened(client, found.collection) for t, found in live.items() if found is not None}
 
 
 def _opened(client: Any, name: str) -> Any:

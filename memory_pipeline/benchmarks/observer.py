@@ -54,6 +54,11 @@ class Observer:
         self._settle = settle
         self._real = real
 
+    def taken(self) -> defaultdict[Kind, list[float]]:
+        """Return the lags, and forget them."""
+        taken, self.lags = self.lags, defaultdict(list)
+        return taken
+
     def observe(self, inbox: SimpleQueue[Commit | None], *, counts: bool) -> None:
         """Ask for what was committed, one request at a time, until all of it is seen or lost."""
         waiting: list[Commit] = []

@@ -85,14 +85,16 @@ class Traffic:
         """What Chroma answered instead of documents, and how often."""
         return sum((observer.errors for observer in self._observers), Counter())
 
+    def taken(self) -> dict[str, list[float]]:
+        """Return the lags by kind, in seconds, and forget them."""
+        taken = [observer.taken() for observer in self._observers]
+        return {kind: [lag for lags in taken for lag in lags[kind]] for kind in SHARES}
+
     def figures(self) -> dict[str, dict[str, float]]:
-        """Return milliseconds by kind, and of all of them together."""
-        kinds: dict[str, list[float]] = {
-            kind: [lag for observer in self._observers for lag in observer.lags[kind]]
-            for kind in SHARES
-        }
+        """Return milliseconds by kind, and of all of them together; forget them."""
+        kinds = self.taken()
         return {
-            k: _figures(lags) for k, lags in (kinds | {"all": [*chain(*kinds.values())]}).items()
+            k: figures_of(lags) for k, lags in (kinds | {"all": [*chain(*kinds.values())]}).items()
         }
 
     def _write(
@@ -143,7 +145,8 @@ def _short(memory: Memory) -> Memory:
     return replace(memory, raw=json.dumps(raw), embedding=None)
 
 
-def _figures(lags: Sequence[float]) -> dict[str, float]:
+def figures_of(lags: Sequence[float]) -> dict[str, float]:
+    """Return how many these are, in seconds, and their percentiles in milliseconds."""
     found = lags_of(lags)
     if found is None:
         return {"changes": 0}

@@ -113,6 +113,21 @@ def sync(
     _tell(figures, as_json=as_json)
 
 
+@app.command()
+def neighbours(
+    rate: Annotated[float, typer.Option(min=1, help="Changes a second of the others.")] = 20.0,
+    tenants: Tenants = 20,
+    seconds: Annotated[float, typer.Option(min=3, help="Seconds of each kind of trouble.")] = 60,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what one tenant's trouble (poison, damage) costs the freshness of all others."""
+    from memory_pipeline.benchmarks.neighbours import bench_neighbours  # noqa: PLC0415 - few need it
+
+    with _home() as home:
+        figures = bench_neighbours(home, rate=rate, tenants=tenants, seconds=seconds)
+    _tell(figures, as_json=as_json)
+
+
 @contextmanager
 def _home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="memory-pipeline-bench-") as home:

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from memory_pipeline.benchmarks.freshness import bench_freshness
+from memory_pipeline.benchmarks.neighbours import BATCH, TROUBLES, bench_neighbours
 from memory_pipeline.benchmarks.sync import bench_sync
 
 
@@ -25,3 +28,22 @@ def test_a_backlog_is_drained_beside_its_limit(tmp_path: Path) -> None:
     assert figures["pass_changes"] == 50
     assert figures["pass_findings"] == 0
     assert figures["idle_pass_wrote"] is False
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(400)
+def test_neighbours_are_measured_beside_a_tenant_in_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each trouble is a real one, its tenant comes to rest, and nobody else loses anything."""
+    monkeypatch.setenv("MEMORY_PIPELINE_RETRY_SECONDS", "0.2")
+    figures: Any = bench_neighbours(tmp_path, rate=10, tenants=2, seconds=2, blocks=1)
+    assert figures["lost"] == 0
+    assert [figures[name]["changes"] for name in TROUBLES] == [20] * len(TROUBLES)
+    poison = {name: trouble.poison for name, trouble in TROUBLES.items()}
+    troubled = figures["troubled"]
+    assert {n: t["written"] for n, t in troubled.items()} == dict.fromkeys(TROUBLES, BATCH)
+    assert {n: t["documents"] for n, t in troubled.items()} == {
+        n: BATCH - bad for n, bad in poison.items()
+    }
+    assert {n: t["dead_letters"] for n, t in troubled.items()} == poison
