@@ -38,8 +38,9 @@ READY_SECONDS = 60.0
 # What it has is thrown away; and one that a full disk has locked never ends by itself.
 CHROMA_STOP_SECONDS = 3.0
 
-# Who forgot what under which token, and whose it was at that moment, as Postgres saw it. What a
-# flip acks was claimed by nobody: it is covered by what the flip makes live.
+# Who forgot what under which token, whose it was at that moment, and how long the lease had ended
+# when the statement began, as Postgres saw it: one that began in time has locked the lease, and may
+# wait for rows. What a flip acks was claimed by nobody: it is covered by what the flip makes live.
 RECORD_ACKS = """
 CREATE SCHEMA chaos;
 CREATE TABLE chaos.acked (
@@ -53,7 +54,7 @@ BEGIN
     SELECT OLD.seq, OLD.tenant, OLD.memory_id, NOT (OLD.confirm OR OLD.again),
            OLD.covered_by IS NOT NULL AND OLD.claim_token IS NULL,
            OLD.claim_token, t.lease_token,
-           extract(epoch FROM clock_timestamp() - t.lease_until)::float8,
+           extract(epoch FROM statement_timestamp() - t.lease_until)::float8,
            extract(epoch FROM OLD.changed_at)::float8,
            extract(epoch FROM clock_timestamp())::float8
     FROM (VALUES (OLD.tenant)) AS o (tenant)

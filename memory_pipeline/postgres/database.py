@@ -12,7 +12,7 @@ from typing import Any, Self
 import aiosql
 import psycopg
 from pgvector.psycopg import register_vector
-from psycopg.pq import Format
+from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import TupleRow, namedtuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -122,6 +122,22 @@ class Database:
             raise InvalidMemory("a text has a lone surrogate, which is no Unicode") from error
         except psycopg.errors.InsufficientPrivilege as error:
             raise ContractError(f"the database role lacks a grant: {_first_line(error)}") from error
+
+    @contextmanager
+    def statement(self) -> Iterator[Connection]:
+        """Run one statement that is a transaction by itself. Raises what ``transaction`` does.
+
+        It holds no lock longer than Postgres works on it, whatever becomes of this process or of
+        the way between the two.
+        """
+        with self.transaction() as connection:
+            connection.autocommit = True
+            try:
+                yield connection
+            finally:
+                # A connection that broke, or is still at work, is thrown away by the pool.
+                if connection.info.transaction_status is TransactionStatus.IDLE:
+                    connection.autocommit = False
 
     def renew(self) -> None:
         """Use new connections: what the old ones know of tables and types is no longer so."""

@@ -18,6 +18,8 @@ from memory_pipeline.postgres.database import Connection, Database
 # DDL that waits for a lock makes every later statement of the application wait behind it.
 LOCK_TIMEOUT_MILLISECONDS = 200
 LOCK_PATIENCE_SECONDS = 60.0
+# Nor may a process that is frozen, or cut off, between two statements hold the application up.
+IDLE_MILLISECONDS = 5000
 
 
 def patient_attempts() -> Retrying:
@@ -40,7 +42,9 @@ def hasty_transaction(database: Database) -> Iterator[Connection]:
     """Run a transaction that gives up rather than wait for a lock. Raises LockNotAvailable."""
     with database.transaction() as connection:
         connection.execute(
-            "SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_MILLISECONDS}ms",)
+            "SELECT set_config(name, value, true) FROM (VALUES ('lock_timeout', %s),"
+            " ('idle_in_transaction_session_timeout', %s)) AS wanted (name, value)",
+            (f"{LOCK_TIMEOUT_MILLISECONDS}ms", f"{IDLE_MILLISECONDS}ms"),
         )
         yield connection
 

@@ -79,17 +79,21 @@ class PostgresMemories:
                 with self._database.transaction() as connection:
                     record_provenance(connection, others)
             return frozenset(vectors)
-        with self._database.transaction() as connection:
-            queries().mark_backup(connection)
-            stored = queries().back_up(
-                connection,
-                ids=list(vectors),
-                versions=[memory.version for memory, _, _ in vectors.values()],
-                vectors=[vector for _, vector, _ in vectors.values()],
-            )
-            done = frozenset(MemoryId(row.id) for row in stored)
-            record_provenance(connection, {i: vectors[i][2] for i in done})
-        return done
+        provenance = [p for _, _, p in vectors.values()]
+        try:
+            with self._database.statement() as connection:
+                stored = queries().back_up(
+                    connection,
+                    ids=list(vectors),
+                    versions=[memory.version for memory, _, _ in vectors.values()],
+                    vectors=[vector for _, vector, _ in vectors.values()],
+                    text_hashes=[p.text_hash for p in provenance],
+                    models=[p.model for p in provenance],
+                    vector_hashes=[p.vector_hash for p in provenance],
+                )
+                return frozenset(MemoryId(row.id) for row in stored)
+        except psycopg.errors.LockNotAvailable:
+            return frozenset()  # another worker holds where they come from: they come again
 
     def of_tenant(self, tenant: TenantId) -> Iterator[Memory]:
         """Walk through a tenant's memories in id order, a page at a time, without their vectors."""

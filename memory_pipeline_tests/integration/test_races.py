@@ -26,7 +26,7 @@ from memory_pipeline.model import (
     document_id,
 )
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.postgres.database import Database
+from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.lease import PostgresLease
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.migrate import migrate
@@ -820,6 +820,51 @@ def test_the_backup_skips_what_the_application_holds(
 
     assert one(db, "SELECT raw_data FROM memory_logs WHERE id = %s", held) == 1
     assert one(db, "SELECT raw_data FROM memory_logs WHERE id = %s", free) == 2
+
+
+def test_a_backup_that_stops_after_its_statement_holds_no_row(
+    db: psycopg.Connection,
+    database_url: str,
+    memories: PostgresMemories,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """P6: frozen there, or cut off from Postgres, it would make the application wait till it ends.
+
+    What broke: a stalled link between the statement and its commit, and an UPDATE waited for it.
+    """
+    memory = MemoryId(remember(db))
+    rows, _ = memories.read([memory])
+    back_up = queries().back_up
+
+    def stopped(connection: psycopg.Connection, **what: Any) -> list[Any]:
+        done = list(back_up(connection, **what))
+        with psycopg.connect(database_url, autocommit=True) as application:
+            application.execute("SET lock_timeout = '200ms'")
+            application.execute("UPDATE memory_logs SET raw_data = '1' WHERE id = %s", (memory,))
+        return done
+
+    monkeypatch.setattr(queries(), "back_up", stopped)
+    assert memories.back_up({memory: (rows[memory], OURS, PROVENANCE)}) == {memory}
+    assert one(db, "SELECT count(*) FROM memory_pipeline.provenance") == 1
+
+
+def test_a_backup_waits_for_nobody_while_it_holds_rows(
+    db: psycopg.Connection, database_url: str, memories: PostgresMemories
+) -> None:
+    """P6: not for another worker either, frozen in the middle of an ack; it comes again later."""
+    memory = MemoryId(remember(db))
+    rows, _ = memories.read([memory])
+    given = {memory: (rows[memory], OURS, PROVENANCE)}
+    with psycopg.connect(database_url) as other:
+        other.execute(
+            "INSERT INTO memory_pipeline.provenance (memory_id, text_hash, model, vector_hash)"
+            " VALUES (%s, 'a', 'b', 'c')",
+            (memory,),
+        )
+        with ThreadPoolExecutor(1) as threads:
+            assert threads.submit(memories.back_up, given).result(timeout=5) == frozenset()
+    assert one(db, "SELECT embedding IS NULL FROM memory_logs WHERE id = %s", memory)
+    assert memories.back_up(given) == {memory}
 
 
 def test_a_repeatable_read_application_is_spared_in_every_row_that_it_touched(

@@ -157,7 +157,7 @@ def test_planted_poison_that_is_no_dead_letter_is_named() -> None:
         replace(ACK, claim_token=6),
         replace(ACK, claim_token=None),
         replace(ACK, lease_token=None),
-        replace(ACK, late_seconds=2.0),
+        replace(ACK, late_seconds=0.001),
         replace(ACK, late_seconds=None),
     ],
 )

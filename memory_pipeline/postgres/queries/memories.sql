@@ -30,25 +30,37 @@ SELECT m.id, memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS t
 FROM public.memory_logs m WHERE m.id = ANY(%(ids)s::bigint[]);
 
 -- name: back_up
--- Store vectors where the row is still the one that was read and nobody holds it: one short
--- statement in id order, so that no application waits long and none is chosen as a deadlock's victim.
-WITH given AS (
-    SELECT * FROM unnest(%(ids)s::bigint[], %(versions)s::text[], %(vectors)s::vector[])
-        AS g (id, version, vector)
+-- Store vectors, and where they come from, where the row is still the one that was read and nobody
+-- holds it: in id order, so that no application waits long and none is chosen as a deadlock's victim.
+-- It is one statement that is a transaction by itself, and waits for nobody once it holds rows: a
+-- process that is frozen, or cut off, between a statement and its commit would hold them for long.
+WITH marked AS MATERIALIZED (
+    -- The trigger is told that this transaction stores vectors and nothing else.
+    SELECT set_config('memory_pipeline.backup', pg_current_xact_id()::text, true),
+           set_config('lock_timeout', '200ms', true)
+), given AS (
+    SELECT * FROM unnest(%(ids)s::bigint[], %(versions)s::text[], %(vectors)s::vector[],
+                         %(text_hashes)s::text[], %(models)s::text[], %(vector_hashes)s::text[])
+        AS g (id, version, vector, text_hash, model, vector_hash)
 ), mine AS MATERIALIZED (
-    SELECT m.id FROM public.memory_logs m JOIN given ON given.id = m.id
+    SELECT m.id FROM marked, public.memory_logs m JOIN given ON given.id = m.id
     WHERE m.xmin::text = given.version
     ORDER BY m.id
     FOR UPDATE OF m SKIP LOCKED
+), stored AS (
+    UPDATE public.memory_logs m SET embedding = given.vector
+    FROM given JOIN mine ON mine.id = given.id
+    WHERE m.id = given.id
+    RETURNING m.id
+), noted AS (
+    INSERT INTO memory_pipeline.provenance AS p (memory_id, text_hash, model, vector_hash)
+    SELECT id, text_hash, model, vector_hash FROM given JOIN stored USING (id) ORDER BY id
+    ON CONFLICT (memory_id) DO UPDATE SET
+        text_hash = EXCLUDED.text_hash, model = EXCLUDED.model, vector_hash = EXCLUDED.vector_hash
+    WHERE (p.text_hash, p.model, p.vector_hash)
+          IS DISTINCT FROM (EXCLUDED.text_hash, EXCLUDED.model, EXCLUDED.vector_hash)
 )
-UPDATE public.memory_logs m SET embedding = given.vector
-FROM given JOIN mine ON mine.id = given.id
-WHERE m.id = given.id
-RETURNING m.id;
-
--- name: mark_backup!
--- Tell the trigger that this transaction stores vectors and nothing else.
-SELECT set_config('memory_pipeline.backup', pg_current_xact_id()::text, true);
+SELECT id FROM stored;
 
 -- name: ids_of_tenant
 -- Tell the ids of a tenant's memories after one of them, in order.
