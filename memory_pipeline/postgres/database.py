@@ -24,7 +24,7 @@ Connection = psycopg.Connection[TupleRow]
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 60
 # A worker that stops in the middle of a transaction may not hold rows or a snapshot for long.
-IDLE_IN_TRANSACTION_SECONDS = 30
+IDLE_IN_TRANSACTION_SECONDS = 10
 
 
 class BinaryCursor(psycopg.Cursor[Any]):
@@ -128,7 +128,7 @@ class Database:
         """Run one statement that is a transaction by itself. Raises what ``transaction`` does.
 
         It holds no lock longer than Postgres works on it, whatever becomes of this process or of
-        the way between the two.
+        the way between the two. What touches ``memory_logs`` is one, wherever it can be.
         """
         with self.transaction() as connection:
             connection.autocommit = True

@@ -25,7 +25,7 @@ class PostgresLease:
     def hold(self) -> float:
         """Renew; return the seconds that the next call may take. Raises Fenced."""
         began = time.monotonic()
-        with self.database.transaction() as connection:
+        with self.database.statement() as connection:
             renewed = queries().renew(
                 connection, tenant=self.tenant, token=self.token, lease_seconds=self.lease_seconds
             )

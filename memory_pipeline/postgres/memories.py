@@ -34,7 +34,7 @@ class PostgresMemories:
         self, ids: Sequence[MemoryId], *, vectors: bool = True
     ) -> tuple[dict[MemoryId, Memory], tuple[MemoryId, ...]]:
         """Return the rows that exist, and the ids left out because the batch is full."""
-        with self._database.transaction() as connection:
+        with self._database.statement() as connection:
             rows = list(
                 queries().read(
                     connection,
@@ -48,14 +48,14 @@ class PostgresMemories:
 
     def versions(self, ids: Sequence[MemoryId]) -> dict[MemoryId, tuple[TenantId | None, str]]:
         """Return whose each of these rows is now, and its version; nothing of those that went."""
-        with self._database.transaction() as connection:
+        with self._database.statement() as connection:
             rows = queries().versions(connection, ids=list(ids))
             return {MemoryId(row.id): (row.tenant, row.version) for row in rows}
 
     def ids(self, tenant: TenantId, *, after: MemoryId | None = None) -> Iterator[list[MemoryId]]:
         """Walk through the ids of a tenant's memories, in order, a page at a time."""
         while True:
-            with self._database.transaction() as connection:
+            with self._database.statement() as connection:
                 rows = queries().ids_of_tenant(connection, tenant=tenant, after=after, limit=PAGE)
                 page = [MemoryId(row.id) for row in rows]
             if page:
@@ -76,7 +76,7 @@ class PostgresMemories:
             return frozenset()
         if self._settings.backup == "off":
             if others := of_another_text(vectors):
-                with self._database.transaction() as connection:
+                with self._database.statement() as connection:
                     record_provenance(connection, others)
             return frozenset(vectors)
         provenance = [p for _, _, p in vectors.values()]
@@ -103,7 +103,7 @@ class PostgresMemories:
 
     def count(self, tenant: TenantId) -> int:
         """Count a tenant's memories."""
-        with self._database.transaction() as connection:
+        with self._database.statement() as connection:
             return int(queries().count_of_tenant(connection, tenant=tenant))
 
     def get(
@@ -119,7 +119,7 @@ class PostgresMemories:
 
     def sizes(self) -> dict[TenantId, int]:
         """Count the memories of every tenant that has any."""
-        with self._database.transaction() as connection:
+        with self._database.statement() as connection:
             rows = queries().sizes(connection)
             return {TenantId(row.tenant): row.memories for row in rows}
 
@@ -127,7 +127,7 @@ class PostgresMemories:
         self, *, user_id: str, project_id: str | None, raw: str, created_at: datetime | None
     ) -> MemoryId:
         """Store a new memory; return its id. Raises InvalidMemory where Postgres refuses it."""
-        with _refusals(), self._database.transaction() as connection:
+        with _refusals(), self._database.statement() as connection:
             return MemoryId(
                 queries().insert(
                     connection,
@@ -140,12 +140,12 @@ class PostgresMemories:
 
     def update(self, tenant: TenantId, memory_id: MemoryId, raw: str) -> bool:
         """Replace a memory's content; False where the tenant has no such memory."""
-        with _refusals(), self._database.transaction() as connection:
+        with _refusals(), self._database.statement() as connection:
             return bool(queries().update(connection, tenant=tenant, id=memory_id, raw=raw))
 
     def delete(self, tenant: TenantId, memory_id: MemoryId) -> bool:
         """Delete a memory; False where the tenant has no such memory."""
-        with self._database.transaction() as connection:
+        with self._database.statement() as connection:
             return bool(queries().delete(connection, tenant=tenant, id=memory_id))
 
 

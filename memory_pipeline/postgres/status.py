@@ -48,17 +48,17 @@ class PostgresStatus:
 
     def totals(self) -> Totals:
         """Count everything."""
-        with self._database.transaction() as connection:
+        with self._database.statement() as connection:
             return Totals(*queries().totals(connection))
 
     def tenants(self) -> list[TenantStatus]:
         """Return one line a registered tenant."""
-        with self._database.transaction() as connection:
+        with self._database.statement() as connection:
             return [TenantStatus(*row) for row in queries().tenants(connection)]
 
     def newest_changes(self, tenants: Sequence[TenantId]) -> list[NewestChange]:
         """Return the newest waiting change of each of these tenants that has one."""
-        with self._database.transaction() as connection:
+        with self._database.statement() as connection:
             rows = queries().newest_changes(connection, tenants=list(tenants))
             return [NewestChange(*row) for row in rows]
 
