@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from typing import get_args
 
@@ -79,13 +80,18 @@ class Cause:
     @classmethod
     def of_now(cls, model: str, config_hash: str) -> "Cause":
         """Return the cause of what this process refuses."""
-        return cls(model, config_hash, version("memory-pipeline"))
+        return cls(model, config_hash, _version())
 
     @property
     def word(self) -> str:
         """All of it in one short word, to be compared."""
         whole = f"{self.model}\n{self.config_hash}\n{self.version}"
         return hashlib.blake2b(whole.encode(), digest_size=8).hexdigest()
+
+
+@cache
+def _version() -> str:
+    return version("memory-pipeline")  # read from disk each time that it is asked for
 
 
 def without_quotes(reason: str) -> str:

@@ -10,7 +10,6 @@ wrong at a step (``fail``), and may let others act before it (``watch``).
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
@@ -81,6 +80,24 @@ class Fault:
 
     error: BaseException
     lands: Lands = "never"
+
+
+class Step:
+    """A step that is done now: it ends in its fault, or does not begin where that says so."""
+
+    __slots__ = ("_fault",)
+
+    def __init__(self, fault: Fault | None) -> None:
+        if fault is not None and fault.lands == "never":
+            raise fault.error
+        self._fault = fault
+
+    def __enter__(self) -> Fault | None:
+        return self._fault
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._fault is not None and kind is None:
+            raise self._fault.error
 
 
 @dataclass(slots=True)
@@ -268,16 +285,10 @@ class FakeWorld:
 
     # ---- what the ports share
 
-    @contextmanager
-    def step(self, name: str) -> Iterator[Fault | None]:
+    def step(self, name: str) -> Step:
         """Let others act, then do the step unless a scripted error says otherwise."""
         self.watch(name)
-        fault = self._faults[name].popleft() if self._faults[name] else None
-        if fault is not None and fault.lands == "never":
-            raise fault.error
-        yield fault
-        if fault is not None:
-            raise fault.error
+        return Step(self._faults[name].popleft() if self._faults[name] else None)
 
     def enqueue(self, tenant: TenantId, memory_id: MemoryId | None, *, again: bool = False) -> None:
         """Append a change, as the trigger does."""
@@ -314,7 +325,7 @@ class FakeWorld:
 
     def tenant(self, tenant: TenantId) -> FakeTenant:
         """Return a registered tenant, or one that nobody can lease."""
-        return self.tenants.get(tenant, FakeTenant(token=-1))
+        return self.tenants.get(tenant) or FakeTenant(token=-1)
 
     def holds(self, lease: Lease) -> bool:
         """Say whether this lease still stands."""
@@ -438,7 +449,7 @@ class FakeOutbox:
         with world.step("outbox.ack"):
             world.fence(lease)
             once = {f.memory_id: f for f in failures}  # and not once a target
-            cause = _cause(claim.targets)
+            cause = _cause(claim.targets) if failures else ""
             buried = {i for i, f in once.items() if self._charge(lease.tenant, f, cause)}
             for memory_id in sorted(set(again)):
                 world.enqueue(lease.tenant, memory_id, again=True)

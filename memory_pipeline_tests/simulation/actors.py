@@ -270,12 +270,18 @@ class Application:
     """States: whatever an application may do to its own table, one statement at a time."""
 
     def __init__(
-        self, world: SimulatedWorld, statements: int, tenants: Sequence[TenantId], *, many: int
+        self,
+        world: SimulatedWorld,
+        statements: int,
+        tenants: Sequence[TenantId],
+        *,
+        many: int,
+        pauses_seconds: Sequence[float],
     ) -> None:
         self._world = world
         self._rng = world.scheduler.rng
         self._left = statements
-        self._pause_seconds = world.scheduler.rng.choice((4.0, 4.0, 10.0))
+        self._pause_seconds = world.scheduler.rng.choice(pauses_seconds)
         self._tenants = tenants
         self._many = many  # memories, above which it inserts no more
         self.done = False
@@ -283,7 +289,8 @@ class Application:
     def run(self) -> None:
         """Make the statements, with pauses between them."""
         while self._left:
-            self.meddle()
+            self._left -= 1
+            self.state(WEIGHTS)
             rng = self._rng
             self._world.scheduler.sleep(
                 rng.random() * (0.05 if rng.random() < 0.5 else self._pause_seconds)
@@ -291,15 +298,15 @@ class Application:
         self.done = True
 
     def meddle(self) -> None:
-        """Make one statement just before somebody else's step."""
+        """Make one statement just before somebody else's step; the rare are not rare there."""
         if self._left:
             self._left -= 1
-            self.state()
+            self.state(WEIGHTS if self._rng.random() < 0.5 else WEIGHTS_AMID)
 
-    def state(self) -> None:
+    def state(self, weights: Sequence[int]) -> None:
         """Make one statement."""
         rng, rows = self._rng, self._world.rows
-        kind = rng.choices(KINDS, WEIGHTS)[0]
+        kind = rng.choices(KINDS, weights)[0]
         if kind == "insert" and len(rows) >= self._many:
             kind = "update"
         if kind == "vector" and self._world.re_embeds:
@@ -383,6 +390,7 @@ class Application:
 
 KINDS = ("insert", "update", "delete", "move", "vector", "null", "project", "touch", "truncate")
 WEIGHTS = (34, 26, 12, 9, 5, 3, 4, 3, 4)
+WEIGHTS_AMID = (0, 10, 10, 10, 10, 5, 5, 0, 20)
 
 
 # ---- harm
@@ -421,6 +429,12 @@ class Vandal:
             self._wedge(world.generations[generation].tenant, generation)
         else:
             self._spoil(generation, building=True)
+
+    def wedge_what_is_left(self) -> None:
+        """Wedge what is being built; nobody but the batches comes to it any more."""
+        for tenant, known in self._world.tenants.items():
+            if known.building is not None:
+                self._wedge(tenant, known.building)
 
     def _wedge(self, tenant: TenantId, generation: UUID) -> None:
         self._world.note(f"wedges a collection of {tenant}")
@@ -473,7 +487,8 @@ class Vandal:
         row = world.rows.get(memory_id)
         # Where no vector is kept beside the row, no verify can tell that one is wrong.
         kept = row is not None and row.embedding is not None and world.settings.backup == "on"
-        kind = rng.randrange(3 if kept else 2)
+        # Nor does the proof before a flip look at the vectors of more than a few.
+        kind = rng.randrange(3 if kept and not building else 2)
         if kind == 0:
             del collection.documents[name]
         elif kind == 1:

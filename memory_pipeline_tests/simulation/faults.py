@@ -14,7 +14,7 @@ from memory_pipeline.errors import (
     PostgresUnavailable,
     ServerLost,
 )
-from memory_pipeline_tests.fakes import Fault
+from memory_pipeline_tests.fakes import Fault, Lands
 from memory_pipeline_tests.simulation.scheduler import Actor, Crashed, Process
 from memory_pipeline_tests.simulation.world import SimulatedWorld
 
@@ -36,6 +36,8 @@ HOT = frozenset(
         "registry.go_live",
     }
 )
+# What a rebuild does last in a proof, and first for its flip.
+AFTER_THE_PROOF = "memories.ids, outbox.take"
 # Where a seed looks for trouble: each of these is the edge of some window. A season has its own.
 Season = Literal["any", "sync", "rebuild", "verify"]
 FOCUSES: dict[Season, tuple[str, ...]] = {
@@ -64,6 +66,8 @@ FOCUSES: dict[Season, tuple[str, ...]] = {
         "memories.versions",
         "outbox.take",
         "outbox.take",
+        AFTER_THE_PROOF,
+        AFTER_THE_PROOF,
         "rebuilds.chunk_done",
         "rebuilds.flip",
         "rebuilds.may_fill",
@@ -72,16 +76,23 @@ FOCUSES: dict[Season, tuple[str, ...]] = {
     ),
     "verify": (
         "index.fetch",
+        "index.fetch",
+        "index.fetch",
         "index.hidden",
         "index.pages",
         "memories.get",
         "memories.versions",
         "outbox.excuses",
+        "outbox.excuses",
         "registry.live",
     ),
 }
 FOCUS_SHARE = 0.3
+# A verify looks twice: what is to deceive it has to happen each time, and to be over by then. So
+# has what is to be overlooked between a proof and its flip.
+PATIENT_SHARE = 0.9
 AMID_SHARE = 0.8
+LATEST: dict[str, Lands] = {"index.write": "late"}
 COLD = frozenset({"outbox.pending_tenants", "registry.damaged", "registry.droppable"})
 HOT_TIMES = 3.0
 # How often the application, or whoever does harm, acts just before a step of somebody else.
@@ -107,9 +118,10 @@ class ChanceOfFaults:
         self._rng = world.scheduler.rng
         self._restart = restart
         self._rate = self._rng.choice(RATES)
-        self._meddle = meddle
+        self.meddle = meddle
         self._meddling = self._rng.choice(MEDDLING)
         # One or two, for some windows open only where something else has gone wrong as well.
+        self._verifies = season == "verify"
         self._focus = {
             self._rng.choice(FOCUSES[season]) for _ in range(self._rng.choice((0, 1, 1, 2)))
         }
@@ -131,22 +143,31 @@ class ChanceOfFaults:
         if step in COLD:
             return None
         chance = self._rng.random()
-        if step in self._focus and chance < FOCUS_SHARE:
-            return self._trouble(step, side, actor)
+        last, actor.last = actor.last, step
+        proven = AFTER_THE_PROOF in self._focus and f"{last}, {step}" == AFTER_THE_PROOF
+        patient = proven or (self._verifies and step in self._focus)
+        focused = FOCUS_SHARE if step in self._focus else 0.0
+        if chance < (PATIENT_SHARE if patient else focused):
+            return self._trouble(step, side, actor, patient=patient)
         if chance > 1.0 - self._meddling:
-            self._meddle()
+            self.meddle()
         elif chance < (self._rate * HOT_TIMES if step in HOT else self._rate):
             return self._something(step, side, actor)
         return None
 
-    def _trouble(self, step: str, side: str, actor: Actor) -> Fault | None:
+    def _trouble(self, step: str, side: str, actor: Actor, *, patient: bool) -> Fault | None:
         """Let the application act just here, and others before this goes on; or let it go wrong."""
-        if self._rng.random() < 0.3:
+        if step == "index.write" and self._rng.random() < 0.5:
+            return self._error(step, side)  # what opens a window here is what is not answered
+        if self._rng.random() < (0.1 if patient else 0.3):
             return self._something(step, side, actor)
-        self._meddle()
+        self.meddle()
+        if patient:
+            self._wait(step)
+            return None
         self._pause(step, actor, amid=self._rng.choice((0, 1, 2)))
         if self._rng.random() < 0.3:
-            self._meddle()
+            self.meddle()
         return None
 
     def heal(self) -> None:
@@ -157,7 +178,7 @@ class ChanceOfFaults:
     def _something(self, step: str, side: str, actor: Actor) -> Fault | None:
         chance = self._rng.random()
         if chance < 0.22:
-            self._crash(actor)
+            return self._crash(step, actor)
         if chance < 0.42:
             self._pause(step, actor)
             return None
@@ -166,11 +187,13 @@ class ChanceOfFaults:
             self._world.note(f"{side} is down for a while")
         return self._error(step, side)
 
-    def _crash(self, actor: Actor) -> None:
-        self._world.note("is killed")
+    def _crash(self, step: str, actor: Actor) -> Fault:
+        """Kill it, before or after the step; a request that it has sent may still land."""
+        lands: Lands = self._rng.choice(("never", "never", "now", LATEST.get(step, "now")))
+        self._world.note(f"is killed, its {step} lands {lands}")
         self._world.scheduler.kill(actor.process)
         self._restart(actor.process)
-        raise Crashed
+        return Fault(Crashed(), lands)
 
     def _pause(self, step: str, actor: Actor, *, amid: int = 0) -> None:
         """Freeze. What was renewed just before a write bounds how late it is, but in some seeds."""
@@ -184,10 +207,20 @@ class ChanceOfFaults:
             seconds = min(seconds, max(0.0, most))
         for _ in range(amid):
             # While it is frozen, and early enough for others to bring it.
-            world.scheduler.at(world.now + seconds * AMID_SHARE * self._rng.random(), self._meddle)
+            world.scheduler.at(world.now + seconds * AMID_SHARE * self._rng.random(), self.meddle)
         world.frozen_until = max(world.frozen_until, world.now + seconds)
         world.note(f"sleeps for {seconds:.1f} s before {step}")
         world.scheduler.sleep(seconds)
+
+    def _wait(self, step: str) -> None:
+        """Freeze until all that was changed has been brought, and no longer."""
+        world = self._world
+        until = world.now + LEAST_LONG_SECONDS
+        world.frozen_until = max(world.frozen_until, until)
+        world.note(f"waits for what is pending before {step}")
+        world.scheduler.wait(
+            lambda: world.now > until or all(c.confirm for c in world.changes.values())
+        )
 
     def _error(self, step: str, side: str) -> Fault:
         rng = self._rng

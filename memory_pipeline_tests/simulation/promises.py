@@ -4,12 +4,12 @@ Judged from the rows and the collections themselves, by the text and the vector:
 and versions that the core goes by.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from uuid import UUID
 
 from memory_pipeline.model import Memory, MemoryId, TenantId, document_id, memory_id_of
-from memory_pipeline_tests.fakes import FakeCollection, FakeDocument, FakeTenant
+from memory_pipeline_tests.fakes import FakeDocument, FakeTenant
 from memory_pipeline_tests.simulation.world import SimulatedWorld, same_vector, vector_of
 
 
@@ -48,7 +48,13 @@ def text_of(raw: str) -> str:
 
 def differing(world: SimulatedWorld, tenant: TenantId, live: UUID) -> Iterator[MemoryId]:
     """Tell whose documents in a generation are not what the tenant's memories say."""
-    held = collection_of(world, live).documents
+    found = world.collections.get(world.generations[live].collection)
+    return _differing(world, tenant, {} if found is None else found.documents)
+
+
+def _differing(
+    world: SimulatedWorld, tenant: TenantId, held: Mapping[str, FakeDocument]
+) -> Iterator[MemoryId]:
     mine = 0
     for i, row in world.rows.items():
         if row.tenant == tenant:
@@ -64,12 +70,6 @@ def differing(world: SimulatedWorld, tenant: TenantId, live: UUID) -> Iterator[M
             found = world.rows.get(stray)
             if found is None or found.tenant != tenant:
                 yield stray
-
-
-def collection_of(world: SimulatedWorld, generation: UUID) -> FakeCollection:
-    """Return a generation's collection; an empty one where it is gone."""
-    found = world.collections.get(world.generations[generation].collection)
-    return found or FakeCollection(generation)
 
 
 def nothing_is_lost(world: SimulatedWorld) -> None:
@@ -100,10 +100,14 @@ def _wrong(world: SimulatedWorld, tenant: TenantId, known: FakeTenant) -> Iterab
         if known.building is not None:
             return ()  # every batch writes what a rebuild will let searches go to
         return (i for i, row in world.rows.items() if row.tenant == tenant)
-    if world.generations[live].state != "live":
+    state = world.generations[live].state
+    if state != "live":
+        if state == "corrupt" and tenant not in world.damaged and not world.server_was_away:
+            raise Broken(f"P8: the live collection of {tenant} is called damaged, and is not")
         return ()
-    if world.generations[live].collection in world.collections:
-        return differing(world, tenant, live)
+    collection = world.collections.get(world.generations[live].collection)
+    if collection is not None:
+        return _differing(world, tenant, collection.documents)
     if tenant not in world.damaged:
         raise Broken(f"P7: the live collection of {tenant} is gone")
     return ()
@@ -120,6 +124,9 @@ def after_every_step(world: SimulatedWorld) -> None:
     """Raise Broken where a promise is broken."""
     if world.broken:
         raise Broken(world.broken[0])
+    if not world.touched:
+        return  # as it was when it was judged last
+    world.touched = False
     nothing_is_lost(world)
     if world.failures:
         nobody_is_blamed(world)

@@ -47,7 +47,7 @@ class Process:
 class Actor:
     """One thread of one process."""
 
-    __slots__ = ("greenlet", "held_at", "name", "process", "until", "wake_at")
+    __slots__ = ("greenlet", "held_at", "last", "name", "process", "until", "wake_at")
 
     def __init__(self, name: str, process: Process) -> None:
         self.name = name
@@ -55,6 +55,7 @@ class Actor:
         self.wake_at = 0.0
         self.until: Callable[[], bool] | None = None
         self.held_at = 0.0  # when it renewed its lease last
+        self.last = ""  # the step that it did last
         self.greenlet: greenlet
 
 

@@ -9,13 +9,15 @@ import os
 
 import pytest
 
+from memory_pipeline_tests.simulation.many import run_shares
 from memory_pipeline_tests.simulation.run import Report, Simulation
 
 A_FEW = 300
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "5000"))
 
-# Schedules that broke a promise once, and what it was. Other steps make another schedule of them,
-# so each has a test of its own kind beside it (contract/test_ends_contract.py).
+# Seeds that broke a promise once, and what it was. Other steps, actors or faults make another
+# schedule of them, so they are no more than seeds by now: what each had found has a test of its own
+# kind (contract/test_ends_contract.py) and a bug to plant (sabotage.py, "found: ...").
 FOUND = {
     9: "a building generation refuses deletes: nothing of the tenant is synced any more",
     14: "a dead letter of a memory that a TRUNCATE took stands for ever",
@@ -27,10 +29,9 @@ FOUND = {
 }
 
 
-def _broken(seeds: range) -> list[str]:
+def _broken(seeds: range, *, processes: int = 1) -> list[str]:
     """Run seeds; tell how to see each that broke a promise."""
-    reports = (Simulation(seed).run() for seed in seeds)
-    return [_told(report) for report in reports if report.broken]
+    return [_told(report) for share in run_shares(seeds, processes) for report in share.broken]
 
 
 def _told(report: Report) -> str:
@@ -50,7 +51,7 @@ def test_every_promise_is_kept_in_a_few_seeds() -> None:
 def test_every_promise_is_kept_in_thousands_of_seeds() -> None:
     """The same, in as many seeds as SIMULATION_SEEDS says."""
     print(f"seeds {A_FEW} to {A_FEW + SEEDS}")  # noqa: T201 - whoever reads the log wants to know
-    broken = _broken(range(A_FEW, A_FEW + SEEDS))
+    broken = _broken(range(A_FEW, A_FEW + SEEDS), processes=os.cpu_count() or 1)
     assert not broken, "\n\n".join(broken)
 
 
@@ -66,6 +67,12 @@ def test_a_seed_is_one_schedule() -> None:
     one, other = (Simulation(17).run(whole=True) for _ in range(2))
     assert one.trace
     assert one == other
+
+
+def test_two_processes_run_what_one_runs() -> None:
+    """Each seed once, whoever runs it."""
+    alone, shared = (list(run_shares(range(8), n, each=2)) for n in (1, 2))
+    assert sorted(share.steps for share in alone) == sorted(share.steps for share in shared)
 
 
 def test_another_seed_is_another_schedule() -> None:

@@ -5,7 +5,7 @@ than the grace. All the rest the promises are held to.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Protocol
@@ -36,6 +36,7 @@ from memory_pipeline_tests.fakes import (
     FakeOutbox,
     FakeWorld,
     Fault,
+    Step,
 )
 from memory_pipeline_tests.simulation.scheduler import Crashed, Scheduler
 
@@ -44,10 +45,51 @@ POISON_FOR_MODEL = "poison-model"
 POISON_FOR_INDEX = "poison-index"
 BEYOND_SHARE = 0.3
 BEYOND_SECONDS = 30.0
+NOTHING_WRONG = Step(None)
+# Steps that only look, or only hold: what a promise is judged by is the same after them.
+LOOKS = frozenset(
+    {
+        "embedder.embed",
+        "embedder.load",
+        "index.count",
+        "index.fetch",
+        "index.hashes",
+        "index.hidden",
+        "index.listed",
+        "index.pages",
+        "index.prime",
+        "index.query",
+        "index.unlisted",
+        "lease.hold",
+        "memories.count",
+        "memories.get",
+        "memories.ids",
+        "memories.read",
+        "memories.versions",
+        "outbox.due",
+        "outbox.excuses",
+        "outbox.newest",
+        "outbox.pending",
+        "outbox.pending_tenants",
+        "rebuilds.may_fill",
+        "rebuilds.reading",
+        "rebuilds.renew",
+        "rebuilds.state",
+        "registry.building",
+        "registry.damaged",
+        "registry.droppable",
+        "registry.live",
+        "registry.serves_others",
+    }
+)
 
 
 class Faults(Protocol):
     """What goes wrong."""
+
+    def meddle(self) -> None:
+        """Let the application, or whoever does harm, act."""
+        ...
 
     def at(self, step: str) -> Fault | None:
         """Tell what goes wrong at this step of whoever is current; may pause or kill it."""
@@ -56,6 +98,9 @@ class Faults(Protocol):
 
 class NoFaults:
     """Nothing goes wrong."""
+
+    def meddle(self) -> None:
+        """Do nothing."""
 
     def at(self, step: str) -> Fault | None:
         """Tell that nothing does."""
@@ -72,6 +117,7 @@ class SimulatedWorld(FakeWorld):
         self.trace: list[tuple[float, str, str]] = []
         self.broken: list[str] = []
         self.doing = ""  # the step that is done now
+        self.touched = True  # whether anything was done but looking, since all was judged last
         self.trust = True
         self.served: Sequence[TenantId] = ()  # whom the application writes for
         # Whether rebuilds may compute every vector anew: over the application's own, where it has
@@ -98,6 +144,7 @@ class SimulatedWorld(FakeWorld):
 
     def note(self, what: str) -> None:
         """Note what happens, for whoever reads the schedule of a seed that failed."""
+        self.touched = True
         actor = self.scheduler.current
         self.trace.append((self.now, actor.name if actor else "world", what))
 
@@ -105,26 +152,19 @@ class SimulatedWorld(FakeWorld):
         """Note that a promise is broken."""
         self.broken.append(promise)
 
-    @contextmanager
-    def step(self, name: str) -> Iterator[Fault | None]:
+    def step(self, name: str) -> Step:
         """Let others act; then do the step, unless something goes wrong."""
         actor = self.scheduler.current
         if actor is None:  # the test itself looks
-            yield None
-            return
+            return NOTHING_WRONG
         if actor.process.dead:
             raise Crashed
         self.scheduler.sleep(self.scheduler.rng.random() * actor.process.pace_seconds)
         fault = self.faults.at(name)
         self.doing = name
+        self.touched = self.touched or name not in LOOKS
         self.trace.append((self.now, actor.name, name))
-        if fault is None:
-            yield None
-            return
-        if fault.lands == "never":
-            raise fault.error
-        yield fault
-        raise fault.error
+        return NOTHING_WRONG if fault is None else Step(fault)
 
     def send_late(self, land: Callable[[], None]) -> None:
         """Have a request land while its sender has given it up, but within the grace."""
@@ -147,6 +187,10 @@ class SimulatedWorld(FakeWorld):
 
         self.on_their_way += 1
         self.scheduler.at(when, arrive)
+        # It matters only where something else is written before it lands.
+        for _ in range(self.scheduler.rng.randrange(3)):
+            share = self.scheduler.rng.random() ** 2
+            self.scheduler.at(self.now + (when - self.now) * share, self.faults.meddle)
 
     def landed(self, generation: UUID, ids: Collection[MemoryId], *, fresh: bool) -> None:
         """Take note of a write: what it brings is as right as what was sent."""
@@ -158,6 +202,7 @@ class SimulatedWorld(FakeWorld):
 
     def enqueue(self, tenant: TenantId, memory_id: MemoryId | None, *, again: bool = False) -> None:
         """Append a change; one whose number was drawn long before comes before others."""
+        self.touched = True  # a look enqueues what a TRUNCATE is for
         drawn, self.drawn = self.drawn, None
         if drawn is None:
             super().enqueue(tenant, memory_id, again=again)
