@@ -1,36 +1,29 @@
-"""Which generations a tenant's batches write: begin the first, prime, give up, condemn.
+"""Which generations a tenant's batches write: begin the first, prime, write, give up.
 
-A building generation that fails is given up, and it alone: live never waits for it. A live one
-that is damaged is condemned: searches go on asking it, nobody writes it any more, and a rebuild
-takes its place.
+A building generation that fails is given up, and it alone: live never waits for it.
 """
 
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from memory_pipeline.batch import write_documents
+from memory_pipeline.batch import find_differing, find_strays, write_documents
 from memory_pipeline.content import Recipe
 from memory_pipeline.errors import (
     ChromaUnavailable,
     ConfigurationChanged,
     Corrupt,
-    Fenced,
     PipelineError,
-    Poison,
     PostgresUnavailable,
     Transient,
 )
 from memory_pipeline.logs import get_logger
-from memory_pipeline.model import Failure, Generation, MemoryId, TenantId, Verdict
+from memory_pipeline.model import Failure, Generation, MemoryId, TenantId
 from memory_pipeline.plan import EmbeddedDraft
 from memory_pipeline.ports import Hold, Index, Lease, Memories, Registry
 
 log = get_logger("memory_pipeline.generations")
 
-# One that only is silent may be busy with what was sent to it before: for so many tries, which take
-# about ten minutes, it is not called damaged.
-SILENT_TRIES = 15
 # Tenants that are placed at the same moment would all go to the server that holds least.
 _placing = threading.Lock()
 
@@ -119,55 +112,22 @@ class Generations:
             raise ChromaUnavailable("the tenant has no collection that can be written", sent=False)
         return failures
 
-    def wedged(self, lease: Lease) -> Corrupt | None:
-        """Tell whether the live collection refuses what its server takes from others.
-
-        Such a one never comes round: it is replaced, not tried for ever.
-
-        Raises:
-            PostgresUnavailable, Fenced: it cannot be told.
-
-        """
-        live = self.registry.live(lease.tenant)
-        if live is None or live.state != "live" or not self.index.takes_writes(live.server):
-            return None
-        try:
-            self.index.control(live, hold=lease.hold)
-        except Corrupt as damage:
-            return damage
-        except (ChromaUnavailable, Poison) as refused:
-            silent = isinstance(refused, ChromaUnavailable) and not refused.answered
-            if silent and lease.retries < SILENT_TRIES:
-                return None
-            return Corrupt(
-                f"it takes no write, tried {lease.retries + 1} times, and its server takes those "
-                f"of others: {refused}",
-                generation=live.id,
-            )
-        return None
-
-    def condemn(self, lease: Lease, damage: Corrupt) -> Verdict:
-        """Stop writing a damaged live generation, so that it is rebuilt."""
-        live = self.registry.live(lease.tenant)
-        if live is None or damage.generation != live.id:
-            return "postponed"
-        try:
-            if live.state == "live":
-                # Where the whole server is lost, this collection is not to blame.
-                self.index.recognise(live.server)
-                self.registry.abandon(lease, live.id)
-        except Transient:
-            return "postponed"
-        except Fenced:
-            return "fenced"
-        return "damaged"
-
     def lost_documents(self, lease: Lease) -> list[MemoryId]:
         """Return documents of the live collection that no search finds any more."""
         live = self.registry.live(lease.tenant)
         if live is None or live.state != "live":
             return []
         return self.index.unlisted(live, hold=lease.hold)
+
+    def differing(self, lease: Lease, generation: Generation) -> list[MemoryId]:
+        """Tell what a reset has to have looked at again.
+
+        Of what a rebuild fills, only what went: it may have been verified by now, and the rest of
+        it comes with its chunks or has changes of its own.
+        """
+        if generation.state == "live":
+            return find_differing(self.index, self.memories, generation, self.recipe, lease=lease)
+        return find_strays(self.index, self.memories, generation, lease=lease)
 
     def begin(self, tenant: TenantId, *, hold: Hold) -> Generation:
         """Note a new generation and create its collection; nobody points to it yet."""

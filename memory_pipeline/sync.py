@@ -20,8 +20,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
-from memory_pipeline.batch import embed_and_back_up, find_differing, find_strays
+from memory_pipeline.batch import embed_and_back_up
 from memory_pipeline.content import Recipe
+from memory_pipeline.damage import Damage
 from memory_pipeline.errors import (
     ConfigurationChanged,
     Corrupt,
@@ -36,7 +37,6 @@ from memory_pipeline.generations import Generations
 from memory_pipeline.logs import get_logger
 from memory_pipeline.model import (
     Claim,
-    Generation,
     MemoryId,
     Outcome,
     Provenance,
@@ -52,8 +52,6 @@ log = get_logger("memory_pipeline.sync")
 
 # Rewriting documents hides others beside them; each so many changes it is looked which.
 CHANGES_A_LOOK = 20
-# Tried in vain so often in a row, which takes about a minute, a collection is looked at closely.
-TRIES_BEFORE_A_LOOK = 5
 
 
 class _ColdModel(Exception):
@@ -84,6 +82,11 @@ class Sync:
         return Generations(
             self.registry, self.memories, self.index, self.recipe, self.embedder.model
         )
+
+    @property
+    def damage(self) -> Damage:
+        """What decides whether a live collection is damaged."""
+        return Damage(self.registry, self.index)
 
     def run(
         self,
@@ -175,25 +178,15 @@ class Sync:
             case Fenced():
                 return "fenced"
             case Corrupt():
-                return self.generations.condemn(lease, error)
+                return self.damage.condemn(lease, error)
             case ConfigurationChanged():
                 return "refused"
             case Transient() | Poison():  # Poison of a request without a document: charge nobody
                 if isinstance(error, Transient) and not error.sent:
                     self.outbox.let_go(lease, claim)
-                return self._unless_wedged(lease)
+                return self.damage.unless_wedged(lease)
             case _:
                 raise error
-
-    def _unless_wedged(self, lease: Lease) -> Verdict:
-        """Have the tenant wait, unless waiting is of no use."""
-        if lease.retries < TRIES_BEFORE_A_LOOK:
-            return "postponed"
-        try:
-            damage = self.generations.wedged(lease)
-        except Fenced:
-            return "fenced"
-        return self.generations.condemn(lease, damage) if damage else "postponed"
 
     def _batch(self, lease: Lease, claim: Claim, so_far: Outcome) -> Outcome:
         """Read, embed, write and ack one claim; the numbers are the order."""
@@ -238,7 +231,7 @@ class Sync:
         differing = [
             i
             for generation in (claim.targets if claim.resets else ())
-            for i in self._differing(lease, generation)
+            for i in self.generations.differing(lease, generation)
         ]
         landed: dict[MemoryId, Provenance | None] = dict.fromkeys(plan.deletes)
         landed |= {d.memory.id: d.noted for d in ready if d.memory.id not in failed}
@@ -268,16 +261,6 @@ class Sync:
             write_seconds=so_far.write_seconds + searchable_at - embedded_at,
             more=claim.full or claim.resets or bool(left_out),
         )
-
-    def _differing(self, lease: Lease, generation: Generation) -> list[MemoryId]:
-        """Tell what a reset has to have looked at again.
-
-        Of what a rebuild fills, only what went: it may have been verified by now, and the rest of
-        it comes with its chunks or has changes of its own.
-        """
-        if generation.state == "live":
-            return find_differing(self.index, self.memories, generation, self.recipe, lease=lease)
-        return find_strays(self.index, self.memories, generation, lease=lease)
 
     def postpone(self, tenant: TenantId, reason: str) -> Outcome:
         """Let the tenant wait for what it cannot do without; nothing is tried."""

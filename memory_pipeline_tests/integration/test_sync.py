@@ -13,6 +13,7 @@ import pytest
 
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.content import compose
+from memory_pipeline.damage import SILENT_TRIES, TRIES_BEFORE_A_LOOK
 from memory_pipeline.embedding import HashingEmbedder
 from memory_pipeline.errors import (
     ChromaUnavailable,
@@ -20,7 +21,6 @@ from memory_pipeline.errors import (
     EmbedderUnavailable,
     Poison,
 )
-from memory_pipeline.generations import SILENT_TRIES
 from memory_pipeline.model import (
     Claim,
     Document,
@@ -39,7 +39,7 @@ from memory_pipeline.ports import Embedder, Hold, Lease
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR
 from memory_pipeline.settings import Settings
-from memory_pipeline.sync import TRIES_BEFORE_A_LOOK, Sync
+from memory_pipeline.sync import Sync
 from memory_pipeline_tests.builders import remember
 
 ADA, BOB = TenantId("ada"), TenantId("bob")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 from unittest.mock import patch
 
-from memory_pipeline import batch, filling, generations, plan, rebuild, sandwich, sync, verify
+from memory_pipeline import batch, filling, generations, plan, rebuild, sandwich, verify
 from memory_pipeline.content import compose, parse, vector_hash
+from memory_pipeline.damage import Damage
 from memory_pipeline.errors import ChromaUnavailable, PipelineError, Transient
 from memory_pipeline.filling import Filling
 from memory_pipeline.generations import Generations
@@ -815,13 +816,13 @@ def _building_blocks() -> Iterator[None]:
 
 @bug("damage is not marked", "a damaged collection is marked, and rebuilt")
 def _unmarked() -> Iterator[None]:
-    with patch.object(Generations, "condemn", lambda *_: "postponed"):
+    with patch.object(Damage, "condemn", lambda *_: "postponed"):
         yield
 
 
 @bug("a reset compares nothing", "a reset compares the whole tenant")
 def _empty_reset() -> Iterator[None]:
-    with patch.object(sync, "find_differing", lambda *_, **__: []):
+    with patch.object(generations, "find_differing", lambda *_, **__: []):
         yield
 
 
@@ -872,7 +873,7 @@ def _kept_vector() -> Iterator[None]:
     "a reset looks for what is gone in the building generation as well",
 )
 def _strays_stay() -> Iterator[None]:
-    with patch.object(sync, "find_strays", lambda *_, **__: []):
+    with patch.object(generations, "find_strays", lambda *_, **__: []):
         yield
 
 
@@ -911,7 +912,7 @@ def _refused_deletes() -> Iterator[None]:
     behind="a refused delete or control is damage at once",
 )
 def _never_wedged() -> Iterator[None]:
-    with patch.object(Generations, "wedged", lambda *_: None):
+    with patch.object(Damage, "wedged", lambda *_: None):
         yield
 
 
