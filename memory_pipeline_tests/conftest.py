@@ -68,14 +68,19 @@ def empty_database(postgres: EmbeddedPostgres) -> str:
     return _create_database(postgres, template=None)
 
 
-@pytest.fixture
-def database_url(postgres: EmbeddedPostgres) -> str:
-    """Return the address of a freshly migrated database."""
+def new_database(postgres: EmbeddedPostgres) -> str:
+    """Create a migrated database; return its address."""
     url = _create_database(postgres, template="template_migrated")
     # An installation of its own: what stands in the session's Chroma is another's.
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("UPDATE memory_pipeline.installation SET id = gen_random_uuid()")
     return url
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres) -> str:
+    """Return the address of a freshly migrated database."""
+    return new_database(postgres)
 
 
 @pytest.fixture
@@ -111,8 +116,13 @@ def pipeline(settings: Settings, unmarked_chroma: None) -> Iterator[Pipeline]:
 @pytest.fixture
 def unmarked_chroma(chroma: ChromaProcess) -> None:
     """Take the marker away: to a fresh database, the session's Chroma is a new server."""
+    unmark(chroma)
+
+
+def unmark(chroma: ChromaProcess) -> None:
+    """Take the marker off a server."""
     client = ChromaClient(chroma.url, Settings.load())
-    with suppress(Corrupt), client.call(5.0) as server:
+    with suppress(Corrupt), client.call(60.0) as server:
         server.delete_collection(MARKER)
     client.close()
 

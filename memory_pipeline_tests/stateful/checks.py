@@ -9,6 +9,7 @@ from uuid import UUID
 
 import psycopg
 
+from memory_pipeline.chroma.client import ChromaClient
 from memory_pipeline.content import Recipe, compose
 from memory_pipeline.errors import Corrupt
 from memory_pipeline.model import Generation, Memory, MemoryId, TenantId, memory_id_of
@@ -61,40 +62,40 @@ def _said(project_id: str | None, raw: str, created_at: datetime, recipe: Recipe
     return raw, compose(memory, recipe).content_hash
 
 
+MEMORIES = "SELECT id, user_id, project_id, raw_data::text, created_at FROM memory_logs"
+TENANTS = """
+SELECT t.tenant, t.live, g.state, t.building,
+       (SELECT r.through FROM memory_pipeline.rebuild r WHERE r.generation = t.building
+        ORDER BY r.started_at DESC NULLS LAST LIMIT 1)
+FROM memory_pipeline.tenant t LEFT JOIN memory_pipeline.generation g ON g.id = t.live
+"""
+CHANGES = """
+SELECT c.tenant, c.memory_id, c.covered_by IS NOT DISTINCT FROM t.building
+                              AND c.covered_by IS NOT NULL AND c.claim_token IS NULL
+FROM memory_pipeline.change c LEFT JOIN memory_pipeline.tenant t ON t.tenant = c.tenant
+"""
+FAILURES = "SELECT tenant, memory_id, buried_at IS NOT NULL FROM memory_pipeline.failure"
+TRUNCATED = "SELECT EXISTS (SELECT FROM memory_pipeline.truncation)"
+
+
 def read_truth(db: psycopg.Connection, recipe: Recipe) -> Truth:
-    """Read what Postgres says now."""
+    """Read what Postgres says now, in one round trip."""
+    with db.pipeline():
+        rows, pointers, changes, failures, truncated = [
+            db.execute(sql) for sql in (MEMORIES, TENANTS, CHANGES, FAILURES, TRUNCATED)
+        ]
     memories: dict[str, dict[int, Said]] = {}
-    for id_, tenant, project, raw, created_at in db.execute(
-        "SELECT id, user_id, project_id, raw_data::text, created_at FROM memory_logs"
-    ):
+    for id_, tenant, project, raw, created_at in rows:
         memories.setdefault(tenant, {})[id_] = _said(project, raw, created_at, recipe)
-    tenants = {
-        tenant: Pointers(*pointers)
-        for tenant, *pointers in db.execute(
-            "SELECT t.tenant, t.live, g.state, t.building,"
-            " (SELECT r.through FROM memory_pipeline.rebuild r WHERE r.generation = t.building"
-            "  ORDER BY r.started_at DESC NULLS LAST LIMIT 1)"
-            " FROM memory_pipeline.tenant t LEFT JOIN memory_pipeline.generation g ON g.id = t.live"
-        )
-    }
-    changes = db.execute(
-        "SELECT c.tenant, c.memory_id, c.covered_by IS NOT DISTINCT FROM t.building"
-        " AND c.covered_by IS NOT NULL AND c.claim_token IS NULL"
-        " FROM memory_pipeline.change c LEFT JOIN memory_pipeline.tenant t ON t.tenant = c.tenant"
-    ).fetchall()
-    row = db.execute("SELECT count(*) FROM memory_pipeline.truncation").fetchone()
+    waiting, failed = changes.fetchall(), failures.fetchall()
     return Truth(
         memories,
-        tenants,
-        frozenset(i for (i,) in db.execute("SELECT memory_id FROM memory_pipeline.failure")),
-        _grouped((t, i) for t, i, _ in changes),
-        _grouped((t, i) for t, i, covered in changes if not covered),
-        _grouped(
-            db.execute(
-                "SELECT tenant, memory_id FROM memory_pipeline.failure WHERE buried_at IS NOT NULL"
-            )
-        ),
-        row is not None and row[0] > 0,
+        {tenant: Pointers(*rest) for tenant, *rest in pointers},
+        frozenset(i for _, i, _ in failed),
+        _grouped((t, i) for t, i, _ in waiting),
+        _grouped((t, i) for t, i, covered in waiting if not covered),
+        _grouped((t, i) for t, i, buried in failed if buried),
+        truncated.fetchall() == [(True,)],
     )
 
 
@@ -114,6 +115,11 @@ class Collections:
     # Those that the test itself has deleted.
     destroyed: set[UUID] = field(default_factory=set)
     _read: dict[UUID, dict[int, Said]] = field(default_factory=dict)
+
+    @property
+    def server(self) -> ChromaClient:
+        """Return the one server that there is, as it was found last."""
+        return self.pipeline.servers.client(self.pipeline.servers.usable()[0])
 
     def said(self, generation: UUID) -> dict[int, Said] | None:
         """Return what a collection says of each memory; None where the test has deleted it."""
@@ -146,7 +152,7 @@ class Collections:
         """Return all that a collection holds, as Chroma answers."""
         row = self.generation(generation)
         with self.pipeline.servers.client(row.server).collection(row, SECONDS) as collection:
-            return collection.get(include=["documents", "metadatas", "embeddings"])
+            return collection.get(include=["documents", "metadatas"])
 
     def generation(self, id_: UUID) -> Generation:
         """Return a generation as the registry has it."""
@@ -157,8 +163,7 @@ class Collections:
 
     def names(self) -> set[str]:
         """Return the names of all collections of the server, the marker apart."""
-        [server] = self.pipeline.index.servers()
-        with self.pipeline.servers.client(server).call(SECONDS) as api:
+        with self.server.call(SECONDS) as api:
             return {c.name for c in api.list_collections() if c.name.startswith("memories-")}
 
     def destroy(self, generation: UUID) -> None:
@@ -170,9 +175,9 @@ class Collections:
 
     def clear(self) -> None:
         """Delete all collections."""
-        [server] = self.pipeline.index.servers()
+        self.pipeline.index.servers()
         for name in self.names():
-            with self.pipeline.servers.client(server).call(SECONDS) as api:
+            with self.server.call(SECONDS) as api:
                 api.delete_collection(name)
         self._read.clear()
         self.destroyed.clear()

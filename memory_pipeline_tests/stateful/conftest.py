@@ -1,14 +1,19 @@
 """One Chroma for all stateful runs; a database each."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from memory_pipeline import rebuild, verify
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
+from memory_pipeline.local.postgres import EmbeddedPostgres
 from memory_pipeline.postgres import outbox
+from memory_pipeline_tests.conftest import new_database, unmark
 from memory_pipeline_tests.stateful.world import World, in_this_thread, open_world
+
+NewWorld = Callable[[], AbstractContextManager[World]]
 
 
 @pytest.fixture(scope="session")
@@ -21,15 +26,29 @@ def own_chroma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaProce
 
 
 @pytest.fixture
-def world(
-    database_url: str,
+def new_world(
+    postgres: EmbeddedPostgres,
     own_chroma: ChromaProcess,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[World]:
-    """Open the pipeline on a database of its own; nothing in it depends on threads or on time."""
+) -> NewWorld:
+    """Return what opens the pipeline on a database of its own, one after the other.
+
+    Nothing in it depends on threads or on time.
+    """
     monkeypatch.setattr(rebuild, "ahead", in_this_thread)
     monkeypatch.setattr(verify, "ahead", in_this_thread)
     monkeypatch.setattr(outbox, "MISSED_PAUSE_SECONDS", 300.0)
-    with open_world(database_url, own_chroma, tmp_path) as opened:
+
+    def opened() -> AbstractContextManager[World]:
+        unmark(own_chroma)
+        return open_world(new_database(postgres), own_chroma, tmp_path)
+
+    return opened
+
+
+@pytest.fixture
+def world(new_world: NewWorld) -> Iterator[World]:
+    """Open one."""
+    with new_world() as opened:
         yield opened

@@ -1,11 +1,13 @@
 """Real Postgres, real Chroma, any order of steps and faults: the promises hold after each.
 
 STATEFUL_EXAMPLES and STATEFUL_STEPS say how many examples of how many steps are run;
-STATEFUL_SHRINK=yes makes a failing one short.
+STATEFUL_SHRINK=yes makes a failing one short. STATEFUL_HUNT says how many of them chance may take
+to come upon each planted bug; without it, steps that were written down show them all in a minute.
 """
 
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,24 +15,25 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import FlakyFailure
 
 from memory_pipeline_tests.stateful.checks import Violation
-from memory_pipeline_tests.stateful.machine import explore
+from memory_pipeline_tests.stateful.conftest import NewWorld
+from memory_pipeline_tests.stateful.machine import explore, perform
 from memory_pipeline_tests.stateful.sabotage import BUGS
+from memory_pipeline_tests.stateful.scripted import SCRIPTED
 from memory_pipeline_tests.stateful.world import World
 
-EXAMPLES = int(os.environ.get("STATEFUL_EXAMPLES", "5"))
-STEPS = int(os.environ.get("STATEFUL_STEPS", "20"))
+EXAMPLES = int(os.environ.get("STATEFUL_EXAMPLES", "50"))
+STEPS = int(os.environ.get("STATEFUL_STEPS", "30"))
+HUNT = int(os.environ.get("STATEFUL_HUNT", "0"))
 # To shrink an example takes many minutes, and makes it a few steps long.
 SHRINK = os.environ.get("STATEFUL_SHRINK") == "yes"
 PHASES = (Phase.generate, Phase.shrink) if SHRINK else (Phase.generate,)
-# The same examples each time: enough for every bug that is planted, and clean without one.
-BUG_EXAMPLES, BUG_STEPS, CLEAN_EXAMPLES = 150, 40, 15
 
 
-def how(examples: int, steps: int, **more: Any) -> settings:
+def how(examples: int, **more: Any) -> settings:
     """Tell Hypothesis how much to try; a step may take as long as it takes."""
     return settings(
         max_examples=examples,
-        stateful_step_count=steps,
+        stateful_step_count=STEPS,
         deadline=None,
         database=None,
         report_multiple_bugs=False,
@@ -40,26 +43,41 @@ def how(examples: int, steps: int, **more: Any) -> settings:
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(max(240, EXAMPLES * STEPS))
+@pytest.mark.timeout(max(240, EXAMPLES * STEPS * 2))
 def test_the_promises_hold_whatever_happens(world: World) -> None:
     """P1, P2, P3, P4, P5, P7, P8: no order of steps and faults breaks any of them."""
-    explore(world, how(EXAMPLES, STEPS, phases=PHASES, print_blob=True))
+    explore(world, how(EXAMPLES, phases=PHASES, print_blob=True))
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(600)
-def test_the_examples_that_catch_bugs_are_clean_without_them(world: World) -> None:
-    """Otherwise it would be anything but the planted bug that is caught."""
-    explore(world, how(CLEAN_EXAMPLES, BUG_STEPS, derandomize=True, phases=(Phase.generate,)))
-
-
-@pytest.mark.faults
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", BUGS)
 def test_planted_bugs_are_caught(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A guard that is taken away is missed: the same examples each time, none of them shrunk."""
-    BUGS[name](world, monkeypatch)
-    examples = how(BUG_EXAMPLES, BUG_STEPS, derandomize=True, phases=(Phase.generate,))
-    with pytest.raises((Violation, FlakyFailure)) as caught:
-        explore(world, examples)
-    sys.stdout.write(f"{name}: in example {world.examples}: {caught.value}\n")
+    """A guard that is taken away is missed, by steps that are clean as long as it is there."""
+    bug, steps = BUGS[name], SCRIPTED[name]
+    perform(world, steps)
+    bug.plant(world, monkeypatch)
+    if bug.behind is not None:
+        perform(world, steps)
+        bug.behind(world, monkeypatch)
+    with pytest.raises(Violation) as caught:
+        perform(world, steps)
+    sys.stdout.write(f"{name}: {caught.value}\n")
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(not HUNT, reason="STATEFUL_HUNT is not set")
+@pytest.mark.timeout(max(240, HUNT * STEPS * 2))
+@pytest.mark.parametrize("name", BUGS)
+def test_chance_comes_upon_planted_bugs(new_world: NewWorld, name: str) -> None:
+    """The same examples each time; the one that breaks a promise is clean without the bug."""
+    bug = BUGS[name]
+    with new_world() as world, pytest.MonkeyPatch.context() as patch:
+        for plant in filter(None, (bug.plant, bug.behind)):
+            plant(world, patch)
+        with suppress(Violation, FlakyFailure):
+            explore(world, how(HUNT, derandomize=True, phases=(Phase.generate,)))
+    assert world.violated is not None, f"not in {HUNT} examples"
+    told, steps = world.violated
+    with new_world() as clean:
+        perform(clean, steps)
+    sys.stdout.write(f"{name}: in example {world.examples}: {told}\n")

@@ -71,7 +71,7 @@ TIMES = {
 }
 TABLES = "change, truncation, failure, provenance, rebuild, verification, freshness"
 
-Act = Statement | Literal["expire", "take over", "rebuild"]
+Act = Statement | Literal["expire", "take over", "rebuild", "land", "commit"]
 
 _numbers = count(1)
 
@@ -164,7 +164,8 @@ class World:
     workers: list[Sync] = field(default_factory=list)
     trust: bool = True
     examples: int = 0
-    broken: bool = False
+    # The first one: what it says, and the steps to it.
+    violated: tuple[str, tuple[Any, ...]] | None = None
 
     # ---- examples
 
@@ -185,7 +186,7 @@ class World:
             ("trust" if trust else "recompute",),
         )
         self.collections.clear()
-        self.trust, self.broken, self.embedder.cured = trust, False, False
+        self.trust, self.embedder.cured = trust, False
         number = next(_numbers)
         names = ("ada", "bob", "eve")[:TENANTS]
         self.application = Application(self.db, tuple(f"{name}-{number}" for name in names))
@@ -200,6 +201,11 @@ class World:
         self.chroma.restart()
         self.collections.forget()
 
+    def end_slowly(self, *, kept: bool) -> None:
+        """Commit the transaction that stayed open, or roll it back."""
+        (self.slow.commit if kept else self.slow.rollback)()
+        self.application.held.clear()
+
     # ---- the clock
 
     def expire(self) -> None:
@@ -209,9 +215,10 @@ class World:
     def pass_time(self) -> None:
         """Let hours pass: what was sent has landed, leases and ownerships have ended."""
         self.faults.land()
-        for table, columns in TIMES.items():
-            earlier = ", ".join(f"{column} = {column} - {HOURS}" for column in columns)
-            self.db.execute(f"UPDATE memory_pipeline.{table} SET {earlier}".encode())
+        with self.db.pipeline():
+            for table, columns in TIMES.items():
+                earlier = ", ".join(f"{column} = {column} - {HOURS}" for column in columns)
+                self.db.execute(f"UPDATE memory_pipeline.{table} SET {earlier}".encode())
 
     # ---- steps of the pipeline
 
@@ -275,7 +282,13 @@ class World:
         """Do what others do while a worker is frozen."""
         for act in acts:
             if isinstance(act, Statement):
-                self.application.do(self._aimed(act, tenant))
+                self.application.do(self.aimed(act, tenant))
+                continue
+            if act == "land":
+                self.faults.land()
+                continue
+            if act == "commit":
+                self.end_slowly(kept=True)
                 continue
             self.expire()
             if act == "take over":
@@ -283,7 +296,7 @@ class World:
             elif act == "rebuild":
                 self._rebuild(self.struck, tenant, chunk=2, resume=False)
 
-    def _aimed(self, statement: Statement, tenant: TenantId) -> Statement:
+    def aimed(self, statement: Statement, tenant: TenantId) -> Statement:
         """Aim a hot statement at a memory that is in hand."""
         claimed = self.db.execute(
             "SELECT DISTINCT memory_id FROM memory_pipeline.change"
@@ -332,6 +345,13 @@ class World:
             if said is None or hit.memory != parse(said[0]):
                 raise Violation(f"P3/P4: {whose} was shown {hit.memory_id}, which is not so")
 
+    def move_and_search(self, memory: int, tenant: int) -> None:
+        """P3: who had a memory until now is not shown it."""
+        had = self.db.execute("SELECT user_id FROM memory_logs WHERE id = %s", (memory,)).fetchone()
+        self.application.do(Statement("move", memory, tenant, 0))
+        if had is not None:
+            self.search(self.application.tenants.index(had[0]), 0)
+
     # ---- what has to be true
 
     def truth(self) -> Truth:
@@ -340,27 +360,17 @@ class World:
 
     def check(self) -> None:
         """Check what has to be true after every step."""
-        with self._noting_violations():
-            truth = self.truth()
-            check_nothing_is_lost(truth, self.collections)
-            check_what_is_built(truth, self.collections)
-            check_poison(truth, self.application.poisoned)
-            if self.trust:
-                check_own_vectors(self.db)
-
-    @contextlib.contextmanager
-    def _noting_violations(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.broken = True
-            raise
+        truth = self.truth()
+        check_nothing_is_lost(truth, self.collections)
+        check_what_is_built(truth, self.collections)
+        check_poison(truth, self.application.poisoned)
+        if self.trust:
+            check_own_vectors(self.db)
 
     def settle(self) -> None:
         """Heal everything, drain, and check that all is as Postgres says: P2."""
         self.faults.disarm()
-        self.slow.rollback()
-        self.application.held.clear()
+        self.end_slowly(kept=False)
         self._drain()
         self._equal()
         for tenant in self.truth().tenants:
