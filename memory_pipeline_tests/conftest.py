@@ -37,10 +37,12 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """Start the embedded Postgres once; without fsync, for nothing here outlives the session."""
     server = start_postgres(tmp_path_factory.mktemp("postgres") / "data", durable=False)
-    server.create_database("template_migrated")
-    migrate(Settings.load(database_url=server.url("template_migrated")))
-    yield server
-    server.remove()
+    try:
+        server.create_database("template_migrated")
+        migrate(Settings.load(database_url=server.url("template_migrated")))
+        yield server
+    finally:
+        server.remove()
 
 
 @pytest.fixture(scope="session")
