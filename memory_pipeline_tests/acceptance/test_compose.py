@@ -57,6 +57,11 @@ LOCATIONS = """
 } } } }
 """
 PERMISSIONS = "{ permissions { permission value } }"
+UNDER_WAY = """
+{ runsOrError(filter: {statuses: [QUEUED, NOT_STARTED, STARTING, STARTED, CANCELING]}) {
+    ... on Runs { results { id } }
+} }
+"""
 
 
 def interpolated(value: Any, variables: Mapping[str, str]) -> Any:
@@ -226,7 +231,11 @@ def test_every_variable_is_one_that_somebody_reads(name: str) -> None:
         if variable.startswith(PREFIX):
             assert variable.removeprefix(PREFIX).lower() in Settings.model_fields
         elif variable.startswith("DAGSTER_") and name in OURS:
-            assert variable in {"DAGSTER_HOME", "DAGSTER_DISABLE_TELEMETRY"}
+            assert variable in {
+                "DAGSTER_HOME",
+                "DAGSTER_DISABLE_TELEMETRY",
+                "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD",
+            }
         else:
             assert variable == "POSTGRES_PASSWORD" or f"\\getenv {variable.lower()}" in sql
 
@@ -316,6 +325,8 @@ def test_chroma_and_the_code_server_are_run_as_up_runs_them(tmp_path: Path) -> N
     assert seconds(SERVICES["chroma"]["stop_grace_period"]) > STOP_SECONDS
     assert seconds(SERVICES["live"]["stop_grace_period"]) > LIVE_STOP_SECONDS
     assert seconds(SERVICES["daemon"]["stop_grace_period"]) > DAEMON_STOP_SECONDS
+    calls = float(SERVICES["code"]["environment"]["DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD"])
+    assert seconds(SERVICES["code"]["stop_grace_period"]) > calls
     server = code_server("memory_pipeline.definitions", {}, tmp_path / "log", port=4000)
     ours = " ".join(words_of(SERVICES["code"])[-1]).replace("0.0.0.0", "127.0.0.1")  # noqa: S104
     assert ours.removeprefix("dagster ") == " ".join(server.command[2:])
@@ -675,9 +686,16 @@ def test_dagster_finds_it_without_live(machine: Machine, wait_until: WaitUntil) 
 
 
 @slow
-def test_everything_stops_in_its_time_and_leaves_nothing(machine: Machine) -> None:
+def test_everything_stops_in_its_time_and_leaves_nothing(
+    machine: Machine, wait_until: WaitUntil
+) -> None:
     """In the order of Compose: who depends on somebody ends first. The image stays as it was."""
     assert machine.written() == []
+    # The code server waits for its runs as long as it may; then they are cut off, as by any kill.
+    wait_until(
+        lambda: not ask(machine, "webserver", UNDER_WAY)["runsOrError"]["results"],
+        within=FOUND_SECONDS,
+    )
     order = list(machine.processes)
     for name in reversed(order):
         if name in ONE_SHOT:
