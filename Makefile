@@ -17,7 +17,7 @@ test: .venv/installed
 
 # SIMULATION_SEEDS=200000 make faults: as many as that.
 faults: .venv/installed
-	$(BIN)/python -m pytest -m faults
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m faults
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

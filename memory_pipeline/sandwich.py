@@ -1,9 +1,11 @@
 """Look at documents between two looks at Postgres, so that a write under way is no finding.
 
 A document is wrong only if its row was the same before and after (version), if nothing was pending
-for it, and if it disagreed; a finding is one that was wrong twice.
+for it, and if it disagreed; a finding is one that was wrong twice. Where the row was not the same
+nothing can be said, and it is looked at again: not all that moves a row changes the memory.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +24,8 @@ from memory_pipeline.postgres.outbox import Excuses, PostgresOutbox
 CLOSE_LOOKS = 250
 LOOKS = 1000
 SANDWICHES = 2
+# A row that moves in all of them is left to the next verify.
+MOST_LOOKS = 8
 VECTOR_TOLERANCE = 1e-5
 
 
@@ -54,19 +58,26 @@ class Sandwich:
         return set(self._sandwich(ids, closely=closely))
 
     def confirm(self, doubts: Sequence[MemoryId], *, closely: bool) -> Iterator[Finding]:
-        """Look twice; yield what was wrong both times."""
+        """Look until each was wrong twice or right once; yield what was wrong."""
         for part in cut(doubts, CLOSE_LOOKS if closely else LOOKS):
-            wrong: Sequence[MemoryId] = part
-            found: dict[MemoryId, tuple[FindingKind, str]] = {}
-            for _ in range(SANDWICHES):
-                found = self._sandwich(wrong, closely=closely) if wrong else {}
-                wrong = list(found)
-            for memory_id, (kind, detail) in found.items():
-                yield Finding(kind, self._tenant, memory_id, detail)
+            left: Sequence[MemoryId] = part
+            times: Counter[MemoryId] = Counter()
+            for _ in range(MOST_LOOKS):
+                looked = self._sandwich(left, closely=closely)
+                left = []
+                for memory_id, wrong in looked.items():
+                    times[memory_id] += wrong is not None
+                    if wrong is None or times[memory_id] < SANDWICHES:
+                        left.append(memory_id)
+                    else:
+                        yield Finding(wrong[0], self._tenant, memory_id, wrong[1])
+                if not left:
+                    break
 
     def _sandwich(
         self, ids: Sequence[MemoryId], *, closely: bool
-    ) -> dict[MemoryId, tuple[FindingKind, str]]:
+    ) -> dict[MemoryId, tuple[FindingKind, str] | None]:
+        """Tell what is wrong with each that is; None: it seems so, but its row has moved."""
         parts = self._parts
         rows = self._rows(ids, closely=closely)
         excuses = parts.outbox.excuses(self._tenant, ids)
@@ -74,16 +85,16 @@ class Sandwich:
         hidden = self._hidden(stored) if closely else set()
         versions = parts.memories.versions(ids)
         later = parts.outbox.excuses(self._tenant, ids)
-        found: dict[MemoryId, tuple[FindingKind, str]] = {}
+        found: dict[MemoryId, tuple[FindingKind, str] | None] = {}
         for memory_id in ids:
             row = rows.get(memory_id)
             was = None if row is None else (row.tenant, row.version)
             judged = self._judge(row, stored.get(memory_id), hidden=memory_id in hidden)
-            if judged is None or was != versions.get(memory_id):
+            if judged is None:
                 continue
             if self._excused(memory_id, excuses) or self._excused(memory_id, later):
                 continue
-            found[memory_id] = judged
+            found[memory_id] = judged if was == versions.get(memory_id) else None
         return found
 
     def _rows(self, ids: Sequence[MemoryId], *, closely: bool) -> dict[MemoryId, Memory]:

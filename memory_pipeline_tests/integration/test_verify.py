@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from itertools import count
 
 import numpy as np
 import psycopg
@@ -259,6 +260,30 @@ def test_a_row_that_changes_between_two_looks_is_no_finding(
     monkeypatch.setattr(PostgresMemories, "versions", moved)
     assert found(pipeline, sample=0) == set()
     monkeypatch.undo()
+    assert found(pipeline, sample=0) == {("stale", ids[0])}
+
+
+def test_a_row_that_is_touched_hides_nothing(
+    pipeline: Pipeline,
+    db: psycopg.Connection,
+    ids: list[MemoryId],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What broke: a statement that changes nothing moved the row amid a look, and it was let pass.
+
+    A rebuild flipped to such a document. Nothing waits for a row that was only touched.
+    """
+    behind_our_back(
+        pipeline, lambda c: c.update(ids=[document_id(ids[0])], metadatas=[{"hash": "B"}])
+    )
+    versions, times = PostgresMemories.versions, count(1)
+
+    def moved(self: PostgresMemories, asked: list[MemoryId]) -> object:
+        if next(times) % 2:
+            db.execute("UPDATE memory_logs SET updated_at = now() WHERE id = %s", (ids[0],))
+        return versions(self, asked)
+
+    monkeypatch.setattr(PostgresMemories, "versions", moved)
     assert found(pipeline, sample=0) == {("stale", ids[0])}
 
 

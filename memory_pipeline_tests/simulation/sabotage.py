@@ -974,7 +974,7 @@ class Caught:
     report: Report | None
 
 
-def hunt(name: str, seeds: range) -> Caught:
+def hunt(name: str, seeds: Sequence[int]) -> Caught:
     """Plant a bug and run seeds until one notices."""
     bug = BUGS[name]
     for number, seed in enumerate(seeds, 1):

@@ -15,12 +15,28 @@ MOST_SEEDS = 6000
 TABLE = Path(__file__).parents[2] / "docs" / "sabotage.md"
 
 
+def _rows() -> list[list[str]]:
+    """Return the rows of the table: bug, guard, seeds, promise."""
+    rows = [line.split(" | ") for line in TABLE.read_text().splitlines() if " | " in line]
+    return rows[1:]
+
+
+def _known(name: str) -> int:
+    """Return the seed that has noticed a bug before."""
+    (seeds,) = (row[2] for row in _rows() if row[0] == f"| {name}")
+    return int(seeds) - 1
+
+
 @pytest.mark.faults
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", [name for name, bug in BUGS.items() if not bug.behind])
 def test_a_planted_bug_is_noticed(name: str) -> None:
-    """Some promise breaks, in a seed that keeps every promise without the bug."""
-    caught = hunt(name, range(MOST_SEEDS))
+    """Some promise breaks, in a seed that keeps every promise without the bug.
+
+    The one of the table first; where schedules are others by now, some other seed has to.
+    """
+    known = _known(name)
+    caught = hunt(name, [known, *(seed for seed in range(MOST_SEEDS) if seed != known)])
     assert caught.report is not None, f"{name}: not noticed in {caught.seeds} seeds"
     print(f"{name}: seed {caught.report.seed}, {caught.report.broken}")  # noqa: T201 - the table
 
@@ -38,7 +54,5 @@ def test_bugs_leave_nothing_behind() -> None:
 
 def test_every_bug_is_in_the_table() -> None:
     """What is published is what is planted."""
-    rows = [line.split(" | ") for line in TABLE.read_text().splitlines() if " | " in line]
-    named = [row[0].removeprefix("| ") for row in rows[1:]]
-    assert named == list(BUGS)
-    assert [row[1] for row in rows[1:]] == [bug.guard for bug in BUGS.values()]
+    assert [row[0].removeprefix("| ") for row in _rows()] == list(BUGS)
+    assert [row[1] for row in _rows()] == [bug.guard for bug in BUGS.values()]
