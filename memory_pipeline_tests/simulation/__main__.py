@@ -77,6 +77,7 @@ def line_of(caught: Caught) -> str:
     bug = BUGS[caught.name]
     if caught.report is not None:
         seeds, said = str(caught.seeds), caught.report.broken or ""
+        said = said.partition(": FakeChange")[0]  # what waits still, at length
     elif bug.behind:
         seeds, said = "none", f"not in {caught.seeds}, for {bug.behind}"
     else:

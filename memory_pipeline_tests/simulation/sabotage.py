@@ -923,6 +923,19 @@ def _for_ever() -> Iterator[None]:
         yield
 
 
+@bug("found: a row that is touched amid a look is let pass", "a row that moved is looked at again")
+def _touched_passes() -> Iterator[None]:
+    def made(sandwiched: Any) -> Any:
+        def look(self: Sandwich, ids: Sequence[MemoryId], *, closely: bool) -> Any:
+            looked = sandwiched(self, ids, closely=closely)
+            return {i: wrong for i, wrong in looked.items() if wrong is not None}
+
+        return look
+
+    with instead(Sandwich, "_sandwich", made):
+        yield
+
+
 @bug(
     "found: a collection begins between two looks at what waits",
     "memories are counted before what waits is",

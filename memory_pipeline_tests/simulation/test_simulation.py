@@ -25,8 +25,8 @@ FOUND = {
     224: "backup=off: a vector of an older text is taken for one that the application set",
     293: "a verify invents 'no collection' while a tenant's first one begins",
     2703: "the only generation, still building, is given up, and nothing waits",
-    11272: "a row that is touched amid both looks hides a spoilt document from the proof",
     4507: "a TRUNCATE between the verify and the flip: the flip shows what is gone",
+    11272: "a row that is touched amid both looks hides a spoilt document from the proof",
 }
 
 
