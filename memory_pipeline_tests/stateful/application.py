@@ -34,6 +34,7 @@ TEXTS = (
 # The application's own vectors, noted in its own transactions: where they are trusted, nobody may
 # replace them.
 OWN_VECTORS = "CREATE TABLE IF NOT EXISTS own_vector (id bigint PRIMARY KEY, vector vector(768))"
+SUMMARY = "SELECT raw_data->>'summary' FROM memory_logs WHERE id = %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,10 @@ class Application:
                     (f"project {statement.text}", id_),
                 )
             case "vector":
-                [vector] = HashingEmbedder().embed([f"{TEXTS[statement.text]} of my own"])
+                # Another one for each text that the memory may have: the very vector that it had
+                # with another text looks as if that one had been left standing.
+                row = connection.execute(SUMMARY, (id_,)).fetchone()
+                [vector] = HashingEmbedder().embed([f"{row} {TEXTS[statement.text]} of my own"])
                 connection.execute(
                     "WITH mine AS (UPDATE memory_logs SET embedding = %(v)s::vector"
                     " WHERE id = %(id)s RETURNING id, embedding)"
