@@ -22,7 +22,7 @@ import numpy as np
 
 from memory_pipeline.ahead import ahead
 from memory_pipeline.content import describe
-from memory_pipeline.errors import Corrupt, ServerLost
+from memory_pipeline.errors import ChromaUnavailable, Corrupt, ServerLost
 from memory_pipeline.known import Known
 from memory_pipeline.model import (
     Finding,
@@ -85,7 +85,8 @@ class Verify:
             What was looked at and found. A finding without a memory id is about the whole tenant.
 
         Raises:
-            ChromaUnavailable, PostgresUnavailable: nothing can be said now.
+            ChromaUnavailable, PostgresUnavailable: nothing can be said now; also where the
+                collection was replaced amid every look, for nobody writes the old one any more.
 
         """
         began = time.monotonic()
@@ -95,8 +96,10 @@ class Verify:
             verified = self._look(tenant, target, sample, known, hold)
             now = generation or self.registry.live(tenant)
             if (now and (now.id, now.state)) == (target and (target.id, target.state)):
-                break
-        return replace(verified, seconds=time.monotonic() - began)
+                return replace(verified, seconds=time.monotonic() - began)
+        raise ChromaUnavailable(
+            f"its collection was replaced {FLIPS} times while it was looked at", sent=False
+        )
 
     def _look(
         self,

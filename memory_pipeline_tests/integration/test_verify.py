@@ -3,15 +3,18 @@
 import threading
 from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
 from chromadb.api.models.Collection import Collection as ChromaCollection
 
-from memory_pipeline.model import Finding, Generation, MemoryId, TenantId, document_id
+from memory_pipeline.errors import ChromaUnavailable
+from memory_pipeline.model import Finding, Generation, MemoryId, TenantId, Verified, document_id
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.memories import PostgresMemories
+from memory_pipeline.verify import Verify
 from memory_pipeline_tests.builders import remember
 
 ADA, BOB = TenantId("ada"), TenantId("bob")
@@ -285,6 +288,25 @@ def test_a_row_that_is_touched_hides_nothing(
 
     monkeypatch.setattr(PostgresMemories, "versions", moved)
     assert found(pipeline, sample=0) == {("stale", ids[0])}
+
+
+def test_a_collection_that_is_replaced_amid_every_look_is_not_judged(
+    pipeline: Pipeline, ids: list[MemoryId], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What broke: nobody writes the old one any more, and what it lacks was called a finding."""
+    looks = Verify._look
+
+    def replaced(self: Verify, *what: Any) -> Verified:
+        looked = looks(self, *what)
+        if what[1] == pipeline.registry.live(ADA):  # not the look of the rebuild itself
+            assert pipeline.rebuild_alone(ADA).verdict == "done"
+        return looked
+
+    monkeypatch.setattr(Verify, "_look", replaced)
+    with pytest.raises(ChromaUnavailable, match="replaced 3 times"):
+        pipeline.verify().run(ADA)
+    monkeypatch.undo()
+    assert found(pipeline) == set()
 
 
 def test_no_false_alarm_while_others_write_and_sync(

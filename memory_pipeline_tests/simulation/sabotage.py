@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 from unittest.mock import patch
 
-from memory_pipeline import batch, filling, generations, plan, rebuild, sandwich, verify
+from memory_pipeline import batch, filling, generations, plan, rebuild, sandwich
 from memory_pipeline.content import compose, parse, vector_hash
 from memory_pipeline.damage import Damage
 from memory_pipeline.errors import ChromaUnavailable, PipelineError, Transient
@@ -34,7 +34,7 @@ from memory_pipeline.rebuild import Rebuild
 from memory_pipeline.sandwich import Sandwich
 from memory_pipeline.search import Search, _Found
 from memory_pipeline.sync import Sync
-from memory_pipeline.verify import Verify
+from memory_pipeline.verify import SAMPLE, Verify
 from memory_pipeline_tests.fakes import (
     FakeChange,
     FakeLease,
@@ -739,7 +739,12 @@ def _whatever_waits() -> Iterator[None]:
 
 @bug("a finding whatever was flipped", "a flip amid a verify has it look again")
 def _whatever_flipped() -> Iterator[None]:
-    with patch.object(verify, "FLIPS", 1):
+    def run(self: Verify, tenant: TenantId, **how: Any) -> Any:
+        target = how.get("generation") or self.registry.live(tenant)
+        hold = how.get("hold") or (lambda: self.seconds)
+        return self._look(tenant, target, how.get("sample", SAMPLE), how.get("known"), hold)
+
+    with patch.object(Verify, "run", run):
         yield
 
 
@@ -933,6 +938,34 @@ def _touched_passes() -> Iterator[None]:
         return look
 
     with instead(Sandwich, "_sandwich", made):
+        yield
+
+
+@bug(
+    "found: what was replaced amid every look is judged",
+    "nothing is said of a collection that is not live any more",
+)
+def _replaced_is_judged() -> Iterator[None]:
+    def made(run: Any) -> Any:
+        def judged(self: Verify, tenant: TenantId, **how: Any) -> Any:
+            last: list[Any] = []
+
+            def look(verify: Verify, *what: Any) -> Any:
+                last.append(looked(verify, *what))
+                return last[-1]
+
+            with patch.object(Verify, "_look", look):
+                try:
+                    return run(self, tenant, **how)
+                except ChromaUnavailable as error:
+                    if "replaced" in str(error):
+                        return last[-1]
+                    raise
+
+        return judged
+
+    looked = Verify._look
+    with instead(Verify, "run", made):
         yield
 
 

@@ -27,6 +27,8 @@ FOUND = {
     2703: "the only generation, still building, is given up, and nothing waits",
     4507: "a TRUNCATE between the verify and the flip: the flip shows what is gone",
     11272: "a row that is touched amid both looks hides a spoilt document from the proof",
+    36769: "a collection that is replaced amid every look is judged by the last of them",
+    48942: "the same: it is called damaged, and is only not live any more",
 }
 
 
