@@ -1,9 +1,14 @@
 """A local Chroma server: ``chroma run`` on the loopback interface, quiet, with files enough."""
 
 import os
+import re
+import shutil
+import sqlite3
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +19,7 @@ from memory_pipeline.local.environment import child_environment
 from memory_pipeline.local.home import chroma_names, home_of, usual_port
 from memory_pipeline.local.processes import free_port
 from memory_pipeline.local.service import Service
+from memory_pipeline.logs import get_logger
 from memory_pipeline.settings import Settings
 
 # A collection holds 4 files open; the usual limit of 1,024 ends at some 250 tenants.
@@ -21,6 +27,10 @@ OPEN_FILES = 65_536
 # After SIGTERM the server finishes the requests that it has.
 STOP_SECONDS = 60.0
 PROBE_SECONDS = 2.0
+
+SEGMENT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+log = get_logger("memory_pipeline.local.chroma")
 
 # The engine alone: the console script imports the whole client first, a second of CPU.
 RUN = "import sys, chromadb_rust_bindings as chroma; chroma.cli(sys.argv[1:])"
@@ -109,6 +119,7 @@ def chroma_service(
         port=port,
         stop_seconds=STOP_SECONDS,
         open_files=OPEN_FILES,
+        tidy=partial(remove_orphans, data_dir),
     )
     # Chroma takes CHROMA_* from the environment before what stands in its file.
     given = os.environ if environment is None else environment
@@ -132,6 +143,28 @@ def chroma_services(settings: Settings, logs: Path) -> list[Service]:
             )
         )
     return services
+
+
+def remove_orphans(data_dir: Path) -> None:
+    """Remove the folders of collections that are deleted: Chroma 1.5.9 leaves them where they are.
+
+    Each rebuild would take disk for ever. Only while no server runs on them. A folder bears the id
+    of a segment; where the database cannot be read as it stands, none is touched.
+    """
+    database = data_dir / "chroma.sqlite3"
+    if not database.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            known = {str(row[0]) for row in connection.execute("SELECT id FROM segments")}
+    except sqlite3.Error as error:
+        log.warning("orphans_stay", reason=str(error))
+        return
+    orphans = [f for f in data_dir.iterdir() if SEGMENT.fullmatch(f.name) and f.name not in known]
+    for folder in orphans:
+        shutil.rmtree(folder, ignore_errors=True)
+    if orphans:
+        log.info("orphans_removed", folders=len(orphans))
 
 
 def chroma_url(service: Service) -> str:

@@ -32,12 +32,17 @@ def never() -> bool:
     return False
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 @dataclass(slots=True)
 class Service:
     """A command that shall run, and how to tell that it does.
 
     ``healthy`` is a quick probe that returns False instead of raising. ``open_files`` is the limit
-    of file descriptors that the child gets, up to what the machine allows.
+    of file descriptors that the child gets, up to what the machine allows. ``tidy`` is done before
+    each start.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Service:
     port: int | None = None
     stop_seconds: float = 15.0
     open_files: int | None = None
+    tidy: Callable[[], None] = nothing
     _child: subprocess.Popen[bytes] | None = None
     _identity: Identity | None = None
 
@@ -59,6 +65,7 @@ class Service:
     def start(self) -> None:
         """Start the child, in a session of its own: Ctrl-C in the terminal is not meant for it."""
         _make_room(self.log_file)
+        self.tidy()
         with self.log_file.open("ab") as log:
             try:
                 self._child = subprocess.Popen(

@@ -3,12 +3,21 @@ import resource
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import chromadb
 import httpx
+import numpy as np
 import psutil
 import pytest
+import yaml
 
-from memory_pipeline.local.chroma import ChromaProcess, probe_chroma, start_chroma
+from memory_pipeline.local.chroma import (
+    ChromaProcess,
+    probe_chroma,
+    remove_orphans,
+    start_chroma,
+)
 from memory_pipeline.local.processes import ServiceFailed
 
 
@@ -61,6 +70,35 @@ def test_it_comes_back_at_its_address_with_its_collections(server: ChromaProcess
     httpx.post(server.url + collections, json={"name": "kept"}).raise_for_status()
     server.restart()
     assert [c["name"] for c in httpx.get(server.url + collections).json()] == ["kept"]
+
+
+def test_a_start_removes_what_deleted_collections_have_left(server: ChromaProcess) -> None:
+    """What broke: each rebuild left a folder behind for ever, until the disk was full."""
+    client = chromadb.HttpClient(port=server.service.port or 0)
+    kept, gone = (client.create_collection(name) for name in ("whole", "deleted"))
+    vectors = np.random.default_rng(0).standard_normal((1200, 8), dtype=np.float32)
+    for collection in (kept, gone):
+        collection.add(ids=[str(n) for n in range(len(vectors))], embeddings=vectors)
+    client.delete_collection("deleted")
+    data = Path(yaml.safe_load(Path(server.service.command[-1]).read_text())["persist_path"])
+    before = {folder.name for folder in data.iterdir() if folder.is_dir()}
+    server.restart()
+    after = {folder.name for folder in data.iterdir() if folder.is_dir()}
+    assert len(before - after) == 1
+    assert after < before
+    again = chromadb.HttpClient(port=server.service.port or 0).get_collection("whole")
+    found: Any = again.query(query_embeddings=vectors[:1], n_results=len(vectors), include=[])
+    assert len(found["ids"][0]) == len(vectors)
+
+
+def test_a_database_that_cannot_be_read_loses_no_folder(tmp_path: Path) -> None:
+    """Nothing is known then, so nothing is an orphan."""
+    folder = tmp_path / "0f7a4f0e-6c2d-4f0a-9a53-3a1f4e0f5b1c"
+    folder.mkdir()
+    remove_orphans(tmp_path)
+    (tmp_path / "chroma.sqlite3").write_bytes(b"no database" * 100)
+    remove_orphans(tmp_path)
+    assert folder.exists()
 
 
 def test_the_shells_chroma_settings_do_not_reach_it(
