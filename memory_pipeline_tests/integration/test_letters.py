@@ -233,12 +233,12 @@ def test_a_new_version_tries_again_by_itself_and_once(
     """What the old one could not do, the new one may; if not, it is buried again and left."""
     buried(pipeline, db, wait_until)
     assert pipeline.replay_cured() == 0
-    monkeypatch.setattr(letters_module, "version", lambda _: "99.0")
+    monkeypatch.setattr(letters_module, "_version", lambda: "99.0")
     assert pipeline.replay_cured() == 1
     settle(pipeline, wait_until)
     assert [letter.version for letter in letters(pipeline)] == ["99.0"]
     assert pipeline.replay_cured() == 0
-    monkeypatch.setattr(letters_module, "version", lambda _: "99.1")
+    monkeypatch.setattr(letters_module, "_version", lambda: "99.1")
     embedder.word = ""
     assert pipeline.replay_cured() == 1
     settle(pipeline, wait_until)
@@ -298,7 +298,7 @@ def test_sync_and_the_live_process_s_mending_replay_by_themselves(
             """Hear nothing."""
 
     buried(pipeline, db, wait_until)
-    monkeypatch.setattr(letters_module, "version", lambda _: "99.0")
+    monkeypatch.setattr(letters_module, "_version", lambda: "99.0")
     embedder.word = ""
     upkeep = Upkeep(pipeline, metrics=Metrics(pipeline.freshness), lineage=Nobody())
     upkeep._mend()
