@@ -469,8 +469,6 @@ class Machine:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            if name == "code":  # Dagster's server sometimes does not hear; an engine kills it too
-                return
             pytest.fail(f"{name} outstays its stop_grace_period: {self.log(name)}")
 
     def remove(self) -> None:
@@ -554,7 +552,9 @@ class Machine:
     def _start(self, name: str, command: list[str], **how: Any) -> None:
         with (self.folder / name / "log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                command,
+                # As in a container. A shell that runs this in the background ignores SIGINT, and
+                # Dagster's code server does with SIGTERM what is done with SIGINT.
+                ["env", "--default-signal=INT", *command],
                 env=self.environment(name),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
