@@ -5,7 +5,7 @@ fakes, in force while its context lasts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 from unittest.mock import patch
@@ -77,6 +77,17 @@ def bug(
         return planting
 
     return named
+
+
+def together(name: str, guard: str, *bugs: str, harm: bool = True) -> None:
+    """Name the bug of several at once: one, and what takes away the guard behind it."""
+
+    @bug(name, guard, harm=harm)
+    def _() -> Iterator[None]:
+        with ExitStack() as planted:
+            for each in bugs:
+                planted.enter_context(BUGS[each].plant())
+            yield
 
 
 def instead(where: Any, name: str, made: Callable[[Any], Any]) -> Any:
@@ -342,7 +353,7 @@ def _unleased_register() -> Iterator[None]:
 @bug(
     "versions of a chunk are not checked",
     "a chunk looks at the version of every row under its lease",
-)  # the verify before the flip mends it
+)
 def _unchecked() -> Iterator[None]:
     with patch.object(Filling, "_current", lambda _self, _tenant, drafts: (list(drafts), [])):
         yield
@@ -626,37 +637,31 @@ def _no_target() -> Iterator[None]:
 # ---- what the verify before the flip hides; without harm, which that verify alone would find
 
 
-@bug(
+together(
     "no verify, and versions of a chunk are not checked",
     "a chunk looks at the version of every row under its lease",
+    "S9 flip before verify",
+    "versions of a chunk are not checked",
     harm=False,
 )
-def _unproven_unchecked() -> Iterator[None]:
-    unchecked = BUGS["versions of a chunk are not checked"]
-    with BUGS["S9 flip before verify"].plant(), unchecked.plant():
-        yield
 
 
-@bug(
+together(
     "no verify, and rows of a chunk that moved are not read again",
     "a row that moved is read again, not left out",
+    "S9 flip before verify",
+    "rows of a chunk that moved are not read again",
     harm=False,
 )
-def _unproven_not_read_again() -> Iterator[None]:
-    not_read = BUGS["rows of a chunk that moved are not read again"]
-    with BUGS["S9 flip before verify"].plant(), not_read.plant():
-        yield
 
 
-@bug(
+together(
     "no verify, and a chunk is done again at once",
     "a chunk is done again when its first request has landed or died",
+    "S9 flip before verify",
+    "a chunk is done again at once",
     harm=False,
 )
-def _unproven_at_once() -> Iterator[None]:
-    at_once = BUGS["a chunk is done again at once"]
-    with BUGS["S9 flip before verify"].plant(), at_once.plant():
-        yield
 
 
 # ---- races that earlier designs had
@@ -715,20 +720,20 @@ def _one_look() -> Iterator[None]:
         yield
 
 
-@bug("a finding after one look, whatever the version", "a row that moved is no finding")
-def _one_look_any_version() -> Iterator[None]:
-    with BUGS["a finding after one look"].plant(), BUGS["a finding whatever the version"].plant():
-        yield
+together(
+    "a finding after one look, whatever the version",
+    "a row that moved is no finding",
+    "a finding after one look",
+    "a finding whatever the version",
+)
 
 
-@bug(
+together(
     "a finding after one look, and what waits is asked for afterwards alone",
     "what waits is asked for before and after",
+    "a finding after one look",
+    "what waits is asked for afterwards alone",
 )
-def _one_look_afterwards() -> Iterator[None]:
-    afterwards = BUGS["what waits is asked for afterwards alone"]
-    with BUGS["a finding after one look"].plant(), afterwards.plant():
-        yield
 
 
 @bug("a finding whatever waits", "what waits is no finding")
@@ -897,7 +902,6 @@ def _left_half_built() -> Iterator[None]:
         yield
 
 
-# A collection that takes no write is looked at closely by now, and rebuilt.
 @bug("found: a delete that is refused is tried for ever", "a refused delete is damage")
 def _refused_deletes() -> Iterator[None]:
     def made(write: Any) -> Any:
@@ -921,11 +925,12 @@ def _never_wedged() -> Iterator[None]:
         yield
 
 
-@bug("a delete that is refused, or any write, is tried for ever", "what takes no write is rebuilt")
-def _for_ever() -> Iterator[None]:
-    refused = BUGS["found: a delete that is refused is tried for ever"]
-    with refused.plant(), BUGS["a collection that takes no write is tried for ever"].plant():
-        yield
+together(
+    "a delete that is refused, or any write, is tried for ever",
+    "what takes no write is rebuilt",
+    "found: a delete that is refused is tried for ever",
+    "a collection that takes no write is tried for ever",
+)
 
 
 @bug("found: a row that is touched amid a look is let pass", "a row that moved is looked at again")
