@@ -128,39 +128,23 @@ def transaction_open(stack: Stack, _chance: random.Random) -> Broken:
 @contextmanager
 def chroma_killed(stack: Stack, _chance: random.Random) -> Broken:
     """Kill Chroma; it comes back on what it has on disk."""
-    _kill_chroma(stack)
-    try:
-        yield ""
-    finally:
-        _start_chroma(stack)
-
-
-def _kill_chroma(stack: Stack) -> None:
-    identity = stack.chroma.service.identity
-    process = identity.process() if identity else None
-    if process is not None:
-        process.kill()
-
-
-def _start_chroma(stack: Stack) -> None:
-    service = stack.chroma.service
-    service.stop()  # takes note of its end
-    service.start()
-    service.wait_until_healthy()
+    with stack.tended.held():
+        stack.tended.kill()
+        try:
+            yield ""
+        finally:
+            stack.tended.start()
 
 
 @contextmanager
 def chroma_frozen(stack: Stack, _chance: random.Random) -> Broken:
     """Stop Chroma in the middle of whatever it does."""
-    identity = stack.chroma.service.identity
-    process = identity.process() if identity else None
-    if process is None:
-        raise ServiceFailed("Chroma was not there to be frozen")
-    process.send_signal(signal.SIGSTOP)
-    try:
-        yield ""
-    finally:
-        process.send_signal(signal.SIGCONT)
+    with stack.tended.held():
+        process = stack.tended.signal(signal.SIGSTOP)
+        try:
+            yield ""
+        finally:
+            process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
@@ -168,17 +152,18 @@ def disk_full(stack: Stack, _chance: random.Random) -> Broken:
     """Leave Chroma no room to write."""
     if stack.disk is None:
         raise ServiceFailed("no disk of its own can be mounted here: only root may")
-    stack.disk.fill()
-    try:
-        yield ""
-    finally:
-        stack.disk.make_room()
-        # As people have to. When the first write to a collection meets a full disk, Chroma 1.5.9
-        # leaves a transaction of its SQLite open, and sooner or later answers "database is
-        # locked" to every write. Told to end, it would wait for the requests that it holds up.
-        _kill_chroma(stack)
-        _start_chroma(stack)
-        stack.helped["chroma restarted after a full disk"] += 1
+    with stack.tended.held():
+        stack.disk.fill()
+        try:
+            yield ""
+        finally:
+            stack.disk.make_room()
+            # As people have to. When the first write to a collection meets a full disk, Chroma
+            # 1.5.9 leaves a transaction of its SQLite open, and sooner or later answers "database
+            # is locked" to every write. Told to end, it would wait for the requests that it holds.
+            stack.tended.kill()
+            stack.tended.start()
+            stack.helped["chroma restarted after a full disk"] += 1
 
 
 # ---- links and the model

@@ -44,7 +44,7 @@ def _options(tenants: Sequence[TenantId]) -> list[str]:
 def _known(stack: Stack, chance: random.Random, tenants: Sequence[TenantId], count: int) -> Any:
     """Choose tenants that have a collection, with its generation."""
     with stack.connect("chaos-nemesis") as connection:
-        live = Eyes(connection, stack.chroma.url).all_live()
+        live = Eyes(connection, stack.chroma_url).all_live()
     there = [tenant for tenant in tenants if tenant in live]
     chosen = chance.sample(there, min(count, len(there)))
     return {tenant: live[tenant] for tenant in chosen}
@@ -162,7 +162,7 @@ def _tampered(
 ) -> Broken:
     ((tenant, generation),) = _known(stack, chance, tenants, 1).items()
     with stack.connect("chaos-nemesis") as connection:
-        collection = Eyes(connection, stack.chroma.url).collection(generation)
+        collection = Eyes(connection, stack.chroma_url).collection(generation)
     stack.tampered.add(tenant)
     yield f"{tenant}: {tamper(collection)}"
     with suppress(ChromaUnavailable):  # what else is broken may keep it until the round's end

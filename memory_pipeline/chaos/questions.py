@@ -73,7 +73,7 @@ class Questions:
         with self._stack.connect("chaos-run") as connection:
             acks = [Ack(*row) for row in connection.execute(ACKS)]
             connection.execute(FORGET_ACKS)
-            eyes = Eyes(connection, self._stack.chroma.url)
+            eyes = Eyes(connection, self._stack.chroma_url)
             memories = {i: (row.tenant, row.raw) for i, row in eyes.all_rows().items()}
             documents = {
                 tenant: dict(eyes.documents(live)) for tenant, live in eyes.all_live().items()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psycopg
 
+from memory_pipeline.chaos.beside import beside
 from memory_pipeline.chaos.books import Books
 from memory_pipeline.chaos.checker import (
     Ledger,
@@ -124,7 +125,7 @@ class _Run:
             self._count()
 
     def _round(self, count: int, seconds: float) -> None:
-        with self._telling(), self._writing():
+        with beside("telling", TELL_SECONDS, lambda: self._tell(self._state())), self._writing():
             self._workload.plant(POISON_A_ROUND)
             quiet = [self._quiet()]  # 1
             self._nemesis.run(count, seconds)  # 2
@@ -150,23 +151,6 @@ class _Run:
         finally:
             self._workload.stop()
             self._sampler.stop()
-
-    @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Say every few seconds how far it is."""
-        stop = threading.Event()
-
-        def tell() -> None:
-            while not stop.wait(TELL_SECONDS):
-                self._tell(self._state())
-
-        thread = threading.Thread(target=tell, name="telling", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
 
     def _state(self) -> str:
         broken = sum(self._nemesis.counts.values())

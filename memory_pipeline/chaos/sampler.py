@@ -126,7 +126,7 @@ class Sampler:
         while not self._stop.is_set():
             try:
                 with self._stack.connect("chaos-eyes") as connection:
-                    eyes = Eyes(connection, self._stack.chroma.url)
+                    eyes = Eyes(connection, self._stack.chroma_url)
                     while not self._stop.wait(TURN_SECONDS):
                         self._compare_once(eyes, chance.choice(self._tenants), chance)
             except (psycopg.Error, httpx.HTTPError, ChromaError, ValueError):

@@ -6,7 +6,6 @@ Nothing of the user's is touched, and nothing of it stays: not its processes, no
 import subprocess
 import sys
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,12 +14,15 @@ from pathlib import Path
 
 import psycopg
 
+from memory_pipeline.chaos.beside import beside
 from memory_pipeline.chaos.disk import Disk, small_disk
 from memory_pipeline.chaos.history import History, Sight, now
 from memory_pipeline.chaos.program import REFUSED
 from memory_pipeline.chaos.proxy import Link, Proxy
 from memory_pipeline.chaos.resident import Resident
-from memory_pipeline.local.chroma import ChromaProcess, start_chroma
+from memory_pipeline.chaos.tended import TendedChroma
+from memory_pipeline.chroma.marker import takes_control
+from memory_pipeline.local.chroma import start_chroma
 from memory_pipeline.local.environment import base_environment
 from memory_pipeline.local.places import SOCKET_NAME
 from memory_pipeline.local.postgres import EmbeddedPostgres, start_postgres
@@ -34,6 +36,8 @@ DATABASE = "chaos"
 LEASE_SECONDS, REQUEST_SECONDS, GRACE_SECONDS = 4.0, 2.5, 1.5
 RETRY_SECONDS, RETRY_LIMIT_SECONDS = 0.5, 5.0
 TEND_SECONDS = 0.3
+# It costs a request.
+TEND_CHROMA_SECONDS = 3.0
 READY_SECONDS = 60.0
 # What it has is thrown away; and one that a full disk has locked never ends by itself.
 CHROMA_STOP_SECONDS = 3.0
@@ -72,7 +76,7 @@ class Stack:
 
     home: Path
     postgres: EmbeddedPostgres
-    chroma: ChromaProcess
+    tended: TendedChroma
     disk: Disk | None
     proxy: Proxy
     to_chroma: Link
@@ -85,8 +89,16 @@ class Stack:
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
     # Tenants whose documents were altered behind the pipeline's back and are not repaired yet.
     tampered: set[str] = field(default_factory=set)
-    # What had to be done by hand, because nothing of the product does it.
-    helped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def chroma_url(self) -> str:
+        """Chroma, around the proxy."""
+        return self.tended.chroma.url
+
+    @property
+    def helped(self) -> Counter[str]:
+        """What had to be done by hand, because nothing of the product does it."""
+        return self.tended.helped
 
     @property
     def url(self) -> str:
@@ -163,7 +175,7 @@ def private_stack(
         stack = Stack(
             home=home,
             postgres=postgres,
-            chroma=chroma,
+            tended=TendedChroma(chroma, lambda: takes_control(chroma.url, settings), Counter()),
             disk=disk,
             proxy=proxy,
             to_chroma=to_chroma,
@@ -176,6 +188,7 @@ def private_stack(
         with stack.connect("chaos-setup") as connection:
             connection.execute(RECORD_ACKS.encode())
         ending.enter_context(_residents(stack, lives))
+        ending.enter_context(beside("tending chroma", TEND_CHROMA_SECONDS, stack.tended.tend))
         ending.callback(stack.end_commands)
         yield stack
 
@@ -209,26 +222,20 @@ def _residents(stack: Stack, lives: int) -> Iterator[None]:
         command = [*stack.program, str(stack.model_file), "live", "--no-lineage"]
         log = stack.home / f"live-{number}.log"
         stack.residents.append(Resident(f"live-{number}", command, stack.environment(), log))
-    stop = threading.Event()
 
     def tend() -> None:
-        while not stop.wait(TEND_SECONDS):
-            for resident in stack.residents:
-                said = resident.tended()
-                if said:
-                    stack.history.note(Sight("process ended by itself", None, None, now(), said))
+        for resident in stack.residents:
+            said = resident.tended()
+            if said:
+                stack.history.note(Sight("process ended by itself", None, None, now(), said))
 
-    thread = threading.Thread(target=tend, name="tending", daemon=True)
     try:
         for resident in stack.residents:
             resident.start()
-        thread.start()
-        _wait_until_ready(stack, lives)
-        yield
+        with beside("tending", TEND_SECONDS, tend):
+            _wait_until_ready(stack, lives)
+            yield
     finally:
-        stop.set()
-        if thread.is_alive():
-            thread.join()
         for resident in stack.residents:
             resident.ask_to_stop()
         for resident in stack.residents:
