@@ -468,7 +468,7 @@ def test_pairs_of_user_and_project_never_meet_in_one_tenant(empty_database: str)
 def test_a_memory_of_no_tenant_is_captured_by_nobody_and_breaks_nothing(
     empty_database: str,
 ) -> None:
-    """Races 4: a NULL tenant is defined: no collection has the memory, and no write fails."""
+    """A NULL tenant is defined: no collection has the memory, and no write fails."""
     create_table(empty_database, user_id="text")
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.execute("INSERT INTO memory_logs (user_id, raw_data) VALUES (NULL, '{}')")
@@ -555,7 +555,7 @@ def two_phase_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embed
 
 
 def test_two_phase_commit_works_with_hints_on(two_phase_server: EmbeddedPostgres) -> None:
-    """Races 5: PREPARE TRANSACTION fails after a NOTIFY, so there is none, and capture stays."""
+    """PREPARE TRANSACTION fails after a NOTIFY, so there is none, and capture stays."""
     two_phase_server.create_database("prepared")
     url = two_phase_server.url("prepared")
     migrate(Settings.load(database_url=url, notify="on"))
@@ -613,7 +613,7 @@ def test_the_pipelines_own_backup_is_no_change(
 def test_what_a_users_trigger_does_during_the_backup_is_captured(
     db: psycopg.Connection, memory: int, backup: Backup, assignment: str
 ) -> None:
-    """Races 3: the backup is recognised only where embedding alone changed."""
+    """The backup is recognised only where embedding alone changed."""
     db.execute(
         "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$"
         f" BEGIN {assignment}; RETURN NEW; END $$"
@@ -630,7 +630,7 @@ def test_what_a_users_trigger_does_during_the_backup_is_captured(
 def test_a_users_write_in_another_row_during_the_backup_is_captured(
     db: psycopg.Connection, memory: int, backup: Backup
 ) -> None:
-    """Races 3: the mark covers vectors alone, not whatever else the transaction does."""
+    """The mark covers vectors alone, not whatever else the transaction does."""
     db.execute(
         "CREATE FUNCTION echo() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " INSERT INTO memory_logs (id, user_id, raw_data) VALUES (2, 'bob', '{}');"
@@ -648,7 +648,7 @@ def test_a_users_write_in_another_row_during_the_backup_is_captured(
 def test_the_mark_of_another_transaction_is_not_believed(
     db: psycopg.Connection, memory: int, database_url: str
 ) -> None:
-    """Races 3: a mark that outlives its transaction, or was copied, suppresses nothing."""
+    """A mark that outlives its transaction, or was copied, suppresses nothing."""
     with psycopg.connect(database_url) as other:
         other.execute(
             "SELECT set_config('memory_pipeline.backup', pg_current_xact_id()::text, false)"
@@ -742,7 +742,7 @@ def test_the_trigger_is_not_led_astray_by_a_search_path(db: psycopg.Connection) 
 def test_nothing_of_the_pipeline_stands_in_the_way_of_the_owners_ddl(
     db: psycopg.Connection, statement: str
 ) -> None:
-    """Races 6: no foreign key and no view refers to memory_logs."""
+    """No foreign key and no view refers to memory_logs."""
     db.execute(statement)
 
     assert (
@@ -773,7 +773,7 @@ def test_migrate_never_makes_the_application_wait_for_its_lock(
     database_url: str,
     wait_until: Callable[..., None],
 ) -> None:
-    """Races 7: DDL queued behind an open transaction gives way, again and again, then succeeds."""
+    """DDL queued behind an open transaction gives way, again and again, then succeeds."""
     other = remember(db, "bob")
     db.execute("ALTER TABLE memory_logs ENABLE TRIGGER memory_pipeline_capture")  # no longer ALWAYS
     with (
@@ -874,7 +874,7 @@ def test_what_was_missed_while_capture_was_broken_is_pending_after_migrate(
 def test_a_publication_for_all_tables_is_refused_with_advice(
     db: psycopg.Connection, database_url: str
 ) -> None:
-    """Races 9: replicated outbox rows would collide on the subscriber and stop replication."""
+    """Replicated outbox rows would collide on the subscriber and stop replication."""
     db.execute("CREATE PUBLICATION everything FOR ALL TABLES")
 
     with pytest.raises(ContractError, match=r"everything is FOR ALL TABLES.*by name instead"):
@@ -882,7 +882,7 @@ def test_a_publication_for_all_tables_is_refused_with_advice(
 
 
 def test_a_publication_of_named_tables_is_fine(db: psycopg.Connection, database_url: str) -> None:
-    """Races 9: the application's own replication goes on."""
+    """The application's own replication goes on."""
     db.execute("CREATE PUBLICATION named FOR TABLE memory_logs")
 
     migrate(Settings.load(database_url=database_url))

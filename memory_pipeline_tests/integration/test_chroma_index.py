@@ -323,7 +323,7 @@ class _ForgetfulIndex(ChromaIndex):
 def test_what_an_upsert_left_unfindable_is_written_again(
     pipeline: Pipeline, generation: Generation
 ) -> None:
-    """Races 15: only those that a query does not find are deleted and written once more."""
+    """Only those that a query does not find are deleted and written once more."""
     index = _ForgetfulIndex(pipeline.servers)
     index.forgets = frozenset({3, 7})
     documents = [a_document(n, text=None, rewritten=True) for n in range(30)]
@@ -356,7 +356,7 @@ def _lost(pipeline: Pipeline, generation: Generation, documents: list[Document])
 def test_what_no_query_lists_is_told(
     index: ChromaIndex, generation: Generation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Races 15: a document may be held and listed by no query; only small ones are looked at."""
+    """A document may be held and listed by no query; only small ones are looked at."""
     index.write(generation, [a_document(n, text=None) for n in range(30)], [], hold=no_lease)
     everything = index.listed
     hidden = {"memory_log_3", "memory_log_7"}

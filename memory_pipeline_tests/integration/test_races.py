@@ -271,7 +271,7 @@ def test_under_a_dead_token_no_rebuild_gets_on(
     dead: tuple[PostgresLease, Claim],
     act: str,
 ) -> None:
-    """Races 12: what is built is recorded, flipped to and given up under the token alone."""
+    """What is built is recorded, flipped to and given up under the token alone."""
     lease, _ = dead
     generation, build = begun(registry), owned(rebuilds)
     db.execute("UPDATE memory_pipeline.tenant SET building = %s", (generation.id,))
@@ -576,7 +576,7 @@ def owned(rebuilds: PostgresRebuilds, rebuild: str = "the rebuild") -> Build:
 def test_a_claim_names_the_generations_of_this_moment(
     registry: PostgresRegistry, rebuilds: PostgresRebuilds, outbox: PostgresOutbox
 ) -> None:
-    """Races 10: nobody writes to a target that was remembered from an earlier claim."""
+    """Nobody writes to a target that was remembered from an earlier claim."""
     old, new = begun(registry), begun(registry)
     lease, build = taken(outbox), owned(rebuilds)
     registry.go_live(lease, old)
@@ -597,7 +597,7 @@ def test_a_claim_names_the_generations_of_this_moment(
 def test_a_building_generation_that_fails_is_abandoned_alone(
     registry: PostgresRegistry, rebuilds: PostgresRebuilds, outbox: PostgresOutbox
 ) -> None:
-    """Races 12: the live generation stays live."""
+    """The live generation stays live."""
     live, building = begun(registry), begun(registry)
     lease, build = taken(outbox), owned(rebuilds)
     registry.go_live(lease, live)
@@ -638,7 +638,7 @@ def test_a_claim_beside_a_flip_names_the_old_pointers_or_is_fenced(
     rebuilds: PostgresRebuilds,
     outbox: PostgresOutbox,
 ) -> None:
-    """Races 10: a flip ends the lease, so a claim names the pointers of before, or none."""
+    """A flip ends the lease, so a claim names the pointers of before, or none."""
     old, new = begun(registry), begun(registry)
     lease, build = taken(outbox), owned(rebuilds)
     registry.go_live(lease, old)
@@ -803,7 +803,7 @@ def test_what_a_rebuild_under_way_covers_is_no_excuse(
 def test_the_backup_skips_what_the_application_holds(
     db: psycopg.Connection, database_url: str, memories: PostgresMemories
 ) -> None:
-    """Races 1, P6: the backup waits for nobody, so no application can be a deadlock's victim."""
+    """P6: the backup waits for nobody, so no application can be a deadlock's victim."""
     free, held = (MemoryId(remember(db)) for _ in range(2))
     rows, _ = memories.read([free, held])
     with ThreadPoolExecutor(1) as threads, psycopg.connect(database_url) as application:
@@ -870,7 +870,7 @@ def test_a_backup_waits_for_nobody_while_it_holds_rows(
 def test_a_repeatable_read_application_is_spared_in_every_row_that_it_touched(
     db: psycopg.Connection, database_url: str, memories: PostgresMemories
 ) -> None:
-    """Races 1: only a row that it reads first and writes after the backup remains, as is said."""
+    """Only a row that it reads first and writes after the backup remains, as is said."""
     touched, other = (MemoryId(remember(db)) for _ in range(2))
     rows, _ = memories.read([touched, other])
     with psycopg.connect(database_url) as application:
@@ -889,7 +889,7 @@ def test_a_repeatable_read_application_is_spared_in_every_row_that_it_touched(
 def test_with_the_backup_off_a_repeatable_read_application_never_has_to_retry(
     db: psycopg.Connection, database_url: str, database: Database, limits: Settings
 ) -> None:
-    """Races 1: the named residual goes away with backup=off."""
+    """The named residual goes away with backup=off."""
     memory_id = MemoryId(remember(db))
     memories = PostgresMemories(database, limits.model_copy(update={"backup": "off"}))
     rows, _ = memories.read([memory_id])
@@ -915,7 +915,7 @@ def test_with_the_backup_off_a_repeatable_read_application_never_has_to_retry(
 def test_the_backup_overwrites_nothing_that_moved_since_it_was_read(
     db: psycopg.Connection, memories: PostgresMemories, write: str
 ) -> None:
-    """Races 2: compare-and-set on the row's version; neither vector nor provenance is stored."""
+    """Compare-and-set on the row's version; neither vector nor provenance is stored."""
     memory_id = MemoryId(remember(db))
     rows, _ = memories.read([memory_id])
     db.execute(write)
@@ -986,7 +986,7 @@ def test_a_memory_that_the_application_holds_stays_pending_and_arrives_as_it_was
     database_url: str,
     wait_until: Callable[..., None],
 ) -> None:
-    """Races 1 and 2: a missed backup leaves the change pending, and the next read is the truth."""
+    """A missed backup leaves the change pending, and the next read is the truth."""
     memory_id = remember(db, summary="before")
     with psycopg.connect(database_url) as application:
         application.execute('UPDATE memory_logs SET raw_data = \'{"summary": "after"}\'')
@@ -1020,7 +1020,7 @@ def test_a_memory_that_the_application_holds_stays_pending_and_arrives_as_it_was
 def test_a_vector_that_the_application_touched_is_never_taken_for_ours(
     pipeline: Pipeline, db: psycopg.Connection, write: str
 ) -> None:
-    """Races 2: the text is the same and the provenance is there, but it is not that vector's."""
+    """The text is the same and the provenance is there, but it is not that vector's."""
     memory_id = remember(db, summary="the same text")
     drain(pipeline)
     ours = stored_vector(db, memory_id)
@@ -1036,7 +1036,7 @@ def test_a_vector_that_the_application_touched_is_never_taken_for_ours(
 def test_a_vector_of_the_application_is_used_where_it_is_trusted(
     pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
-    """Races 2: with vectors=trust what the application stores is the model's, before and after."""
+    """With vectors=trust what the application stores is the model's, before and after."""
     migrate(pipeline.settings, vectors="trust")
     memory_id = remember(db, summary="the same text")
     drain(pipeline)
@@ -1052,7 +1052,7 @@ def test_a_vector_of_the_application_is_used_where_it_is_trusted(
 def test_a_vector_nulled_under_trust_is_computed(
     pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
-    """Races 2: trust covers what is there, not what is missing."""
+    """Trust covers what is there, not what is missing."""
     migrate(pipeline.settings, vectors="trust")
     memory_id = remember(db, summary="the same text")
     drain(pipeline)
@@ -1089,7 +1089,7 @@ def test_two_workers_of_one_tenant_never_write_at_once(
 def test_search_shows_nothing_that_was_deleted_or_moved_while_chroma_still_has_it(
     pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
-    """Races 11, P3, P4: existence and tenant are read from Postgres on each search."""
+    """P3, P4: existence and tenant are read from Postgres on each search."""
     gone, moved, kept = (remember(db, summary=f"tea number {n}") for n in range(3))
     drain(pipeline)
     db.execute("DELETE FROM memory_logs WHERE id = %s", (gone,))
@@ -1107,7 +1107,7 @@ def test_search_shows_nothing_that_was_deleted_or_moved_while_chroma_still_has_i
 def test_an_id_that_a_truncate_gave_to_another_tenant_is_not_shown_to_the_old_one(
     pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
-    """Races 11 and 19, P3: not even before the reset, which then empties the old one."""
+    """P3: not even before the reset, which then empties the old one."""
     first = remember(db, "ada", "a secret of ada")
     drain(pipeline)
     db.execute("TRUNCATE memory_logs RESTART IDENTITY")
@@ -1124,7 +1124,7 @@ def test_an_id_that_a_truncate_gave_to_another_tenant_is_not_shown_to_the_old_on
 
 
 def test_a_search_follows_the_pointer_at_once(pipeline: Pipeline, db: psycopg.Connection) -> None:
-    """Races 11: no search goes to a generation that was replaced; until then, every one does."""
+    """No search goes to a generation that was replaced; until then, every one does."""
     memory_id = remember(db, summary="tea")
     drain(pipeline)
     old = live(pipeline)
@@ -1146,7 +1146,7 @@ def test_a_search_follows_the_pointer_at_once(pipeline: Pipeline, db: psycopg.Co
 def test_a_memory_that_is_rewritten_is_there_at_every_moment(
     pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
-    """Races 15: no delete before the upsert, so no reader ever misses a memory that exists."""
+    """No delete before the upsert, so no reader ever misses a memory that exists."""
     ids = [remember(db, summary=f"version 0 of {n}") for n in range(20)]
     drain(pipeline)
     generation, updated = live(pipeline), Event()
@@ -1178,7 +1178,7 @@ def test_a_memory_that_is_rewritten_is_there_at_every_moment(
 def test_a_memory_that_is_rewritten_is_found_by_its_new_vector(
     pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
-    """Races 15: after many changes of vectors each memory is still found by what it says now."""
+    """After many changes of vectors each memory is still found by what it says now."""
     ids = [remember(db, summary=f"apple {n}") for n in range(60)]
     drain(pipeline)
     for word in ("pear", "plum", "fig"):

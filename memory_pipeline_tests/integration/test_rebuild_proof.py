@@ -21,7 +21,7 @@ def test_a_generation_that_does_not_pass_its_proof_is_given_up_for_another(
     db: psycopg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Races 12: filling the same damaged collection again and again never ends in a flip.
+    """Filling the same damaged collection again and again never ends in a flip.
 
     What broke: the next attempt, and every later rebuild, went on with the generation that had
     just been found damaged, because it still was the building one and could be counted.

@@ -216,7 +216,7 @@ def test_an_id_that_is_used_again_never_shows_the_old_text(
 def test_searches_go_to_the_new_collection_as_soon_as_it_is_live(
     pipeline: Pipeline, reopened: Callable[..., Pipeline], db: psycopg.Connection
 ) -> None:
-    """Races 10, 11: another process has replaced the collection; nothing of the old is cached."""
+    """Another process has replaced the collection; nothing of the old is cached."""
     memory = remember(db, "ada", "a walk")
     synced(pipeline)
     reader = reopened()

@@ -543,7 +543,7 @@ def test_vectors_are_backed_up_and_reused(pipeline: Pipeline, db: psycopg.Connec
 def test_a_vector_that_the_application_replaced_is_not_taken_for_ours(
     pipeline: Pipeline, db: psycopg.Connection, replacement: str
 ) -> None:
-    """Races 2: the text's hash still matches, and the vector is not the one that we stored."""
+    """The text's hash still matches, and the vector is not the one that we stored."""
     remember(db, summary="a walk in the park")
     drained(pipeline)
     embedder = CountingEmbedder()
@@ -726,7 +726,7 @@ def test_a_dead_letter_is_cleared_when_the_memory_lands(
 def test_a_hot_poison_memory_is_buried_though_it_is_updated_all_the_time(
     pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
-    """Races 17: attempts are the memory's, not the change's; a neighbour lands each time."""
+    """Attempts are the memory's, not the change's; a neighbour lands each time."""
     bad = remember(db, summary="a cup of arsenic")
     sync = with_embedder(pipeline, RefusingEmbedder())
     neighbours = set()
@@ -932,7 +932,7 @@ def test_a_lease_that_is_lost_while_damage_is_found_is_fenced(
 def test_every_batch_writes_the_building_generation_too(
     pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
-    """Races 10: what changes while a collection is built anew stands in both."""
+    """What changes while a collection is built anew stands in both."""
     old = remember(db, summary="before")
     drained(pipeline)
     building = begin_building(pipeline)
@@ -951,7 +951,7 @@ def test_every_batch_writes_the_building_generation_too(
 def test_a_building_generation_that_fails_is_given_up_alone(
     pipeline: Pipeline, db: psycopg.Connection, where: str, trouble: str
 ) -> None:
-    """Races 12: the live one is written and acked all the same, and nobody is charged or waits."""
+    """The live one is written and acked all the same, and nobody is charged or waits."""
     old = remember(db, summary="before")
     drained(pipeline)
     building = begin_building(pipeline)
@@ -1400,7 +1400,7 @@ def test_other_settings_are_refused_with_what_to_do(
     db: psycopg.Connection,
     changes: dict[str, object],
 ) -> None:
-    """Races 18: documents of two recipes are never mixed in one collection."""
+    """Documents of two recipes are never mixed in one collection."""
     remember(db)
     drained(pipeline)
     remember(db, summary="another")

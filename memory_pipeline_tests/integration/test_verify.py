@@ -206,7 +206,7 @@ def test_a_collection_that_is_gone_is_damaged(pipeline: Pipeline, ids: list[Memo
 def test_memories_that_no_trigger_saw_are_found_and_repaired(
     pipeline: Pipeline, db: psycopg.Connection, ids: list[MemoryId]
 ) -> None:
-    """Races 8: capture was off for a while; the differences it left are findings."""
+    """Capture was off for a while; the differences it left are findings."""
     db.execute("ALTER TABLE memory_logs DISABLE TRIGGER USER")
     slipped_by = MemoryId(remember(db, "ada", "nobody saw it"))
     db.execute("DELETE FROM memory_logs WHERE id = %s", (ids[0],))
@@ -250,7 +250,7 @@ def test_a_row_that_changes_between_two_looks_is_no_finding(
     ids: list[MemoryId],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Races 13: it went from A to B and back to A; the version tells, and the hash would not."""
+    """It went from A to B and back to A; the version tells, and the hash would not."""
     behind_our_back(
         pipeline, lambda c: c.update(ids=[document_id(ids[0])], metadatas=[{"hash": "B"}])
     )

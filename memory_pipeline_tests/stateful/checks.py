@@ -238,7 +238,7 @@ def check_poison(truth: Truth, poisoned: set[int]) -> None:
 
 
 def check_own_vectors(db: psycopg.Connection) -> None:
-    """Races 2: a vector of the application's own stays, where such vectors are trusted."""
+    """A vector of the application's own stays, where such vectors are trusted."""
     replaced = db.execute(
         "SELECT o.id FROM own_vector o JOIN memory_logs m ON m.id = o.id"
         " WHERE m.embedding IS DISTINCT FROM o.vector"
