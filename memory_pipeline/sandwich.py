@@ -12,7 +12,8 @@ from itertools import islice
 
 import numpy as np
 
-from memory_pipeline.chroma.index import ChromaIndex, Stored
+from memory_pipeline.chroma.index import ChromaIndex
+from memory_pipeline.chroma.reads import Stored
 from memory_pipeline.content import Recipe, compose, describe
 from memory_pipeline.model import Finding, FindingKind, Generation, Memory, MemoryId, TenantId
 from memory_pipeline.plan import covering

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from memory_pipeline.chroma.index import ChromaIndex, Match
+from memory_pipeline.chroma.index import ChromaIndex
+from memory_pipeline.chroma.reads import Match
 from memory_pipeline.content import Content, Recipe, compose, parse
 from memory_pipeline.errors import ConfigurationChanged, Corrupt
 from memory_pipeline.filters import Filter, parse_filter

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 import numpy as np
 
 from memory_pipeline.chroma.client import CONTROL_ID
-from memory_pipeline.chroma.index import NEIGHBOURS, SAME_DISTANCE, Match, Stored
+from memory_pipeline.chroma.reads import NEIGHBOURS, SAME_DISTANCE, Match, Stored
 from memory_pipeline.conditions import RANGES, kind_of
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, Fenced, Poison, ServerLost
 from memory_pipeline.letters import Cause, Which

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from memory_pipeline.chroma import index as chroma_index
+from memory_pipeline.chroma import reads
 from memory_pipeline.chroma.client import ChromaClient
 from memory_pipeline.chroma.index import (
     BYTES_A_WRITE,
@@ -192,7 +193,7 @@ def test_hashes_are_read_page_by_page(
     index: ChromaIndex, generation: Generation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A collection beyond Chroma's limit of rows is read whole, at a page's border and past it."""
-    monkeypatch.setattr(chroma_index, "PAGE", 5)
+    monkeypatch.setattr(reads, "PAGE", 5)
     for upto in (4, 5, 10, 23):
         documents = [a_document(n) for n in range(1, upto + 1)]
         index.write(generation, documents, [], hold=no_lease)
@@ -366,7 +367,7 @@ def test_what_no_query_lists_is_told(
 
     monkeypatch.setattr(index, "listed", listed)
     assert index.unlisted(generation, hold=no_lease) == [3, 7]
-    monkeypatch.setattr(chroma_index, "EXHAUSTIVE", 29)
+    monkeypatch.setattr(reads, "EXHAUSTIVE", 29)
     assert index.unlisted(generation, hold=no_lease) == []
 
 

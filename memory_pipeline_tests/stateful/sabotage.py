@@ -9,7 +9,7 @@ import pytest
 
 from memory_pipeline import filling, sync
 from memory_pipeline.batch import write_documents
-from memory_pipeline.chroma.index import Match
+from memory_pipeline.chroma.reads import Match
 from memory_pipeline.content import compose
 from memory_pipeline.errors import ChromaUnavailable, Fenced
 from memory_pipeline.filters import Filter

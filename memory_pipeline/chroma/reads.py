@@ -1,0 +1,201 @@
+"""What can be asked of a collection in Chroma. Writes nothing.
+
+A read beside a write is sometimes torn, and says what damage says: it is asked again.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from memory_pipeline.chroma.servers import Servers
+from memory_pipeline.chroma.torn import untorn
+from memory_pipeline.model import (
+    DIMENSION,
+    Generation,
+    MemoryId,
+    Scalar,
+    Vector,
+    document_id,
+    memory_id_of,
+)
+from memory_pipeline.ports import Hold
+
+# Far below SQLite's limit of 32,766 variables, of which Chroma spends one a row; larger pages take
+# twice as long a row.
+PAGE = 5_000
+NEIGHBOURS = 10
+# A query for all of so many takes 20 ms.
+EXHAUSTIVE = 2_000
+# Documents that arrive while one asks for all of them.
+SPARE_RESULTS = 100
+# Cosine distances of one vector to itself and to a twin differ by rounding alone.
+SAME_DISTANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A document that a query found."""
+
+    memory_id: MemoryId
+    distance: float
+    metadata: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """What a collection holds under one id; vector and text where they were asked for."""
+
+    metadata: Mapping[str, Scalar]
+    vector: Vector | None = None
+    text: str | None = None
+
+
+class Reads:
+    """Reads and queries generations on whichever server each lives."""
+
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
+
+    def count(self, generation: Generation, *, seconds: float) -> int:
+        """Count the documents of a generation."""
+        with self._servers.client(generation.server).collection(generation, seconds) as collection:
+            return collection.count()
+
+    @untorn
+    def query(
+        self,
+        generation: Generation,
+        vector: Vector,
+        *,
+        limit: int,
+        where: Mapping[str, Any] | None,
+        seconds: float,
+    ) -> list[Match]:
+        """Return the nearest documents, nearest first."""
+        with self._servers.client(generation.server).collection(generation, seconds) as collection:
+            found: Any = collection.query(
+                query_embeddings=np.asarray([vector], dtype=np.float32),
+                n_results=limit,
+                where=dict(where) if where else None,
+                include=["metadatas", "distances"],
+            )
+        matches = zip(found["ids"][0], found["distances"][0], found["metadatas"][0], strict=True)
+        return [
+            Match(memory_id, float(distance), metadata or {})
+            for name, distance, metadata in matches
+            if (memory_id := memory_id_of(name)) is not None
+        ]
+
+    def hashes(self, generation: Generation, *, hold: Hold) -> dict[str, str]:
+        """Return document id to content hash of all that the collection holds."""
+        return {
+            name: str(metadata.get("hash", ""))
+            for page in self.pages(generation, hold=hold)
+            for name, metadata in page
+        }
+
+    def pages(
+        self, generation: Generation, *, hold: Hold
+    ) -> Iterator[list[tuple[str, Mapping[str, Scalar]]]]:
+        """Walk through the ids and metadata of all documents, a page at a time.
+
+        While others write, a page may miss a document or bring one twice.
+        """
+        offset = 0
+        while True:
+            page = self._page(generation, offset, seconds=hold())
+            yield [(n, m or {}) for n, m in zip(page["ids"], page["metadatas"], strict=True)]
+            if len(page["ids"]) < PAGE:
+                return
+            offset += PAGE
+
+    @untorn
+    def _page(self, generation: Generation, offset: int, *, seconds: float) -> Any:
+        with self._servers.client(generation.server).collection(generation, seconds) as collection:
+            return collection.get(limit=PAGE, offset=offset, include=["metadatas"])
+
+    @untorn
+    def fetch(
+        self,
+        generation: Generation,
+        ids: Sequence[MemoryId],
+        *,
+        seconds: float,
+        whole: bool = False,
+    ) -> dict[MemoryId, Stored]:
+        """Return what is stored for these memories; with vectors and texts where ``whole``."""
+        include: Any = ["metadatas", "embeddings", "documents"] if whole else ["metadatas"]
+        names = {document_id(i): i for i in ids}
+        with self._servers.client(generation.server).collection(generation, seconds) as collection:
+            got: Any = collection.get(ids=list(names), include=include)
+        count = len(got["ids"])
+        vectors = got["embeddings"] if whole else [None] * count
+        texts = got["documents"] if whole else [None] * count
+        return {
+            names[name]: Stored(
+                metadata or {},
+                None if vector is None else np.asarray(vector, dtype=np.float32),
+                text,
+            )
+            for name, metadata, vector, text in zip(
+                got["ids"], got["metadatas"], vectors, texts, strict=True
+            )
+        }
+
+    @untorn
+    def listed(self, generation: Generation, count: int, *, seconds: float) -> list[str]:
+        """Return the ids of all documents that a query can find, of some ``count`` that there are.
+
+        Where the query starts makes no difference: it has no end.
+        """
+        anywhere = np.ones(DIMENSION, dtype=np.float32)
+        with self._servers.client(generation.server).collection(generation, seconds) as collection:
+            found: Any = collection.query(
+                query_embeddings=np.stack([anywhere]),
+                n_results=count + SPARE_RESULTS,
+                include=[],  # with metadata no more than SQLite's variables allow
+            )
+        names: list[str] = found["ids"][0]
+        return names
+
+    def unlisted(self, generation: Generation, *, hold: Hold) -> list[MemoryId]:
+        """Return the documents that no query lists, however many results it may have.
+
+        Chroma loses some whenever others beside them are rewritten: 2 of 45 after 150 changes.
+        Looks at small collections alone, in some milliseconds; verification looks at all.
+        """
+        count = self.count(generation, seconds=hold())
+        if count > EXHAUSTIVE:
+            return []
+        listed = self.listed(generation, count, seconds=hold())
+        if len(listed) >= count:
+            return []
+        names = {name for page in self.pages(generation, hold=hold) for name, _ in page}
+        return sorted(i for n in names.difference(listed) if (i := memory_id_of(n)) is not None)
+
+    @untorn
+    def hidden(
+        self, generation: Generation, vectors: Mapping[MemoryId, Vector], *, seconds: float
+    ) -> set[MemoryId]:
+        """Return those that a query by their own vector does not find, twins apart.
+
+        One that only twins at equal distance keep out of the answer counts as found.
+        """
+        if not vectors:
+            return set()
+        with self._servers.client(generation.server).collection(generation, seconds) as collection:
+            found: Any = collection.query(
+                query_embeddings=np.stack(list(vectors.values())),
+                n_results=NEIGHBOURS,
+                include=["distances"],
+            )
+        return {
+            memory_id
+            for memory_id, names, distances in zip(
+                vectors, found["ids"], found["distances"], strict=True
+            )
+            if document_id(memory_id) not in names
+            and not (len(distances) == NEIGHBOURS and distances[-1] <= SAME_DISTANCE)
+        }
