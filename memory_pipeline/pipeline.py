@@ -14,6 +14,7 @@ from memory_pipeline.filling import Filling
 from memory_pipeline.freshness import Freshness
 from memory_pipeline.letters import Cause
 from memory_pipeline.model import Rebuilt, TenantId
+from memory_pipeline.ownership import Ownership
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.epochs import PostgresEpochs
@@ -123,17 +124,18 @@ class Pipeline:
             trust=sync.trust,
             slice_seconds=sync.slice_seconds,
         )
+        verify = self.verify()
         one = Rebuild(
+            ownership=Ownership(self.outbox, self.rebuilds, verify.seconds, threading.Event()),
             outbox=self.outbox,
             registry=self.registry,
             rebuilds=self.rebuilds,
             index=self.index,
             filling=filling,
             sync=sync,
-            verify=self.verify(),
+            verify=verify,
             chunk_documents=self.settings.rebuild_batch_size,
             chunk_documents_alone=self.settings.rebuild_batch_size_alone,
-            stop=threading.Event(),
             proves=proves,
         )
         return RebuildAll(

@@ -16,10 +16,8 @@ again once that request must have landed or died: by this process after a pause,
 the ownership of this one has run out, which takes as long.
 """
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -38,7 +36,8 @@ from memory_pipeline.model import (
     TenantId,
     Verified,
 )
-from memory_pipeline.ports import Hold, Index, Lease, Outbox, Rebuilds, Registry
+from memory_pipeline.ownership import GivenUp, Ownership, Stopped
+from memory_pipeline.ports import Index, Outbox, Rebuilds, Registry
 from memory_pipeline.sync import Sync
 from memory_pipeline.verify import Verify
 
@@ -46,12 +45,8 @@ log = get_logger("memory_pipeline.rebuild")
 
 # While one chunk is written, the next stands ready and the one after that is read.
 CHUNKS_AHEAD = 1
-# How soon a chunk that found the tenant leased looks again, and for how long it does.
-LEASE_POLL_SECONDS = 0.05
-LEASE_PATIENCE_SECONDS = 300.0
 # No setting allows more; so long may be what somebody has left half-written, whatever they are now.
 LONGEST_CHUNK = 5_000
-OWNER_POLL_SECONDS = 0.5
 # Failures in a row without a chunk done between them, and generations given up.
 MOST_FAILURES = 5
 MOST_GENERATIONS = 3
@@ -63,18 +58,11 @@ VERIFY_ROUNDS = 4
 SAMPLE = 10
 
 
-class _GivenUp(Exception):
-    """The building generation was abandoned, or is not ours to fill."""
-
-
-class _Stopped(Exception):
-    """The process was told to stop."""
-
-
 @dataclass(frozen=True, slots=True)
 class Rebuild:
     """Rebuilds tenants, one at a time in each thread."""
 
+    ownership: Ownership
     outbox: Outbox
     registry: Registry
     rebuilds: Rebuilds
@@ -84,7 +72,6 @@ class Rebuild:
     verify: Verify
     chunk_documents: int
     chunk_documents_alone: int
-    stop: threading.Event
     proves: bool = True  # a benchmark measures what the proof costs
 
     def run(
@@ -109,8 +96,8 @@ class Rebuild:
         """
         began = time.monotonic()
         try:
-            build = self._own(rebuild, tenant)
-        except _Stopped:
+            build = self.ownership.own(rebuild, tenant)
+        except Stopped:
             return Rebuilt(tenant, "stopped")
         if build is None:
             if self.rebuilds.state(rebuild, tenant) == "done":
@@ -118,7 +105,7 @@ class Rebuild:
             return Rebuilt(tenant, "busy", reason="another rebuild of this tenant is under way")
         try:
             rebuilt = self._persist(build, progress)
-        except _Stopped:
+        except Stopped:
             self.rebuilds.lay_down(build)
             return Rebuilt(tenant, "stopped")
         rebuilt = replace(rebuilt, seconds=time.monotonic() - began)
@@ -134,17 +121,6 @@ class Rebuild:
         )
         return rebuilt
 
-    def _own(self, rebuild: RebuildId, tenant: TenantId) -> Build | None:
-        """Become the owner; wait for the end of one who has died in this very rebuild."""
-        self._pause(0)
-        until = time.monotonic() + self.rebuilds.redo_seconds + OWNER_POLL_SECONDS
-        while (build := self.rebuilds.own(rebuild, tenant)) is None:
-            running = self.rebuilds.state(rebuild, tenant) == "running"
-            if not running or time.monotonic() > until:
-                return None
-            self._pause(OWNER_POLL_SECONDS)
-        return build
-
     def _persist(self, build: Build, progress: Callable[[int], None]) -> Rebuilt:
         """Attempt until it succeeds or is hopeless; what is done is not done again."""
         so_far = Rebuilt(build.tenant)
@@ -159,7 +135,7 @@ class Rebuild:
         while True:
             try:
                 return self._attempt(build, so_far, count, damaged)
-            except (_GivenUp, Corrupt, Poison) as lost:
+            except (GivenUp, Corrupt, Poison) as lost:
                 generations += 1
                 damaged = getattr(lost, "generation", None)
                 reason = str(lost) or "its generation was given up: a write to it failed"
@@ -167,23 +143,13 @@ class Rebuild:
                 failures += 1
                 reason = str(error)
             log.warning("rebuild_interrupted", rebuild=build.rebuild, reason=reason)
-            # Whoever goes on, told to stop or not: what was sent has landed or died by then.
-            threading.Event().wait(self.rebuilds.redo_seconds)
+            self.ownership.settle()
             if failures == MOST_FAILURES or generations == MOST_GENERATIONS:
                 self.rebuilds.close(build, reason)
                 return replace(so_far, verdict="failed", reason=reason)
-            self._pause(0)
-            if self._is_lost(build):
+            self.ownership.pause(0)
+            if self.ownership.is_lost(build):
                 return replace(so_far, verdict="busy", reason="another process has taken it over")
-
-    def _is_lost(self, build: Build) -> bool:
-        try:
-            self.rebuilds.renew(build)
-        except Fenced:
-            return True
-        except Transient:
-            return False  # the next attempt says the same, and is counted
-        return False
 
     def _attempt(
         self,
@@ -194,7 +160,7 @@ class Rebuild:
     ) -> Rebuilt:
         generation, reading, empty = self._generation(build, damaged)  # 1
         doubtful = 0 if empty else LONGEST_CHUNK
-        hold, known = self._owned(build), Known()
+        hold, known = self.ownership.hold(build), Known()
         chunks = ahead(  # 2
             self.filling.chunks(
                 build,
@@ -206,7 +172,7 @@ class Rebuild:
         )
         try:
             for chunk in chunks:
-                with self._leased(build, generation) as lease:  # 3
+                with self.ownership.leased(build, generation) as lease:  # 3
                     written, embedded = self.filling.write(
                         build, lease, generation, chunk, fresh=doubtful <= 0, known=known
                     )
@@ -244,10 +210,10 @@ class Rebuild:
                 self.rebuilds.resume(build, building, reading)
                 return building, reading, False
             self._abandon(build, building)
-        begun = self.sync.generations.begin(build.tenant, hold=self._owned(build))
+        begun = self.sync.generations.begin(build.tenant, hold=self.ownership.hold(build))
         generation = replace(begun, state="building")
-        self.index.prime(generation, hold=self._owned(build))
-        with self._leased(build) as lease:
+        self.index.prime(generation, hold=self.ownership.hold(build))
+        with self.ownership.leased(build) as lease:
             self.rebuilds.register(build, lease, generation)
         return generation, Reading(), True
 
@@ -257,13 +223,13 @@ class Rebuild:
             return False
         try:
             self.sync.generations.check(building)
-            self.index.prime(building, hold=self._owned(build))
+            self.index.prime(building, hold=self.ownership.hold(build))
         except (ConfigurationChanged, Corrupt):
             return False
         return True
 
     def _abandon(self, build: Build, generation: Generation) -> None:
-        with self._leased(build) as lease:
+        with self.ownership.leased(build) as lease:
             self.registry.abandon(lease, generation.id)
 
     # ---- 4 and 5: catch up and prove
@@ -293,7 +259,7 @@ class Rebuild:
             generation=generation,
             sample=SAMPLE,
             known=known,
-            hold=self._owned(build),
+            hold=self.ownership.hold(build),
         )
         for finding in verified.findings:
             if finding.memory_id is None:
@@ -302,52 +268,11 @@ class Rebuild:
 
     def _mend(self, build: Build, generation: Generation, ids: Sequence[MemoryId]) -> None:
         for at in range(0, len(ids), self.chunk_documents):
-            with self._leased(build, generation) as lease:
+            with self.ownership.leased(build, generation) as lease:
                 self.filling.mend(build, lease, generation, ids[at : at + self.chunk_documents])
 
     # ---- 6: flip
 
     def _flip(self, build: Build, generation: Generation, documents: int) -> None:
-        with self._leased(build, generation) as lease:
+        with self.ownership.leased(build, generation) as lease:
             self.rebuilds.flip(build, lease, generation, memories=documents)
-
-    # ---- leases and waiting
-
-    def _owned(self, build: Build) -> Hold:
-        """Return what a call outside the lease holds: the ownership of the part."""
-
-        def hold() -> float:
-            if self.stop.is_set():
-                raise _Stopped
-            self.rebuilds.renew(build)
-            return self.verify.seconds
-
-        return hold
-
-    @contextmanager
-    def _leased(self, build: Build, generation: Generation | None = None) -> Iterator[Lease]:
-        """Lend the tenant's lease, to fill this generation, and give it back whatever happened."""
-        lease = self._take(build)
-        try:
-            if generation is not None and not self.rebuilds.may_fill(build, lease, generation):
-                raise _GivenUp
-            yield lease
-        finally:
-            self.rebuilds.give_back(lease)
-
-    def _take(self, build: Build) -> Lease:
-        """Take the tenant's lease; wait while a batch has it."""
-        until = time.monotonic() + LEASE_PATIENCE_SECONDS
-        while (lease := self.outbox.take(build.tenant)) is None:
-            if time.monotonic() > until:
-                raise Transient("the tenant's lease did not become free", sent=False)
-            self._pause(LEASE_POLL_SECONDS)
-            self.rebuilds.renew(build)
-        if self.stop.is_set():
-            self.rebuilds.give_back(lease)
-            raise _Stopped
-        return lease
-
-    def _pause(self, seconds: float) -> None:
-        if self.stop.wait(seconds):
-            raise _Stopped

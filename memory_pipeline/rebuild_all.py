@@ -73,5 +73,9 @@ class RebuildAll:
                 yield part.result()
                 drop_ended(self.registry, self.index, grace_seconds=self.grace_seconds)
         finally:
-            self.rebuild.stop.set()
+            self.stop()
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def stop(self) -> None:
+        """Have what is under way end at its next step; what is done stays done."""
+        self.rebuild.ownership.stop.set()

@@ -95,7 +95,7 @@ class Upkeep:
         self._stop.set()
         with self._lock:
             if self._rebuilding is not None:
-                self._rebuilding.rebuild.stop.set()
+                self._rebuilding.stop()
         for thread in self._threads:
             thread.join()
         try:
@@ -174,7 +174,7 @@ class Upkeep:
             with self._lock:
                 self._rebuilding = rebuild
                 if self._stop.is_set():
-                    rebuild.rebuild.stop.set()
+                    rebuild.stop()
             try:
                 rebuilt = rebuild.alone(tenant)
                 log.info("mended", verdict=rebuilt.verdict, reason=rebuilt.reason)

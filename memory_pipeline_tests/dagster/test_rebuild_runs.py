@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("environment")
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a tenant up that cannot be had at once, and try again at once."""
     monkeypatch.setattr(dg.RetryPolicy, "calculate_delay", lambda *_: 0.0)
-    monkeypatch.setattr("memory_pipeline.rebuild.LEASE_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("memory_pipeline.ownership.LEASE_PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr("memory_pipeline.rebuild.MOST_FAILURES", 1)
     monkeypatch.setattr(PostgresRebuilds, "redo_seconds", 0.0)
 

@@ -13,6 +13,7 @@ from memory_pipeline.content import Recipe, parse, recipe_from
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, PostgresUnavailable
 from memory_pipeline.filling import Filling
 from memory_pipeline.model import MemoryId, Outcome, RebuildId, Rebuilt, TenantId, Verified
+from memory_pipeline.ownership import Ownership
 from memory_pipeline.rebuild import Rebuild
 from memory_pipeline.repair import Repair
 from memory_pipeline.retire import drop_ended
@@ -80,6 +81,12 @@ class Core:
         )
         self.verify = Verify(parts, self.registry, AUDIT_SECONDS)  # type: ignore[arg-type]
         self.rebuild = Rebuild(
+            ownership=Ownership(
+                self.outbox,
+                self.rebuilds,
+                self.verify.seconds,
+                VirtualEvent(world.scheduler),  # type: ignore[arg-type]
+            ),
             outbox=self.outbox,
             registry=self.registry,
             rebuilds=self.rebuilds,
@@ -98,7 +105,6 @@ class Core:
             verify=self.verify,
             chunk_documents=settings.rebuild_batch_size,
             chunk_documents_alone=settings.rebuild_batch_size_alone,
-            stop=VirtualEvent(world.scheduler),  # type: ignore[arg-type]
         )
         self.search = Search(
             memories=self.memories,  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from memory_pipeline import batch, generations, rebuild, repair, retire, sync, verify
+from memory_pipeline import batch, generations, ownership, rebuild, repair, retire, sync, verify
 from memory_pipeline.model import TenantId
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.fakes import FakeRegistry
@@ -57,8 +57,11 @@ def virtual(scheduler: Scheduler) -> Iterator[None]:
     """Give the core this scheduler's time, events and threads."""
     time, threading = VirtualTime(scheduler), VirtualThreading(scheduler)
     stand_ins: tuple[tuple[Any, str, Any], ...] = (
-        *((module, "time", time) for module in (sync, batch, rebuild, repair, retire, verify)),
-        *((module, "threading", threading) for module in (rebuild, repair)),
+        *(
+            (module, "time", time)
+            for module in (sync, batch, ownership, rebuild, repair, retire, verify)
+        ),
+        *((module, "threading", threading) for module in (ownership, repair)),
         *((module, "ahead", Ahead(scheduler)) for module in (rebuild, verify)),
         *((module, "log", Silent()) for module in (sync, generations, rebuild, retire)),
         (generations, "_placing", NoLock()),
