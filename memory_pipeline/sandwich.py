@@ -7,7 +7,7 @@ nothing can be said, and it is looked at again: not all that moves a row changes
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -28,6 +28,7 @@ SANDWICHES = 2
 # A row that moves in all of them is left to the next verify.
 MOST_LOOKS = 8
 VECTOR_TOLERANCE = 1e-5
+STRAYS: frozenset[FindingKind] = frozenset({"extra", "foreign"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class Sandwich:
             judged = self._judge(row, stored.get(memory_id), hidden=memory_id in hidden)
             if judged is None:
                 continue
-            if self._excused(memory_id, excuses) or self._excused(memory_id, later):
+            if any(self._excused(memory_id, judged[0], said) for said in (excuses, later)):
                 continue
             found[memory_id] = judged if was == versions.get(memory_id) else None
         return found
@@ -106,7 +107,10 @@ class Sandwich:
             rows |= some
         return rows
 
-    def _excused(self, memory_id: MemoryId, excuses: Excuses) -> bool:
+    def _excused(self, memory_id: MemoryId, kind: FindingKind, excuses: Excuses) -> bool:
+        if self._generation.state != "live" and kind not in STRAYS:
+            # A reset compares all of the live generation; from another it takes what went alone.
+            excuses = replace(excuses, everything=False)
         if memory_id in excuses.buried:
             self.buried.add(memory_id)
             self.waived.update({memory_id} & excuses.waived)

@@ -3,13 +3,16 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from memory_pipeline.local.processes import ServiceFailed
 
 SIZE_BYTES = 3_000_000_000
 MOUNT_SECONDS = 10.0
 PAGE_BYTES = 4096
+TRIES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +22,19 @@ class Disk:
     folder: Path
 
     def fill(self) -> None:
-        """Leave no room: what is written from now on fails."""
-        usage = os.statvfs(self.folder)
-        used = (usage.f_blocks - usage.f_bfree) * usage.f_frsize
-        _run("mount", "-o", f"remount,size={used + PAGE_BYTES}", str(self.folder))
+        """Leave no room: what is written from now on fails.
+
+        Raises:
+            ServiceFailed: it was written faster than it could be made smaller.
+
+        """
+        for _ in range(TRIES):
+            usage = os.statvfs(self.folder)
+            used = (usage.f_blocks - usage.f_bfree) * usage.f_frsize
+            with suppress(subprocess.CalledProcessError):  # no smaller than what is in use by now
+                _run("mount", "-o", f"remount,size={used + PAGE_BYTES}", str(self.folder))
+                return
+        raise ServiceFailed("the disk could not be made as small as what is on it")
 
     def make_room(self) -> None:
         """Be as large as before."""

@@ -49,3 +49,39 @@ def test_a_generation_that_does_not_pass_its_proof_is_given_up_for_another(
         assert len({generation.id for generation in looked_at}) == 2
         assert pipeline.registry.building(ADA) is None
         assert [h.memory_id for h in pipeline.search.search(ADA, "a walk")] == [memory]
+
+
+def test_a_reset_that_waits_excuses_nothing_that_it_would_not_mend(
+    settings: Settings,
+    unmarked_chroma: None,
+    db: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a generation that is being built it takes what went, and compares nothing else.
+
+    What broke: a document went missing between the load and the proof, a TRUNCATE and what followed
+    it had the tenant wait for a reset, the proof let it pass, and searches went to the gap.
+    """
+    verify = Verify.run
+    lost: list[str] = []
+
+    def after_a_loss(
+        self: Verify, tenant: TenantId, *, generation: Generation | None = None, **more: Any
+    ) -> Verified:
+        if generation is not None and not lost:
+            with pipeline.servers.client(generation.server).collection(generation, 5.0) as building:
+                lost.append(building.get(limit=1)["ids"][0])
+                building.delete(ids=lost)
+            db.execute(
+                "INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES (%s, NULL)", (ADA,)
+            )
+        return verify(self, tenant, generation=generation, **more)
+
+    with opened(settings, embedder=HashingEmbedder()) as pipeline:
+        memory = remember(db, summary="a walk")
+        list(pipeline.drain().run())
+        monkeypatch.setattr(Verify, "run", after_a_loss)
+        rebuilt = pipeline.rebuild_alone(ADA)
+        assert (rebuilt.verdict, rebuilt.mended) == ("done", 1)
+        assert lost
+        assert [h.memory_id for h in pipeline.search.search(ADA, "a walk")] == [memory]

@@ -206,19 +206,21 @@ def verifier(core: Core, closing: Closing) -> None:
     while True:
         world.scheduler.sleep(0.5 + rng.random() * core.idle_seconds)
         tenant = rng.choice(world.served)
-        spoilt, damaged = set(world.spoilt), set(world.damaged)
+        spoilt, damaged = {i for _, i in world.spoilt}, set(world.damaged)
+        since = len(world.spoils)
         with contextlib.suppress(PostgresUnavailable, ChromaUnavailable):
             if rng.random() < 0.75 or closing.now:
                 verified = core.verify.run(tenant, sample=rng.choice((None, 0)))
             else:
                 verified, _ = core.repair.run(tenant, sample=None)
-            tell_the_truth(world, verified, spoilt, damaged)
+            # What was spoilt amid it may be mended by now.
+            tell_the_truth(world, verified, spoilt.union(world.spoils[since:]), damaged)
 
 
 def tell_the_truth(
     world: SimulatedWorld,
     verified: Verified,
-    spoilt: set[tuple[UUID, MemoryId]],
+    spoilt: set[MemoryId],
     damaged: set[TenantId],
 ) -> None:
     """P8: a finding is about what was spoilt or damaged, and about nothing else."""
@@ -229,7 +231,7 @@ def tell_the_truth(
                 finding.kind == "lost" and world.server_was_away
             )
         else:
-            known = any(i == finding.memory_id for _, i in spoilt | world.spoilt)
+            known = finding.memory_id in spoilt
         if not known:
             world.breaks(f"P8: verify invents {finding.kind} of m{finding.memory_id}")
 
@@ -488,7 +490,7 @@ class Vandal:
             world.note(f"spoils m{memory_id} in building g{found.id.int}")
         else:
             world.note(f"spoils m{memory_id} in g{found.id.int}")
-            world.spoilt.add((found.id, memory_id))
+            world.spoil(found.id, [memory_id])
         document = collection.documents[name]
         row = world.rows.get(memory_id)
         # Where no vector is kept beside the row, no verify can tell that one is wrong.

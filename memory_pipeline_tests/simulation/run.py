@@ -294,7 +294,7 @@ class Simulation:
             found = {f.memory_id for f in verified.findings}
             if None not in found and found != wrong:
                 raise Broken(f"P8: verify of {tenant} finds {found}, wrong are {wrong}")
-            actors.tell_the_truth(world, verified, set(), set())
+            actors.tell_the_truth(world, verified, {i for _, i in world.spoilt}, set())
             if found:
                 _, last = core.repair.run(tenant, sample=None)
                 if last.findings:

@@ -29,6 +29,8 @@ FOUND = {
     11272: "a row that is touched amid both looks hides a spoilt document from the proof",
     36769: "a collection that is replaced amid every look is judged by the last of them",
     48942: "the same: it is called damaged, and is only not live any more",
+    94697: "a reset that waits excuses what is spoilt in a generation that is being built",
+    102637: "not ours: what was spoilt amid a repair and mended by its end seemed invented",
 }
 
 

@@ -125,6 +125,7 @@ class SimulatedWorld(FakeWorld):
         self.re_embeds = False
         # Spoilt by hand or by a request that landed later than the grace, and not mended since.
         self.spoilt: set[tuple[UUID, MemoryId]] = set()
+        self.spoils: list[MemoryId] = []  # all that ever were, mended or not, in their order
         self.damaged: set[TenantId] = set()  # whose collections were damaged by hand
         self.server_was_away = False  # whether it ever seemed to have lost its data
         self.wedged: set[UUID] = set()  # generations that refuse every write
@@ -192,11 +193,16 @@ class SimulatedWorld(FakeWorld):
             share = self.scheduler.rng.random() ** 2
             self.scheduler.at(self.now + (when - self.now) * share, self.faults.meddle)
 
+    def spoil(self, generation: UUID, ids: Collection[MemoryId]) -> None:
+        """Take note that these are not what they should be, and nobody knows of it."""
+        self.spoilt |= {(generation, i) for i in ids}
+        self.spoils += ids
+
     def landed(self, generation: UUID, ids: Collection[MemoryId], *, fresh: bool) -> None:
         """Take note of a write: what it brings is as right as what was sent."""
         keys = {(generation, i) for i in ids}
         if self._landing_beyond:
-            self.spoilt |= keys
+            self.spoil(generation, ids)
         elif self.spoilt and not fresh:
             self.spoilt -= keys
 
