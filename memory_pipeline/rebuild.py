@@ -229,7 +229,8 @@ class Rebuild:
         return True
 
     def _abandon(self, build: Build, generation: Generation) -> None:
-        with self.ownership.leased(build) as lease:
+        # Only while it is the one to fill: another owner may have let it live since it was read.
+        with self.ownership.leased(build, generation) as lease:
             self.registry.abandon(lease, generation.id)
 
     # ---- 4 and 5: catch up and prove

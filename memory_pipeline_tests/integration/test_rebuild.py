@@ -19,6 +19,7 @@ from memory_pipeline.model import (
     Document,
     Generation,
     MemoryId,
+    Reading,
     RebuildId,
     Rebuilt,
     TenantId,
@@ -27,6 +28,7 @@ from memory_pipeline.model import (
 )
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.ports import Hold, Lease
+from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.rebuild import Rebuild
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.builders import remember
@@ -414,6 +416,36 @@ def test_another_rebuild_takes_over_what_a_dead_one_has_left(
     assert rebuilt(pipeline, SECOND).written == 2 * CHUNK
     states = db.execute("SELECT id, state FROM memory_pipeline.rebuild ORDER BY id").fetchall()
     assert states == [("first", "failed"), ("second", "done")]
+    assert_true(pipeline)
+
+
+def test_one_that_was_frozen_gives_up_nothing_that_another_has_let_live(
+    pipeline: Pipeline, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left half-built is given up by its owner alone, and only while it is building.
+
+    What broke: a rebuild looked at what was left, and was frozen; another one went on with it and
+    let it live; the first woke, found that it did not fit, and called what searches go to damaged.
+    """
+    in_sync(pipeline, db)
+    with pytest.raises(Killed):
+        one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(1, kill))
+    let_ownership_end(db)
+    reading = PostgresRebuilds.reading
+    frozen: list[Rebuilt] = []
+
+    def frozen_meanwhile(self: PostgresRebuilds, building: Generation) -> Reading:
+        if not frozen:
+            let_ownership_end(db)
+            frozen.append(Rebuilt(ADA))  # once: what goes on reads as well
+            frozen[0] = one_tenant(pipeline).run(FIRST, ADA)
+        return reading(self, building)
+
+    monkeypatch.setattr(PostgresRebuilds, "reading", frozen_meanwhile)
+    woken = rebuilt(pipeline, SECOND, re_embed=True)
+
+    assert (frozen[0].verdict, woken.verdict) == ("done", "busy")
+    assert live(pipeline).state == "live"
     assert_true(pipeline)
 
 

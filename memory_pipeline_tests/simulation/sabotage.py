@@ -17,6 +17,7 @@ from memory_pipeline.errors import ChromaUnavailable, PipelineError, Transient
 from memory_pipeline.filling import Filling
 from memory_pipeline.generations import Generations
 from memory_pipeline.model import (
+    Build,
     Claim,
     Failure,
     Finding,
@@ -953,6 +954,19 @@ def _touched_passes() -> Iterator[None]:
 )
 def _reset_excuses_all() -> Iterator[None]:
     with patch.object(sandwich, "STRAYS", frozenset(get_args(FindingKind))):
+        yield
+
+
+@bug(
+    "found: what another has let live is given up",
+    "what is half-built is given up by its owner alone, while it is building",
+)
+def _given_up_by_anybody() -> Iterator[None]:
+    def abandon(self: Rebuild, build: Build, generation: Generation) -> None:
+        with self.ownership.leased(build) as lease:
+            self.registry.abandon(lease, generation.id)
+
+    with patch.object(Rebuild, "_abandon", abandon):
         yield
 
 

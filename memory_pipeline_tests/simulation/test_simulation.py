@@ -30,6 +30,7 @@ FOUND = {
     36769: "a collection that is replaced amid every look is judged by the last of them",
     48942: "the same: it is called damaged, and is only not live any more",
     94697: "a reset that waits excuses what is spoilt in a generation that is being built",
+    138378: "a rebuild that was frozen gives up what another has let live meanwhile",
     102637: "not ours: what was spoilt amid a repair and mended by its end seemed invented",
 }
 
