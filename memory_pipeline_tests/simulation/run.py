@@ -299,4 +299,14 @@ class Simulation:
                 _, last = core.repair.run(tenant, sample=None)
                 if last.findings:
                     raise Broken(f"P8: a repair of {tenant} leaves {last.findings}")
+                self._try_again(core, tenant)
         promises.in_the_end(world)
+
+    def _try_again(self, core: Core, tenant: TenantId) -> None:
+        """Do what workers do of what a repair has met: poison is tried as often as it may be."""
+        world = self.world
+        for _ in range(world.settings.max_attempts):
+            if not any(change.tenant == tenant for change in world.changes.values()):
+                return
+            world.now += world.settings.retry_limit_seconds
+            core.sync.run(tenant)

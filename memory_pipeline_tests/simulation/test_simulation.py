@@ -32,6 +32,7 @@ FOUND = {
     94697: "a reset that waits excuses what is spoilt in a generation that is being built",
     138378: "a rebuild that was frozen gives up what another has let live meanwhile",
     102637: "not ours: what was spoilt amid a repair and mended by its end seemed invented",
+    177585: "not ours: what a person's repair had met for the first time was not tried again",
 }
 
 
