@@ -90,7 +90,7 @@ class Nemesis:
                 self._heal.wait(seconds)
         except (PipelineError, psycopg.Error, httpx.HTTPError, ChromaError, ValueError) as error:
             # Another fault was in its way. What it had broken, its block has healed.
-            said = str(error).partition("\n")[0]
+            said = str(error).partition("\n")[0].replace(str(self._stack.home), "…")
             detail += f"; {type(error).__name__}: {said[:120]}"
             with self._lock:
                 self.skipped[fault.kind] = detail

@@ -29,6 +29,7 @@ class Parts:
     most: int = 0
     together: bool = False
     ended: bool = False
+    home: Path = Path("/home-of-the-stack")
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def end_commands(self) -> None:
@@ -46,7 +47,7 @@ class Parts:
                 self.most = max(self.most, len(self.broken))
             try:
                 if fails:
-                    raise Transient("in the way", sent=False)
+                    raise Transient(f"in the way: {self.home}/postgres", sent=False)
                 yield needs
             finally:
                 with self.lock:
@@ -92,7 +93,7 @@ def test_a_fault_that_another_is_in_the_way_of_is_told(tmp_path: Path) -> None:
     kinds = [parts.kind("good", "a"), parts.kind("bad", "b", fails=True)]
     nemesis = run(parts, kinds, tmp_path, count=4, seed=2)
     assert nemesis.counts == {"good": 2}
-    assert "in the way" in nemesis.skipped["bad"]
+    assert "in the way: …/postgres" in nemesis.skipped["bad"]
     assert parts.broken == []
 
 
