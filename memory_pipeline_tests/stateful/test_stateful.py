@@ -14,9 +14,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import FlakyFailure
 
+from memory_pipeline_tests.stateful.application import Statement
 from memory_pipeline_tests.stateful.checks import Violation
 from memory_pipeline_tests.stateful.conftest import NewWorld
-from memory_pipeline_tests.stateful.machine import explore, perform
+from memory_pipeline_tests.stateful.faults import Plan
+from memory_pipeline_tests.stateful.machine import Step, explore, perform
 from memory_pipeline_tests.stateful.sabotage import BUGS
 from memory_pipeline_tests.stateful.scripted import SCRIPTED
 from memory_pipeline_tests.stateful.world import World
@@ -47,6 +49,22 @@ def how(examples: int, **more: Any) -> settings:
 def test_the_promises_hold_whatever_happens(world: World) -> None:
     """P1, P2, P3, P4, P5, P7, P8: no order of steps and faults breaks any of them."""
     explore(world, how(EXAMPLES, phases=PHASES, print_blob=True))
+
+
+@pytest.mark.faults
+def test_what_waits_in_a_first_collection_that_is_half_built_is_not_lost(world: World) -> None:
+    """A mistake of the check, found by chance: batches write what the next rebuild lets live."""
+    cut_off = Plan(kind="crash after", at=13)
+    again = Statement(verb="put again", id=2, tenant=0, text=4)
+    steps = [
+        Step("begin", {"chance": 1, "trust": False}),
+        Step("rebuild_and_fail", {"chunk": 2, "plan": cut_off, "resume": False, "tenant": 0}),
+        Step("rebuild", {"chunk": 3, "resume": False, "tenant": 1}),
+        Step("work", {"number": 1, "tenant": 0}),
+        Step("do_half", {"kept": [again], "undone": []}),
+        Step("work", {"number": 1, "tenant": 0}),
+    ]
+    perform(world, steps)
 
 
 @pytest.mark.faults
