@@ -26,11 +26,15 @@ NOWHERE: frozenset[State] = frozenset({None})
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a memory: the states it may be in, since when, and whether it ever stood."""
+    """What is known of a memory: the states it may be in, since when, and whether it ever stood.
+
+    ``captured``: how many changes Postgres must have written down of it, at the least.
+    """
 
     states: frozenset[State] = NOWHERE
     since: int = 0
     stood: bool = False
+    captured: int = 0
 
 
 @dataclass(slots=True)
@@ -57,9 +61,12 @@ class Books:
             if write.verdict == "fail":
                 self.known[write.memory_id] = before
                 return
-            states = frozenset({new}) if write.verdict == "ok" else before.states | {new}
             stood = before.stood or new is not None
-            self.known[write.memory_id] = Known(states, write.ended, stood)
+            states, captured = before.states | {new}, before.captured
+            if write.verdict == "ok":
+                states = frozenset({new})
+                captured += min(_tenants_told(state, new) for state in before.states)
+            self.known[write.memory_id] = Known(states, write.ended, stood, captured)
 
     def certain(self, memory_id: MemoryId, *, since: int) -> tuple[bool, State]:
         """Tell whether a memory has been in one known state ever since, and in which."""
@@ -71,3 +78,10 @@ class Books:
                 return False, None
             (state,) = known.states
             return True, state
+
+
+def _tenants_told(before: State, after: State) -> int:
+    """Count the tenants that such a change is captured for: a move concerns two."""
+    if before == after:
+        return 0
+    return len({state.tenant for state in (before, after) if state is not None})

@@ -8,6 +8,7 @@ from __future__ import annotations  # array[int] is for the type checker alone
 
 import json
 from array import array
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -71,6 +72,8 @@ class Ledger:
     sights: list[Sight] = field(default_factory=list)
     failed: list[Write] = field(default_factory=list)
     planted: dict[MemoryId, TenantId] = field(default_factory=dict)
+    # How many changes of the application were forgotten, of each memory.
+    forgotten: Counter[MemoryId] = field(default_factory=Counter)
     # Of every statement: when it began (ns), and how long it took (ms).
     begun: array[int] = field(default_factory=lambda: array("q"))
     took_ms: array[float] = field(default_factory=lambda: array("f"))
@@ -92,6 +95,12 @@ class Ledger:
                 case Sight():
                     self.sights.append(row)
 
+    def count(self, acks: Iterable[Ack]) -> None:
+        """Count what was forgotten since it was counted last."""
+        self.forgotten.update(
+            ack.memory_id for ack in acks if ack.applications and ack.memory_id is not None
+        )
+
 
 def judge(
     ledger: Ledger, final: Final, acks: Iterable[Ack], *, hits_application: Collection[str]
@@ -102,6 +111,7 @@ def judge(
         *source_lost(ledger.books, final),
         *differences(ledger, final),
         *wrongly_buried(ledger, final),
+        *not_captured(ledger),
         *dead_acks(acks),
         *application_errors(ledger, hits_application),
         *([Violation("not drained", detail=f"{final.pending} changes")] if final.pending else []),
@@ -159,6 +169,18 @@ def wrongly_buried(ledger: Ledger, final: Final) -> Iterator[Violation]:
         yield Violation("buried in error", tenant, memory_id)
     for tenant, memory_id in sorted(planted - buried):
         yield Violation("poison not buried", tenant, memory_id)
+
+
+def not_captured(ledger: Ledger) -> Iterator[Violation]:
+    """Name memories of which fewer changes were forgotten than the application has made.
+
+    With nothing pending, each was captured and forgotten: what is right by chance, or by a repair,
+    was not kept by events.
+    """
+    for memory_id, known in ledger.books.known.items():
+        if (forgotten := ledger.forgotten[memory_id]) < known.captured:
+            detail = f"{known.captured} changes made, {forgotten} forgotten"
+            yield Violation("not captured", None, memory_id, detail)
 
 
 def dead_acks(acks: Iterable[Ack]) -> Iterator[Violation]:

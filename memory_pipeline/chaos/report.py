@@ -13,7 +13,7 @@ from memory_pipeline.chaos.figures import Figures
 SHOWN_VIOLATIONS = 30
 # The columns of the table: what each promise is broken by.
 INVARIANTS: dict[str, tuple[str, ...]] = {
-    "lost": ("lost", "missing", "not drained", "no collection"),
+    "lost": ("lost", "missing", "not drained", "not captured", "no collection"),
     "stale": ("stale", "vector"),
     "foreign": ("foreign",),
     "resurrected": ("resurrected", "extra"),

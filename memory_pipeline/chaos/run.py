@@ -203,6 +203,7 @@ class _Run:
         self._history.flush()
         self._ledger.read(self._reading.more())
         acks, final = self._questions.final()
+        self._ledger.count(acks)
         for violation in judge(self._ledger, final, acks, hits_application=self._hits):
             self._found(violation)
         figures = self._figures

@@ -1,6 +1,7 @@
 """The checker can fail: every kind of broken history is named, and a whole one is not."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,14 +66,17 @@ FINAL = Final(
     documents={ANNA: {"memory_log_1": raw({"summary": "second"})}, BERT: {}},
     buried={(BERT, POISON)},
 )
+# What Postgres captured of it, all of it forgotten.
+ACKS = [replace(ACK, seq=seq, memory_id=i) for seq, i in enumerate([ONE, ONE, TWO, TWO, POISON])]
 
 
 def judged(
-    rows: list[Row] = WHOLE, final: Final = FINAL, acks: tuple[Ack, ...] = (ACK,)
+    rows: list[Row] = WHOLE, final: Final = FINAL, acks: Sequence[Ack] = ACKS
 ) -> list[tuple[str, TenantId | None, MemoryId | None]]:
     """Judge; return what was broken, of whom."""
     ledger = Ledger()
     ledger.read(rows)
+    ledger.count(acks)
     found: list[Violation] = judge(ledger, final, acks, hits_application=DOWN)
     return [(v.kind, v.tenant, v.memory_id) for v in found]
 
@@ -163,12 +167,12 @@ def test_planted_poison_that_is_no_dead_letter_is_named() -> None:
 )
 def test_an_ack_by_whoever_lost_the_lease_is_named(ack: Ack) -> None:
     """Another's token, no token, a tenant that is gone, a lease that had ended, or none."""
-    assert judged(acks=(ACK, ack)) == [("ack under a dead token", ANNA, ONE)]
+    assert judged(acks=[*ACKS, ack]) == [("ack under a dead token", ANNA, ONE)]
 
 
 def test_what_a_flip_covers_is_no_dead_ack() -> None:
     """Nobody had claimed it; the generation that the flip makes live has it."""
-    assert judged(acks=(replace(ACK, covered=True, claim_token=None),)) == []
+    assert judged(acks=[replace(one, covered=True, claim_token=None) for one in ACKS]) == []
 
 
 def test_an_error_of_the_application_is_named_unless_postgres_itself_was_down() -> None:
@@ -183,6 +187,37 @@ def test_what_was_seen_on_the_way_is_told() -> None:
     assert judged([*WHOLE, Sight("search: foreign", ANNA, TWO, 5)]) == [
         ("search: foreign", ANNA, TWO)
     ]
+
+
+@pytest.mark.parametrize("forgotten", [0, 1])
+def test_a_change_that_was_never_captured_is_named(forgotten: int) -> None:
+    """P1: also where a later change, or a repair, has brought the right text by chance."""
+    acks = [one for one in ACKS if one.memory_id != ONE] + [ACK] * forgotten
+    # Nobody asked the pipeline's own looks to be the application's.
+    acks += [replace(ACK, applications=False)] * 5
+    assert judged(acks=acks) == [("not captured", None, ONE)]
+
+
+@pytest.mark.parametrize(
+    ("row", "captured"),
+    [
+        (wrote(ONE, BERT, {"summary": "second"}, sort="move", at=9), 2),
+        (wrote(ONE, ANNA, {"summary": "second"}, sort="move", at=9), 0),
+        (wrote(ONE, None, sort="delete", at=9), 1),
+        (wrote(ONE, BERT, "other", at=9, verdict="fail", sort="rollback"), 0),
+        (wrote(ONE, BERT, "other", at=9, verdict="info", sort="update"), 0),
+        (wrote(TWO, BERT, "back", at=9), 1),
+    ],
+)
+def test_a_change_is_captured_for_each_tenant_that_it_concerns(row: Write, captured: int) -> None:
+    """What was taken back, or changed nothing, is not; what nobody was told of may be."""
+    books = Books()
+    for before in WHOLE:
+        if isinstance(before, Write):
+            books.note(before)
+    stood = books.known[row.memory_id].captured
+    books.note(row)
+    assert books.known[row.memory_id].captured == stood + captured
 
 
 def test_what_still_waits_is_told() -> None:
