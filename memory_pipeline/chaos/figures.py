@@ -44,7 +44,7 @@ class Figures:
     lags: list[float] = field(default_factory=list)
     statements_ms: list[float] = field(default_factory=list)
     restarts: int = 0
-    helped: Counter[str] = field(default_factory=Counter)
+    chroma_restarts: int = 0
     repaired: int = 0
     unreachable: int = 0
     found_after_repair: int = 0

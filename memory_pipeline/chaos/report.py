@@ -43,7 +43,7 @@ def as_json(figures: Figures) -> dict[str, Any]:
         "kinds": len(figures.faults),
         "by_kind": dict(sorted(figures.faults.items())),
         "not_done": figures.skipped,
-        "helped_by_hand": dict(figures.helped),
+        "restarts_of_chroma": figures.chroma_restarts,
         "starts_of_live_processes": figures.restarts,
         "planted_poison": figures.planted,
         "dead_letters": figures.dead_letters,
@@ -148,7 +148,11 @@ def as_page(figures: Figures) -> str:
         _line("nothing pending after the last write, s", quantiles(figures.drain)),
         "",
     ]
-    lines += [f"- done by hand: {what}, {times} times" for what, times in figures.helped.items()]
+    if figures.chroma_restarts:
+        lines.append(
+            f"- Chroma had ended by itself or was stuck, and was started again as `up` does, "
+            f"{figures.chroma_restarts} times"
+        )
     lines += [f"- not done: {kind}: {why}" for kind, why in told["not_done"].items()]
     lines += [
         f"- **{v.kind}** {v.tenant or ''} {v.memory_id or ''} {v.detail} "

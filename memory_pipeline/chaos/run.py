@@ -260,7 +260,7 @@ class _Run:
         figures = self._figures
         figures.changes = self._workload.changes
         figures.faults, figures.skipped = self._nemesis.counts, self._nemesis.skipped
-        figures.seen, figures.helped = self._sampler.seen, self._stack.helped
+        figures.seen, figures.chroma_restarts = self._sampler.seen, self._stack.tended.restarts
         figures.restarts = sum(resident.starts for resident in self._stack.residents)
 
 

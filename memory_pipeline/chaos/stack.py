@@ -6,7 +6,6 @@ Nothing of the user's is touched, and nothing of it stays: not its processes, no
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,9 +20,9 @@ from memory_pipeline.chaos.program import REFUSED
 from memory_pipeline.chaos.proxy import Link, Proxy
 from memory_pipeline.chaos.resident import Resident
 from memory_pipeline.chaos.tended import TendedChroma
-from memory_pipeline.chroma.marker import takes_control
 from memory_pipeline.local.chroma import start_chroma
 from memory_pipeline.local.environment import base_environment
+from memory_pipeline.local.locked import WriteLock
 from memory_pipeline.local.places import SOCKET_NAME
 from memory_pipeline.local.postgres import EmbeddedPostgres, start_postgres
 from memory_pipeline.local.processes import MARK, ServiceFailed, wait_until
@@ -36,8 +35,8 @@ DATABASE = "chaos"
 LEASE_SECONDS, REQUEST_SECONDS, GRACE_SECONDS = 4.0, 2.5, 1.5
 RETRY_SECONDS, RETRY_LIMIT_SECONDS = 0.5, 5.0
 TEND_SECONDS = 0.3
-# It costs a request.
-TEND_CHROMA_SECONDS = 3.0
+# What the product gives it is ten times that.
+LOCKED_SECONDS = 3.0
 READY_SECONDS = 60.0
 # What it has is thrown away; and one that a full disk has locked never ends by itself.
 CHROMA_STOP_SECONDS = 3.0
@@ -94,11 +93,6 @@ class Stack:
     def chroma_url(self) -> str:
         """Chroma, around the proxy."""
         return self.tended.chroma.url
-
-    @property
-    def helped(self) -> Counter[str]:
-        """What had to be done by hand, because nothing of the product does it."""
-        return self.tended.helped
 
     @property
     def url(self) -> str:
@@ -164,6 +158,7 @@ def private_stack(
         place = disk.folder if disk is not None else home
         chroma = start_chroma(place / "chroma", home / "chroma.log")
         chroma.service.stop_seconds = CHROMA_STOP_SECONDS
+        chroma.service.stuck = WriteLock(place / "chroma", LOCKED_SECONDS).stuck
         ending.callback(chroma.service.stop)
         proxy = ending.enter_context(Proxy())
         to_chroma = proxy.add(
@@ -175,7 +170,7 @@ def private_stack(
         stack = Stack(
             home=home,
             postgres=postgres,
-            tended=TendedChroma(chroma, lambda: takes_control(chroma.url, settings), Counter()),
+            tended=TendedChroma(chroma),
             disk=disk,
             proxy=proxy,
             to_chroma=to_chroma,
@@ -188,7 +183,7 @@ def private_stack(
         with stack.connect("chaos-setup") as connection:
             connection.execute(RECORD_ACKS.encode())
         ending.enter_context(_residents(stack, lives))
-        ending.enter_context(beside("tending chroma", TEND_CHROMA_SECONDS, stack.tended.tend))
+        ending.enter_context(beside("tending chroma", TEND_SECONDS, stack.tended.tend))
         ending.callback(stack.end_commands)
         yield stack
 

@@ -43,7 +43,7 @@ NOT_RUNNING = (
 
 TAKES_NO_WRITES = (
     "Chroma at {} answers but takes no writes. Is its disk full? Once there is room, one that "
-    "still takes none has to be restarted: it can stay locked"
+    "still takes none has to be restarted: it can stay locked (`up` restarts its own)"
 )
 
 

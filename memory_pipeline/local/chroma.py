@@ -17,6 +17,7 @@ import yaml
 
 from memory_pipeline.local.environment import child_environment
 from memory_pipeline.local.home import chroma_names, home_of, usual_port
+from memory_pipeline.local.locked import WriteLock
 from memory_pipeline.local.processes import free_port
 from memory_pipeline.local.service import Service
 from memory_pipeline.logs import get_logger
@@ -120,6 +121,7 @@ def chroma_service(
         stop_seconds=STOP_SECONDS,
         open_files=OPEN_FILES,
         tidy=partial(remove_orphans, data_dir),
+        stuck=WriteLock(data_dir).stuck,
     )
     # Chroma takes CHROMA_* from the environment before what stands in its file.
     given = os.environ if environment is None else environment

@@ -43,6 +43,9 @@ class Part(Protocol):
     def alive(self) -> bool:
         """Whether its process runs."""
 
+    def end_if_stuck(self) -> bool:
+        """End it where it runs and will never work again; True: it was ended."""
+
     def stop(self) -> None:
         """Stop it and wait for its end."""
 
@@ -73,6 +76,10 @@ class PostgresPart:
         """Whether it runs."""
         return self.server.alive()
 
+    def end_if_stuck(self) -> bool:
+        """Leave it alone: it ends by itself when it can work no more."""
+        return False
+
     def stop(self) -> None:
         """Stop it; what is committed stays."""
         self.server.stop()
@@ -91,10 +98,12 @@ class Watched:
         """Start the part again where it has ended and its pause is over; True: it was."""
         now = time.monotonic()
         if self.start_again_at is None:
-            if self.part.alive():
+            alive = self.part.alive()
+            stuck = alive and self.part.end_if_stuck()
+            if alive and not stuck:
                 return False
             self.ended = 1 if now - self.started_at > SETTLED_SECONDS else self.ended + 1
-            self._pause(now, "service ended")
+            self._pause(now, "service was stuck and is killed" if stuck else "service ended")
             return False
         if now < self.start_again_at:
             return False

@@ -28,7 +28,7 @@ LOG_BYTES = 10_000_000
 
 
 def never() -> bool:
-    """Never give up."""
+    """Say no."""
     return False
 
 
@@ -42,7 +42,7 @@ class Service:
 
     ``healthy`` is a quick probe that returns False instead of raising. ``open_files`` is the limit
     of file descriptors that the child gets, up to what the machine allows. ``tidy`` is done before
-    each start.
+    each start. ``stuck`` tells, at a glance, that the child lives and will never work again.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Service:
     stop_seconds: float = 15.0
     open_files: int | None = None
     tidy: Callable[[], None] = nothing
+    stuck: Callable[[], bool] = never
     _child: subprocess.Popen[bytes] | None = None
     _identity: Identity | None = None
 
@@ -85,6 +86,17 @@ class Service:
     def alive(self) -> bool:
         """Whether the child runs; also takes note of its end, so that it does not stay a zombie."""
         return self._child is not None and self._child.poll() is None
+
+    def end_if_stuck(self) -> bool:
+        """Kill the child where it will never work again; True: it was killed.
+
+        Told to end, it would first finish what can never be finished.
+        """
+        if self._child is None or not self.stuck():
+            return False
+        self._child.kill()
+        self._child.wait()
+        return True
 
     def wait_until_healthy(
         self, *, within: float = START_SECONDS, give_up: Callable[[], bool] = never

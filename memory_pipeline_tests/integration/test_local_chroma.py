@@ -1,8 +1,13 @@
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
+from itertools import repeat
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import chromadb
@@ -11,13 +16,17 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from chromadb.errors import InternalError
 
+from memory_pipeline.chaos.disk import Disk, small_disk
 from memory_pipeline.local.chroma import (
     ChromaProcess,
     probe_chroma,
     remove_orphans,
     start_chroma,
 )
+from memory_pipeline.local.locked import WriteLock
+from memory_pipeline.local.parts import Watched
 from memory_pipeline.local.processes import ServiceFailed
 
 
@@ -99,6 +108,143 @@ def test_a_database_that_cannot_be_read_loses_no_folder(tmp_path: Path) -> None:
     (tmp_path / "chroma.sqlite3").write_bytes(b"no database" * 100)
     remove_orphans(tmp_path)
     assert folder.exists()
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Disk]:
+    """Mount a disk of its own that can be full."""
+    with small_disk(tmp_path / "disk") as disk:
+        if disk is None:
+            pytest.skip("no disk of its own can be mounted here: only root may")
+        yield disk
+
+
+def test_one_that_a_full_disk_has_locked_is_started_again(
+    full_disk: Disk, tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    """What broke: with room again it still took no write, for ever."""
+    data = full_disk.folder / "chroma"
+    server = start_chroma(data, tmp_path / "chroma.log")
+    watched = Watched(server.service)
+    client = chromadb.HttpClient(port=server.service.port or 0)
+    vectors = np.random.default_rng(0).standard_normal((20, 768), dtype=np.float32)
+    ended = Event()
+    try:
+        first, *others = [client.create_collection(f"tenant-{n}") for n in range(30)]
+        first.add(ids=[str(n) for n in range(20)], embeddings=vectors)
+        full_disk.fill()
+        # First writes, one after another, beside one that goes on; some are never answered.
+        for collections in (others, repeat(first)):
+            arguments = (collections, vectors, ended)
+            Thread(target=_write_on, args=arguments, daemon=True).start()
+        wait_until(lambda: _locked(data), within=60.0)
+        ended.set()
+        full_disk.make_room()
+        assert _locked(data)
+        server.service.stuck = WriteLock(data, seconds=1.0).stuck
+        wait_until(watched.look)
+        server.service.wait_until_healthy()
+        for one in (first, *others):
+            one.upsert(ids=["after"], embeddings=vectors[:1])
+        assert set(first.get(ids=["0", "after"], include=[])["ids"]) == {"0", "after"}
+        assert not watched.look()
+    finally:
+        ended.set()
+        server.service.stop_seconds = 1.0
+        server.stop()
+
+
+def _write_on(collections: Iterable[chromadb.Collection], vectors: Any, ended: Event) -> None:
+    ids = [str(n) for n in range(len(vectors))]
+    for collection in collections:
+        if ended.is_set():
+            return
+        with suppress(InternalError, httpx.HTTPError):
+            collection.upsert(ids=ids, embeddings=vectors)
+
+
+def _locked(data: Path) -> bool:
+    """Whether a writer that waits for two seconds gets no turn."""
+    with closing(sqlite3.connect(data / "chroma.sqlite3", timeout=2.0)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+    return False
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """Make a database such as a server's."""
+    path = tmp_path / "chroma.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE written (what)")
+        yield connection
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_a_transaction_that_stays_open_and_writes_nothing_is_stuck(
+    database: sqlite3.Connection, tmp_path: Path, wait_until: Callable[..., None], *, journal: bool
+) -> None:
+    """Once it has had its time; and not when it has ended. A full disk may leave no journal."""
+    database.execute("BEGIN IMMEDIATE")
+    if journal:
+        database.execute("INSERT INTO written VALUES (1)")
+    assert (tmp_path / "chroma.sqlite3-journal").exists() == journal
+    assert not WriteLock(tmp_path, seconds=3600.0).stuck()
+    lock = WriteLock(tmp_path, seconds=0.5)
+    wait_until(lock.stuck)
+    database.execute("COMMIT")
+    looked = time.monotonic() + 1.0
+    wait_until(lambda: lock.stuck() or time.monotonic() > looked)
+    assert not lock.stuck()
+
+
+def test_a_server_that_works_is_never_stuck(database: sqlite3.Connection, tmp_path: Path) -> None:
+    """One transaction after another, each look amid one."""
+    lock = WriteLock(tmp_path, seconds=0.2)
+    ends = time.monotonic() + 1.0
+    while time.monotonic() < ends:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("INSERT INTO written VALUES (1)")
+        assert not lock.stuck()
+        database.execute("COMMIT")
+
+
+def test_what_a_crash_has_left_is_not_stuck(
+    database: sqlite3.Connection, tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    """A journal of which nobody holds the lock."""
+    database.execute("BEGIN IMMEDIATE")
+    database.execute("INSERT INTO written VALUES (1)")
+    journal = tmp_path / "chroma.sqlite3-journal"
+    left = journal.read_bytes()
+    database.execute("ROLLBACK")
+    journal.write_bytes(left)
+    lock = WriteLock(tmp_path, seconds=0.2)
+    assert not lock.stuck()
+    ends = time.monotonic() + 1.0
+    wait_until(lambda: lock.stuck() or time.monotonic() > ends)
+    assert not lock.stuck()
+
+
+def test_who_was_paused_begins_anew(
+    database: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that slept has not been watched meanwhile."""
+    database.execute("BEGIN IMMEDIATE")
+    database.execute("INSERT INTO written VALUES (1)")
+    clock = [100.0]
+    monkeypatch.setattr("memory_pipeline.local.locked.time.monotonic", lambda: clock[0])
+    lock = WriteLock(tmp_path, seconds=30.0)
+    assert not lock.stuck()
+    clock[0] += 3600.0
+    assert not lock.stuck()
+    for _ in range(9):
+        clock[0] += 3.0
+        assert not lock.stuck()
+    clock[0] += 3.0
+    assert lock.stuck()
 
 
 def test_the_shells_chroma_settings_do_not_reach_it(
