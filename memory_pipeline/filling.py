@@ -107,11 +107,7 @@ class Filling:
             lease,
             generation,
             through=chunk.through,
-            provenance={
-                d.memory.id: noted
-                for d in landed
-                if (noted := d.noted) is not None and noted != d.memory.provenance
-            },
+            provenance={d.memory.id: n for d in landed if (n := d.noting) is not None},
             # A batch charges what is refused, and brings what has moved on.
             again=[*chunk.again, *again, *failed],
             landed=[d.memory.id for d in landed],

@@ -49,6 +49,17 @@ class Provenance:
     vector_hash: str
 
 
+@dataclass(frozen=True, slots=True)
+class Noting:
+    """Where a vector comes from, to be noted in place of what was noted when its row was read.
+
+    Where another has noted something else since, that is newer, and stays.
+    """
+
+    now: Provenance
+    before: Provenance | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Memory:
     """A row of ``memory_logs`` as one snapshot showed it.

@@ -14,6 +14,7 @@ from memory_pipeline.model import (
     Failure,
     Memory,
     MemoryId,
+    Noting,
     Provenance,
     TenantId,
     Vector,
@@ -57,10 +58,12 @@ class EmbeddedDraft:
         )
 
     @property
-    def noted(self) -> Provenance | None:
-        """What is to be noted of its vector; None where the row had another, which is noted."""
-        kept = self.memory.embedding
-        return self.provenance if kept is None or kept is self.vector else None
+    def noting(self) -> Noting | None:
+        """What is to be noted of its vector; None where the row had another, or it is noted."""
+        kept, before = self.memory.embedding, self.memory.provenance
+        if self.provenance == before or not (kept is None or kept is self.vector):
+            return None
+        return Noting(self.provenance, before)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,8 @@ from memory_pipeline.logs import get_logger
 from memory_pipeline.model import (
     Claim,
     MemoryId,
+    Noting,
     Outcome,
-    Provenance,
     TenantId,
     Token,
     Verdict,
@@ -233,8 +233,8 @@ class Sync:
             for generation in (claim.targets if claim.resets else ())
             for i in self.generations.differing(lease, generation)
         ]
-        landed: dict[MemoryId, Provenance | None] = dict.fromkeys(plan.deletes)
-        landed |= {d.memory.id: d.noted for d in ready if d.memory.id not in failed}
+        landed: dict[MemoryId, Noting | None] = dict.fromkeys(plan.deletes)
+        landed |= {d.memory.id: d.noting for d in ready if d.memory.id not in failed}
         buried = self.outbox.ack(  # 7
             lease,
             claim,

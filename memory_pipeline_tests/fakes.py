@@ -33,6 +33,7 @@ from memory_pipeline.model import (
     GenerationState,
     Memory,
     MemoryId,
+    Noting,
     Provenance,
     Reading,
     RebuildId,
@@ -316,6 +317,12 @@ class FakeWorld:
         self.generations[generation] = replace(self.generations[generation], state=state)
         self.ended[generation] = self.now
 
+    def note_provenance(self, notings: Mapping[MemoryId, Noting]) -> None:
+        """Note where vectors come from, where nobody has since their rows were read."""
+        for memory_id, noting in notings.items():
+            if self.provenance.get(memory_id) == noting.before:
+                self.provenance[memory_id] = noting.now
+
     def forget_failures_of_gone(self, tenant: TenantId) -> None:
         """Forget the failures of memories that a tenant has no more."""
         for whose, memory_id in list(self.failures):
@@ -439,7 +446,7 @@ class FakeOutbox:
         lease: Lease,
         claim: Claim,
         *,
-        landed: dict[MemoryId, Provenance | None],
+        landed: dict[MemoryId, Noting | None],
         failures: Sequence[Failure],
         missed: Sequence[MemoryId],
         again: Sequence[MemoryId],
@@ -459,10 +466,10 @@ class FakeOutbox:
             retried = {f.memory_id for f in failures} - buried
             self._give_back(lease, claim, set(missed), MISSED_PAUSE_SECONDS)
             self._give_back(lease, claim, retried, world.settings.retry_seconds)
-            for memory_id, provenance in landed.items():
+            for memory_id, noting in landed.items():
                 world.failures.pop((lease.tenant, memory_id), None)
-                if provenance is not None:
-                    world.provenance[memory_id] = provenance
+                if noting is not None:
+                    world.note_provenance({memory_id: noting})
                 elif memory_id not in world.rows:
                     world.provenance.pop(memory_id, None)
             if claim.resets:
@@ -691,7 +698,7 @@ class FakeMemories:
         world = self.world
         with world.step("memories.back_up"):
             if world.settings.backup == "off":
-                world.provenance.update(postgres_memories.of_another_text(vectors))
+                world.note_provenance(postgres_memories.of_another_text(vectors))
                 return frozenset(vectors)
             done: set[MemoryId] = set()
             for memory_id, (read, vector, provenance) in vectors.items():
@@ -954,7 +961,7 @@ class FakeRebuilds:
         generation: Generation,
         *,
         through: MemoryId,
-        provenance: Mapping[MemoryId, Provenance],
+        provenance: Mapping[MemoryId, Noting],
         again: Sequence[MemoryId],
         landed: Sequence[MemoryId],
         embedded: int,
@@ -965,7 +972,7 @@ class FakeRebuilds:
             part = self._filled(build, lease, generation)
             for memory_id in sorted(set(again)):
                 world.enqueue(build.tenant, memory_id)
-            world.provenance.update(provenance)
+            world.note_provenance(provenance)
             world.tenant(build.tenant).lease_until = 0.0
             part.through = through
             part.reused += len(landed) - embedded

@@ -9,7 +9,7 @@ import psycopg
 
 from memory_pipeline.content import vector_hash
 from memory_pipeline.errors import InvalidMemory, PostgresUnavailable
-from memory_pipeline.model import Memory, MemoryId, Provenance, TenantId, Vector
+from memory_pipeline.model import Memory, MemoryId, Noting, Provenance, TenantId, Vector
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.outbox import record_provenance
 from memory_pipeline.settings import Settings
@@ -151,13 +151,15 @@ class PostgresMemories:
 
 def of_another_text(
     vectors: Mapping[MemoryId, tuple[Memory, Vector, Provenance]],
-) -> dict[MemoryId, Provenance]:
+) -> dict[MemoryId, Noting]:
     """Tell of rows that keep another vector that it was made of no text that is known.
 
     Otherwise the next look would take it for a vector that the application has just set.
     """
     return {
-        i: Provenance(NO_TEXT, provenance.model, vector_hash(memory.embedding))
+        i: Noting(
+            Provenance(NO_TEXT, provenance.model, vector_hash(memory.embedding)), memory.provenance
+        )
         for i, (memory, _, provenance) in vectors.items()
         if memory.embedding is not None
     }

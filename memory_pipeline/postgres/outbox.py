@@ -5,7 +5,7 @@ Each method is one short transaction. None of them talks to Chroma or to the mod
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from uuid import UUID
@@ -18,7 +18,7 @@ from memory_pipeline.model import (
     Failure,
     Generation,
     MemoryId,
-    Provenance,
+    Noting,
     TenantId,
     Token,
 )
@@ -143,7 +143,7 @@ class PostgresOutbox:
         lease: Lease,
         claim: Claim,
         *,
-        landed: dict[MemoryId, Provenance | None],
+        landed: dict[MemoryId, Noting | None],
         failures: Sequence[Failure],
         missed: Sequence[MemoryId],
         again: Sequence[MemoryId],
@@ -151,8 +151,8 @@ class PostgresOutbox:
         """Forget what landed, charge what failed, let go what was missed, enqueue ``again``.
 
         Only under the lease's token, all in one transaction. ``landed`` maps each memory that
-        Chroma now has right to the provenance of its vector; None where it was deleted, or where
-        the row keeps another vector. A reset forgets the failures of memories that are gone, too.
+        Chroma now has right to what is to be noted of its vector; None where it was deleted, or
+        there is nothing to note. A reset forgets the failures of memories that are gone, too.
 
         Returns:
             How many memories became dead letters.
@@ -286,22 +286,26 @@ class PostgresOutbox:
             )
 
 
-def _record(connection: Connection, landed: dict[MemoryId, Provenance | None]) -> None:
-    kept = {i: p for i, p in landed.items() if p is not None}
-    gone = [i for i, p in landed.items() if p is None]
+def _record(connection: Connection, landed: Mapping[MemoryId, Noting | None]) -> None:
+    kept = {i: n for i, n in landed.items() if n is not None}
+    gone = [i for i, n in landed.items() if n is None]
     if kept:
         record_provenance(connection, kept)
     if gone:
         queries().forget_provenance(connection, memory_ids=gone)
 
 
-def record_provenance(connection: Connection, provenance: dict[MemoryId, Provenance]) -> None:
-    """Note where the vectors of these memories come from."""
-    ordered = sorted(provenance.items())  # in id order: two workers never wait for each other
+def record_provenance(connection: Connection, notings: Mapping[MemoryId, Noting]) -> None:
+    """Note where the vectors of these memories come from, where nobody has since they were read."""
+    now = [noting.now for noting in notings.values()]
+    before = [noting.before for noting in notings.values()]
     queries().record_provenance(
         connection,
-        memory_ids=[i for i, _ in ordered],
-        text_hashes=[p.text_hash for _, p in ordered],
-        models=[p.model for _, p in ordered],
-        vector_hashes=[p.vector_hash for _, p in ordered],
+        memory_ids=list(notings),
+        text_hashes=[p.text_hash for p in now],
+        models=[p.model for p in now],
+        vector_hashes=[p.vector_hash for p in now],
+        text_hashes_before=[p and p.text_hash for p in before],
+        models_before=[p and p.model for p in before],
+        vector_hashes_before=[p and p.vector_hash for p in before],
     )

@@ -12,7 +12,7 @@ from memory_pipeline.model import (
     Build,
     Generation,
     MemoryId,
-    Provenance,
+    Noting,
     Reading,
     RebuildId,
     TenantId,
@@ -141,7 +141,7 @@ class PostgresRebuilds:
         generation: Generation,
         *,
         through: MemoryId,
-        provenance: Mapping[MemoryId, Provenance],
+        provenance: Mapping[MemoryId, Noting],
         again: Sequence[MemoryId],
         landed: Sequence[MemoryId],
         embedded: int,
@@ -168,7 +168,7 @@ class PostgresRebuilds:
             if again:
                 queries().enqueue(connection, tenant=build.tenant, memory_ids=sorted(set(again)))
             if provenance:
-                record_provenance(connection, dict(provenance))
+                record_provenance(connection, provenance)
             # Not forgotten: this generation may be given up yet. A batch brings them to live too.
             queries().recheck_failures(connection, tenant=build.tenant, memory_ids=list(landed))
             _one(

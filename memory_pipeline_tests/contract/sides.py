@@ -14,6 +14,7 @@ from memory_pipeline.model import (
     Generation,
     GenerationState,
     MemoryId,
+    Noting,
     Provenance,
     RebuildId,
     TenantId,
@@ -417,7 +418,7 @@ def ack(
     return world.outbox.ack(
         lease,
         claim,
-        landed={i: OURS for i in claim.memory_ids if i not in apart},
+        landed={i: Noting(OURS) for i in claim.memory_ids if i not in apart},
         failures=failures,
         missed=missed,
         again=again,

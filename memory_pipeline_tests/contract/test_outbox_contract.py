@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 
 from memory_pipeline.errors import Fenced
-from memory_pipeline.model import Change, Claim, Failure, MemoryId, Provenance, TenantId
+from memory_pipeline.model import Change, Claim, Failure, MemoryId, Noting, Provenance, TenantId
 from memory_pipeline.postgres import memories as postgres_memories
 from memory_pipeline.postgres.registry import OF_LATE_SECONDS
 from memory_pipeline_tests.contract.sides import (
@@ -464,12 +464,47 @@ def test_acking_a_delete_forgets_the_provenance_of_what_is_gone(world: World) ->
     world.put("bob", memory_id=moved)
     lease = taken(world)
     claim = world.outbox.claim(lease)
-    deleted: dict[MemoryId, Provenance | None] = {gone: None, moved: None}
+    deleted: dict[MemoryId, Noting | None] = {gone: None, moved: None}
     world.outbox.ack(lease, claim, landed=deleted, failures=(), missed=(), again=())
     world.put("ada", memory_id=gone)
     rows, _ = world.memories.read([gone, moved])
     assert rows[gone].provenance is None
     assert rows[moved].provenance == OURS
+
+
+THEIRS = Provenance("newer text", "model", "newer vector")
+
+
+@pytest.mark.parametrize(
+    ("noting", "noted"),
+    [
+        (Noting(THEIRS), OURS),
+        (Noting(THEIRS, Provenance("older", "model", "vector")), OURS),
+        (Noting(THEIRS, OURS), THEIRS),
+    ],
+)
+def test_what_another_has_noted_since_stays(
+    world: World, noting: Noting, noted: Provenance
+) -> None:
+    """What broke: an ack that came late told where an older vector came from."""
+    memory = world.put("ada")
+    drained(world)
+    world.put("ada", '{"n": 2}', memory_id=memory)
+    lease = taken(world)
+    claim = world.outbox.claim(lease)
+    landed: dict[MemoryId, Noting | None] = {memory: noting}
+    world.outbox.ack(lease, claim, landed=landed, failures=(), missed=(), again=())
+    assert world.memories.read([memory])[0][memory].provenance == noted
+
+
+def test_what_was_forgotten_since_stays_forgotten(world: World) -> None:
+    """The id may be another memory's by now."""
+    memory = world.put("ada")
+    lease = taken(world)
+    claim = world.outbox.claim(lease)
+    landed: dict[MemoryId, Noting | None] = {memory: Noting(THEIRS, OURS)}
+    world.outbox.ack(lease, claim, landed=landed, failures=(), missed=(), again=())
+    assert world.memories.read([memory])[0][memory].provenance is None
 
 
 @pytest.mark.parametrize("page", [1, 2, 3, 20_000])

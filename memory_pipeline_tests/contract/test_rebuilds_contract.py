@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from memory_pipeline.errors import Fenced
-from memory_pipeline.model import Build, Generation, MemoryId, Reading, RebuildId
+from memory_pipeline.model import Build, Generation, MemoryId, Noting, Reading, RebuildId
 from memory_pipeline.ports import Lease
 from memory_pipeline_tests.contract.sides import (
     ADA,
@@ -47,7 +47,7 @@ def _chunk(
         lease,
         generation,
         through=MemoryId(through),
-        provenance={MemoryId(through): OURS},
+        provenance={MemoryId(through): Noting(OURS)},
         again=[MemoryId(i) for i in again],
         landed=[MemoryId(i) for i in range(through - 4, through + 1)],
         embedded=2,

@@ -19,6 +19,7 @@ from memory_pipeline.model import (
     Failure,
     Generation,
     MemoryId,
+    Noting,
     Provenance,
     RebuildId,
     TenantId,
@@ -142,7 +143,7 @@ def acked(outbox: PostgresOutbox, lease: PostgresLease, claim: Claim) -> int:
     return outbox.ack(
         lease,
         claim,
-        landed=dict.fromkeys(claim.memory_ids, PROVENANCE),
+        landed=dict.fromkeys(claim.memory_ids, Noting(PROVENANCE)),
         failures=[],
         missed=[],
         again=[],
@@ -246,7 +247,7 @@ def test_under_a_dead_token_nothing_changes(
         "ack": lambda: outbox.ack(
             lease,
             claim,
-            landed={MemoryId(1): PROVENANCE},
+            landed={MemoryId(1): Noting(PROVENANCE)},
             failures=[failure],
             missed=[],
             again=[MemoryId(1)],
@@ -281,7 +282,7 @@ def test_under_a_dead_token_no_rebuild_gets_on(
             lease,
             generation,
             through=MemoryId(1),
-            provenance={MemoryId(1): PROVENANCE},
+            provenance={MemoryId(1): Noting(PROVENANCE)},
             again=[MemoryId(1)],
             landed=[MemoryId(1)],
             embedded=1,
@@ -721,7 +722,7 @@ def test_what_waits_or_is_buried_is_an_excuse(
     outbox.ack(
         lease,
         claim.without([claimed]),
-        landed=dict.fromkeys([waits, right], PROVENANCE),
+        landed=dict.fromkeys([waits, right], Noting(PROVENANCE)),
         failures=[Failure(buried, "poison")],
         missed=[],
         again=[waits],

@@ -12,7 +12,7 @@ from uuid import UUID
 from memory_pipeline.content import Recipe, parse, recipe_from
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, PostgresUnavailable
 from memory_pipeline.filling import Filling
-from memory_pipeline.model import MemoryId, Outcome, RebuildId, Rebuilt, TenantId, Verified
+from memory_pipeline.model import MemoryId, Outcome, RebuildId, Rebuilt, TenantId, Vector, Verified
 from memory_pipeline.ownership import Ownership
 from memory_pipeline.rebuild import Rebuild
 from memory_pipeline.repair import Repair
@@ -333,7 +333,7 @@ class Application:
         row = rows[memory_id]
         changes: dict[str, Callable[[], dict[str, object]]] = {
             "update": self._text,
-            "vector": lambda: {"embedding": vector_of(f"own {self._world.number()}")},
+            "vector": lambda: {"embedding": self._own_vector()},
             "null": lambda: {"embedding": None},
             "move": lambda: self._owner(rng.choice((*self._tenants, None))),
             "project": lambda: {"project_id": f"p{self._world.number()}"},
@@ -385,6 +385,11 @@ class Application:
 
     def _owner(self, tenant: TenantId | None) -> dict[str, object]:
         return {"tenant": tenant, "user_id": tenant}
+
+    def _own_vector(self) -> Vector:
+        vector = vector_of(f"own {self._world.number()}")
+        self._world.own_vectors.add(vector.tobytes())
+        return vector
 
     def _text(self) -> dict[str, object]:
         raw = self._raw()

@@ -28,11 +28,12 @@ def is_right(world: SimulatedWorld, row: Memory, document: FakeDocument | None) 
         return False
     if row.embedding is None:
         return _is_texts(document)
+    # Of an older text, a vector that the row keeps is the application's own or not right.
+    own = world.trust and row.embedding.tobytes() in world.own_vectors
+    rows = same_vector(document.vector, row.embedding)
     if world.settings.backup == "on":
-        return same_vector(document.vector, row.embedding)
-    # The row keeps a vector that may be of an older text, or that nobody trusts.
-    ours = _is_texts(document)
-    return ours or (world.trust and same_vector(document.vector, row.embedding))
+        return rows and (own or _is_texts(document))
+    return _is_texts(document) or (own and rows)
 
 
 def _is_texts(document: FakeDocument) -> bool:

@@ -25,6 +25,7 @@ from memory_pipeline.model import (
     Generation,
     Memory,
     MemoryId,
+    Noting,
     Provenance,
     TenantId,
     Vector,
@@ -876,7 +877,8 @@ def _dead_letters_stay() -> Iterator[None]:
     "provenance is noted only of the vector that the row has",
 )
 def _kept_vector() -> Iterator[None]:
-    with patch.object(EmbeddedDraft, "noted", property(lambda self: self.provenance)):
+    noting = property(lambda self: Noting(self.provenance, self.memory.provenance))
+    with patch.object(EmbeddedDraft, "noting", noting):
         yield
 
 

@@ -22,6 +22,7 @@ from memory_pipeline.model import (
     Generation,
     Memory,
     MemoryId,
+    Noting,
     Provenance,
     Scalar,
     TenantId,
@@ -123,6 +124,7 @@ class SimulatedWorld(FakeWorld):
         # Whether rebuilds may compute every vector anew: over the application's own, where it has
         # any, and before the live documents have them.
         self.re_embeds = False
+        self.own_vectors: set[bytes] = set()  # that the application has set
         # Spoilt by hand or by a request that landed later than the grace, and not mended since.
         self.spoilt: set[tuple[UUID, MemoryId]] = set()
         self.spoils: list[MemoryId] = []  # all that ever were, mended or not, in their order
@@ -290,7 +292,7 @@ class SimulatedOutbox(FakeOutbox):
         lease: Lease,
         claim: Claim,
         *,
-        landed: dict[MemoryId, Provenance | None],
+        landed: dict[MemoryId, Noting | None],
         failures: Sequence[Failure],
         missed: Sequence[MemoryId],
         again: Sequence[MemoryId],

@@ -159,14 +159,30 @@ WHERE f.tenant = %(tenant)s
   );
 
 -- name: record_provenance!
--- Note where the vectors of memories come from.
-INSERT INTO memory_pipeline.provenance AS p (memory_id, text_hash, model, vector_hash)
-SELECT * FROM unnest(%(memory_ids)s::bigint[], %(text_hashes)s::text[], %(models)s::text[],
-                     %(vector_hashes)s::text[])
-ON CONFLICT (memory_id) DO UPDATE SET
-    text_hash = EXCLUDED.text_hash, model = EXCLUDED.model, vector_hash = EXCLUDED.vector_hash
-WHERE (p.text_hash, p.model, p.vector_hash)
-      IS DISTINCT FROM (EXCLUDED.text_hash, EXCLUDED.model, EXCLUDED.vector_hash);
+-- Note where the vectors of memories come from, where what is noted is still what was read with the
+-- rows. In id order: two workers hardly ever wait for each other.
+WITH given AS (
+    SELECT * FROM unnest(%(memory_ids)s::bigint[], %(text_hashes)s::text[], %(models)s::text[],
+                         %(vector_hashes)s::text[], %(text_hashes_before)s::text[],
+                         %(models_before)s::text[], %(vector_hashes_before)s::text[])
+        AS g (memory_id, text_hash, model, vector_hash,
+              text_hash_before, model_before, vector_hash_before)
+), unchanged AS MATERIALIZED (
+    SELECT p.memory_id FROM memory_pipeline.provenance p JOIN given g USING (memory_id)
+    WHERE (p.text_hash, p.model, p.vector_hash)
+          = (g.text_hash_before, g.model_before, g.vector_hash_before)
+    ORDER BY p.memory_id
+    FOR UPDATE OF p
+), renewed AS (
+    UPDATE memory_pipeline.provenance p
+    SET text_hash = g.text_hash, model = g.model, vector_hash = g.vector_hash
+    FROM given g JOIN unchanged USING (memory_id)
+    WHERE p.memory_id = g.memory_id
+)
+INSERT INTO memory_pipeline.provenance (memory_id, text_hash, model, vector_hash)
+SELECT memory_id, text_hash, model, vector_hash FROM given
+WHERE text_hash_before IS NULL ORDER BY memory_id
+ON CONFLICT (memory_id) DO NOTHING;
 
 -- name: forget_provenance!
 -- Forget the provenance of memories that no longer exist.

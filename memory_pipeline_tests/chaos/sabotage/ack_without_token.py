@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from memory_pipeline.chaos.program import main
-from memory_pipeline.model import Claim, Failure, MemoryId, Provenance
+from memory_pipeline.model import Claim, Failure, MemoryId, Noting
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.outbox import PostgresOutbox
 
@@ -19,7 +19,7 @@ def ack(
     lease: Lease,
     claim: Claim,
     *,
-    landed: dict[MemoryId, Provenance | None],
+    landed: dict[MemoryId, Noting | None],
     failures: Sequence[Failure],
     missed: Sequence[MemoryId],
     again: Sequence[MemoryId],
