@@ -6,6 +6,7 @@ process; so the limit travels in a context variable and is put on each request a
 
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -34,13 +35,20 @@ _deadline: ContextVar[float] = ContextVar("chroma_deadline")
 _status: ContextVar[int] = ContextVar("chroma_status", default=0)
 
 
-class _Connection(threading.local):
-    """One thread's connection: an error of one thread never closes what another is using."""
+class _Connection:
+    """One thread's connection and the collections that it knows; closed when the thread ends."""
 
-    server: "ServerAPI | None" = None
-
-    def __init__(self) -> None:
+    def __init__(self, server: "ServerAPI") -> None:
+        self.server = server
         self.collections: dict[UUID, Collection] = {}
+        self.close = weakref.finalize(self, _close, server)
+        self.close.atexit = False
+
+
+class _Mine(threading.local):
+    """This thread's: an error of one thread never closes what another is using."""
+
+    connection: _Connection | None = None
 
 
 class ChromaClient:
@@ -49,8 +57,9 @@ class ChromaClient:
     def __init__(self, url: str, settings: Settings) -> None:
         self.url = url
         self._settings = settings
-        self._mine = _Connection()
-        self._all: list[ServerAPI] = []
+        self._mine = _Mine()
+        self._lock = threading.Lock()
+        self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
 
     @contextmanager
     def call(self, seconds: float, *, generation: UUID | None = None) -> Iterator["ServerAPI"]:
@@ -60,7 +69,7 @@ class ChromaClient:
         limit, status = _deadline.set(time.monotonic() + seconds), _status.set(0)
         try:
             with translated(self.url, generation=generation, status=_status.get):
-                yield self._connected()
+                yield self._connected().server
         except PipelineError:
             # A broken keep-alive connection (after a 413, say) would fail the next call too.
             self._disconnect()
@@ -73,7 +82,8 @@ class ChromaClient:
     def collection(self, generation: Generation, seconds: float) -> Iterator["Collection"]:
         """Lend a generation's collection. Raises Corrupt when it is gone or is another one."""
         with self.call(seconds, generation=generation.id) as server:
-            known = self._mine.collections.get(generation.id)
+            collections = self._connected().collections
+            known = collections.get(generation.id)
             if known is None:
                 known = opened(server, server.get_collection(generation.collection))
                 if generation.collection_id not in {None, known.id}:
@@ -81,20 +91,23 @@ class ChromaClient:
                         f"collection {generation.collection} was replaced behind our back",
                         generation=generation.id,
                     )
-                self._mine.collections[generation.id] = known
+                collections[generation.id] = known
             yield known
 
     def close(self) -> None:
         """Close every thread's connection, at the end."""
         self._disconnect()
-        while self._all:
-            _close(self._all.pop())
+        with self._lock:
+            connections = list(self._all)
+        for connection in connections:
+            connection.close()
 
-    def _connected(self) -> "ServerAPI":
-        if self._mine.server is None:
-            self._mine.server = _connect(self._library_settings)
-            self._all.append(self._mine.server)
-        return self._mine.server
+    def _connected(self) -> _Connection:
+        if self._mine.connection is None:
+            self._mine.connection = _Connection(_connect(self._library_settings))
+            with self._lock:
+                self._all.add(self._mine.connection)
+        return self._mine.connection
 
     @cached_property
     def _library_settings(self) -> "ChromaSettings":
@@ -102,11 +115,9 @@ class ChromaClient:
         return _library_settings(self.url, self._settings)
 
     def _disconnect(self) -> None:
-        server, self._mine.server = self._mine.server, None
-        self._mine.collections.clear()
-        if server is not None and server in self._all:
-            self._all.remove(server)
-            _close(server)
+        connection, self._mine.connection = self._mine.connection, None
+        if connection is not None:
+            connection.close()
 
 
 def opened(server: "ServerAPI", model: "CollectionModel") -> "Collection":

@@ -653,9 +653,32 @@ def test_a_closed_client_leaves_no_connection_open(scripted: Script, settings: S
     with client.call(SECONDS) as server:
         server.count_collections()
     client.close()
-    port = int(scripted.url.rpartition(":")[2])
+    assert connections_to(scripted.url) == 0
+
+
+def test_a_thread_that_has_ended_leaves_no_connection_open(
+    scripted: Script, settings: Settings
+) -> None:
+    """What broke: each verify and rebuild left one, until the process had no files left to open."""
+    client = ChromaClient(scripted.url, settings)
+
+    def ask() -> None:
+        with client.call(SECONDS) as server:
+            server.count_collections()
+        assert connections_to(scripted.url) == 1
+
+    for _ in range(3):
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(ask).result()
+    assert connections_to(scripted.url) == 0
+    client.close()
+
+
+def connections_to(url: str) -> int:
+    """Count this process's connections to a server."""
+    port = int(url.rpartition(":")[2])
     connections = psutil.Process().net_connections(kind="tcp")
-    assert [c for c in connections if c.raddr and c.raddr.port == port] == []
+    return sum(bool(c.raddr) and c.raddr.port == port for c in connections)
 
 
 def test_limits_of_two_threads_do_not_mix(
