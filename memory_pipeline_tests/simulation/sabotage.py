@@ -4,7 +4,7 @@ A simulation that misses one is too weak. Each is a small patch of the core or o
 fakes, in force while its context lasts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
@@ -879,6 +879,23 @@ def _dead_letters_stay() -> Iterator[None]:
 def _kept_vector() -> Iterator[None]:
     noting = property(lambda self: Noting(self.provenance, self.memory.provenance))
     with patch.object(EmbeddedDraft, "noting", noting):
+        yield
+
+
+@bug(
+    "found: a late ack tells where an older vector comes from",
+    "provenance is noted in place of what was read with the row, and of nothing else",
+)
+def _late_provenance() -> Iterator[None]:
+    def note(self: FakeWorld, notings: Mapping[MemoryId, Noting]) -> None:
+        self.provenance.update({i: noting.now for i, noting in notings.items()})
+
+    def noting(self: EmbeddedDraft) -> Noting | None:
+        kept = self.memory.embedding
+        return Noting(self.provenance) if kept is None or kept is self.vector else None
+
+    noted = patch.object(FakeWorld, "note_provenance", note)
+    with noted, patch.object(EmbeddedDraft, "noting", property(noting)):
         yield
 
 

@@ -29,6 +29,7 @@ FOUND = {
     11272: "a row that is touched amid both looks hides a spoilt document from the proof",
     36769: "a collection that is replaced amid every look is judged by the last of them",
     48942: "the same: it is called damaged, and is only not live any more",
+    65281: "an ack that comes late tells where an older vector comes from",
     94697: "a reset that waits excuses what is spoilt in a generation that is being built",
     138378: "a rebuild that was frozen gives up what another has let live meanwhile",
     102637: "not ours: what was spoilt amid a repair and mended by its end seemed invented",
