@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from memory_pipeline.errors import ContractError, Fenced, PipelineError
+from memory_pipeline.errors import ContractError, Fenced, PipelineError, ServerLost
 from memory_pipeline.model import Generation, TenantId
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.database import Connection, Database, queries
@@ -114,10 +114,10 @@ class PostgresRegistry:
     def begin(
         self, tenant: TenantId, server: UUID, *, model: str, config_hash: str, memories: int
     ) -> Generation:
-        """Note a new generation before its collection exists."""
+        """Note a new generation before its collection exists. Raises ServerLost."""
         generation = Generation(uuid4(), tenant, server, None, model, config_hash, "new")
         with self._database.transaction() as connection:
-            queries().begin_generation(
+            noted = queries().begin_generation(
                 connection,
                 id=generation.id,
                 tenant=tenant,
@@ -126,6 +126,8 @@ class PostgresRegistry:
                 config_hash=config_hash,
                 memories=memories,
             )
+        if noted != 1:
+            raise ServerLost(f"Chroma server {server} was given up: another takes its place")
         return generation
 
     def go_live(self, lease: Lease, generation: Generation) -> None:
@@ -190,6 +192,8 @@ class PostgresRegistry:
         """Give up a server whose data is gone: every generation on it is lost."""
         with self._database.transaction() as connection:
             queries().retire_server(connection, id=server)
+            queries().lose_generations(connection, id=server)
+            queries().stop_building(connection, id=server)
 
     def droppable(self, *, grace_seconds: float, limit: int) -> list[Generation]:
         """Return ended generations whose collections nobody can be using any more."""

@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -11,7 +12,7 @@ import pytest
 from psycopg import IsolationLevel
 
 from memory_pipeline.content import vector_hash
-from memory_pipeline.errors import Fenced
+from memory_pipeline.errors import Fenced, ServerLost
 from memory_pipeline.model import (
     Build,
     Change,
@@ -27,7 +28,7 @@ from memory_pipeline.model import (
     document_id,
 )
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.postgres.database import Database, queries
+from memory_pipeline.postgres.database import Connection, Database, queries
 from memory_pipeline.postgres.lease import PostgresLease
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.migrate import migrate
@@ -572,6 +573,88 @@ def owned(rebuilds: PostgresRebuilds, rebuild: str = "the rebuild") -> Build:
     build = rebuilds.own(RebuildId(rebuild), ADA)
     assert build is not None
     return build
+
+
+@pytest.fixture
+def new(
+    registry: PostgresRegistry, rebuilds: PostgresRebuilds, outbox: PostgresOutbox
+) -> tuple[PostgresLease, Generation, Build]:
+    """Have ada's lease, and a generation and a rebuild of hers that were just begun."""
+    return taken(outbox), begun(registry), owned(rebuilds)
+
+
+@pytest.mark.parametrize("act", ["begin", "go live", "register"])
+def test_who_comes_while_a_server_is_given_up_is_refused(
+    db: psycopg.Connection,
+    database: Database,
+    registry: PostgresRegistry,
+    new: tuple[PostgresLease, Generation, Build],
+    act: str,
+) -> None:
+    """What broke: a tenant went live on it, or built on it, for ever."""
+    lease, generation, build = new
+    server, rebuilds = generation.server, PostgresRebuilds(database, Settings.load())
+    acts: dict[str, Callable[[], object]] = {
+        "begin": lambda: registry.begin(ADA, server, model="m", config_hash="c", memories=0),
+        "go live": lambda: registry.go_live(lease, generation),
+        "register": lambda: rebuilds.register(build, lease, generation),
+    }
+
+    def retire(connection: Connection) -> None:
+        queries().retire_server(connection, id=server)
+        queries().lose_generations(connection, id=server)
+        queries().stop_building(connection, id=server)
+
+    with ThreadPoolExecutor(1) as threads:
+        with database.transaction() as connection:
+            retire(connection)
+            late = threads.submit(acts[act])
+            until_somebody_waits(db)
+        with pytest.raises((Fenced, ServerLost)):
+            late.result(timeout=5)
+
+    assert one(db, "SELECT coalesce(live, building) FROM memory_pipeline.tenant") is None
+    assert one(db, "SELECT array_agg(state) FROM memory_pipeline.generation") == ["lost"]
+
+
+@pytest.mark.parametrize("act", ["begin", "go live", "register"])
+def test_what_begins_while_a_server_is_given_up_is_lost_with_it(
+    db: psycopg.Connection,
+    database: Database,
+    registry: PostgresRegistry,
+    new: tuple[PostgresLease, Generation, Build],
+    act: str,
+) -> None:
+    """The other order: giving up waits, and sees then what it could not see before."""
+    lease, generation, build = new
+    another = {"server": generation.server, "model": "m", "config_hash": "c", "memories": 0}
+    same = {"tenant": ADA, "token": lease.token, "collection_id": uuid4()}
+    part = {"id": build.rebuild, "owner": build.owner, "generation": generation.id}
+    acts: dict[str, Callable[[Connection], object]] = {
+        "begin": lambda c: queries().begin_generation(c, tenant=ADA, id=uuid4(), **another),
+        "go live": lambda c: queries().go_live(c, id=generation.id, **same),
+        "register": lambda c: queries().register_building(c, **part, **same),
+    }
+    with ThreadPoolExecutor(1) as threads:
+        with database.transaction() as connection:
+            assert acts[act](connection) == 1
+            late = threads.submit(registry.retire_server, generation.server)
+            until_somebody_waits(db)
+        late.result(timeout=5)
+
+    states = one(db, "SELECT array_agg(DISTINCT state) FROM memory_pipeline.generation")
+    assert states == ["lost"]
+    assert one(db, "SELECT building FROM memory_pipeline.tenant") is None
+    assert (None in pending(db)) == (act != "begin")
+
+
+def until_somebody_waits(db: psycopg.Connection) -> None:
+    """Wait until one connection waits for a lock that another has."""
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    deadline = time.monotonic() + 5
+    while not one(db, waits):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_claim_names_the_generations_of_this_moment(

@@ -56,16 +56,18 @@ WHERE id = %(id)s AND tenant = %(tenant)s AND owner = %(owner)s AND state = 'run
 -- from here on every batch writes it too. Where no live generation is usable, nobody needs the
 -- changes that wait before the flip: reading the rows covers them. (Not those that were claimed:
 -- a request for them may still be on its way.)
-WITH mine AS (
-    UPDATE memory_pipeline.tenant t SET building = %(generation)s
+WITH begun AS MATERIALIZED (
+    -- Who gives it up at this moment is waited for, or waits.
+    SELECT g.id FROM memory_pipeline.generation g WHERE g.id = %(generation)s AND g.state = 'new'
+    FOR UPDATE
+), mine AS (
+    UPDATE memory_pipeline.tenant t SET building = begun.id
+    FROM begun
     WHERE t.tenant = %(tenant)s AND t.building IS NULL
       AND t.lease_token = %(token)s AND t.lease_until > clock_timestamp()
       AND EXISTS (
           SELECT FROM memory_pipeline.rebuild r
           WHERE r.id = %(id)s AND r.tenant = t.tenant AND r.owner = %(owner)s AND r.state = 'running'
-      )
-      AND EXISTS (
-          SELECT FROM memory_pipeline.generation g WHERE g.id = %(generation)s AND g.state = 'new'
       )
     RETURNING t.tenant, t.live
 ), named AS (

@@ -54,19 +54,24 @@ SELECT EXISTS (
 
 -- name: begin_generation!
 -- Note a generation before its collection is created, so that no collection is ever unknown.
+-- Not on a server that was given up: who does that at this moment is waited for, or waits.
 INSERT INTO memory_pipeline.generation (id, tenant, server, model, config_hash, memories)
-VALUES (%(id)s, %(tenant)s, %(server)s, %(model)s, %(config_hash)s, %(memories)s);
+SELECT %(id)s, %(tenant)s, s.id, %(model)s, %(config_hash)s, %(memories)s
+FROM memory_pipeline.server s WHERE s.id = %(server)s AND s.state <> 'retired'
+FOR SHARE;
 
 -- name: go_live!
 -- Make a tenant's first generation live and enqueue a reset; only under the token of its lease, and
--- only while the server that it was begun on is not given up.
-WITH mine AS (
-    UPDATE memory_pipeline.tenant SET live = %(id)s
+-- only while the server that it was begun on is not given up. Who gives it up at this moment is waited
+-- for, or waits.
+WITH begun AS MATERIALIZED (
+    SELECT g.id FROM memory_pipeline.generation g WHERE g.id = %(id)s AND g.state = 'new'
+    FOR UPDATE
+), mine AS (
+    UPDATE memory_pipeline.tenant SET live = begun.id
+    FROM begun
     WHERE tenant = %(tenant)s AND live IS NULL AND building IS NULL AND lease_token = %(token)s
       AND lease_until > clock_timestamp()
-      AND EXISTS (
-          SELECT FROM memory_pipeline.generation g WHERE g.id = %(id)s AND g.state = 'new'
-      )
     RETURNING tenant
 ), named AS (
     UPDATE memory_pipeline.generation SET collection_id = %(collection_id)s, state = 'live'
@@ -135,18 +140,22 @@ WHERE server.state <> 'retired'
 UPDATE memory_pipeline.server SET state = %(state)s WHERE id = %(id)s AND state NOT IN ('retired', %(state)s);
 
 -- name: retire_server!
--- Give up a server whose data is gone; what it served is lost and has to be built again. A reset does
--- it for tenants of which nothing was live yet.
-WITH gone AS (
-    UPDATE memory_pipeline.server SET state = 'retired' WHERE id = %(id)s AND state <> 'retired'
-    RETURNING id
-), lost AS (
-    UPDATE memory_pipeline.generation
-    SET state = 'lost', ended_at = clock_timestamp(), dropped_at = clock_timestamp()
-    WHERE server IN (SELECT id FROM gone)
-    RETURNING id
-), stopped AS (
-    UPDATE memory_pipeline.tenant SET building = NULL WHERE building IN (SELECT id FROM lost)
+-- Give up a server whose data is gone. The two that follow run after it, in its transaction and in this
+-- order: each sees what was begun, or registered, while the one before waited for it.
+UPDATE memory_pipeline.server SET state = 'retired' WHERE id = %(id)s AND state <> 'retired';
+
+-- name: lose_generations!
+-- Take what a retired server held as lost: it has to be built again.
+UPDATE memory_pipeline.generation
+SET state = 'lost', ended_at = clock_timestamp(), dropped_at = clock_timestamp()
+WHERE server = %(id)s AND state <> 'lost';
+
+-- name: stop_building!
+-- Let nobody go on with what was building on a retired server. A reset builds it for tenants of which
+-- nothing was live yet.
+WITH stopped AS (
+    UPDATE memory_pipeline.tenant SET building = NULL
+    WHERE building IN (SELECT id FROM memory_pipeline.generation WHERE server = %(id)s)
     RETURNING tenant, live
 )
 INSERT INTO memory_pipeline.change (tenant, memory_id)
