@@ -123,11 +123,17 @@ class Generations:
         """Tell what a reset has to have looked at again.
 
         Of what a rebuild fills, only what went: it may have been verified by now, and the rest of
-        it comes with its chunks or has changes of its own.
+        it comes with its chunks or has changes of its own. One that cannot be read is given up.
         """
         if generation.state == "live":
             return find_differing(self.index, self.memories, generation, self.recipe, lease=lease)
-        return find_strays(self.index, self.memories, generation, lease=lease)
+        try:
+            return find_strays(self.index, self.memories, generation, lease=lease)
+        except PostgresUnavailable:
+            raise
+        except (Corrupt, Transient) as broken:
+            self._give_up(lease, generation, broken)
+            return []
 
     def begin(self, tenant: TenantId, *, hold: Hold) -> Generation:
         """Note a new generation and create its collection; nobody points to it yet."""

@@ -102,6 +102,7 @@ class MeddledIndex:
     after: Callable[[Generation, Collection[MemoryId]], None] = _nothing
     on_control: Callable[[], None] = _nothing
     on_prime: Callable[[Generation], None] = _nothing
+    on_hashes: Callable[[Generation], None] = _nothing
     hides: tuple[MemoryId, ...] = ()
 
     def recognise(self, server: UUID) -> None:
@@ -153,6 +154,7 @@ class MeddledIndex:
 
     def hashes(self, generation: Generation, *, hold: Hold) -> dict[str, str]:
         """Return what the collection holds."""
+        self.on_hashes(generation)
         return self.inner.hashes(generation, hold=hold)
 
 
@@ -946,7 +948,7 @@ def test_every_batch_writes_the_building_generation_too(
     assert held_ids(pipeline) == held_in(pipeline, building) == set()
 
 
-@pytest.mark.parametrize("where", ["prime", "write"])
+@pytest.mark.parametrize("where", ["on_prime", "before", "on_hashes"])
 @pytest.mark.parametrize("trouble", ["damaged", "no answer", "not reached"])
 def test_a_building_generation_that_fails_is_given_up_alone(
     pipeline: Pipeline, db: psycopg.Connection, where: str, trouble: str
@@ -965,7 +967,9 @@ def test_a_building_generation_that_fails_is_given_up_alone(
                 "not reached": ChromaUnavailable("connection refused", sent=False),
             }[trouble]
 
-    sync = with_index(pipeline, **{"on_prime" if where == "prime" else "before": fail})
+    # A reset, which looks at all of it.
+    db.execute("INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES ('ada', NULL)")
+    sync = with_index(pipeline, **{where: fail})
     [outcome] = drained(pipeline, sync)
     assert (outcome.verdict, outcome.written, outcome.failed) == ("done", 1, 0)
     assert live(pipeline).state == "live"
