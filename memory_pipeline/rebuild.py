@@ -149,6 +149,9 @@ class Rebuild:
                 return replace(so_far, verdict="failed", reason=reason)
             self.ownership.pause(0)
             if self.ownership.is_lost(build):
+                # Perhaps by its own end: the answer to the flip was lost.
+                if self.rebuilds.state(build.rebuild, build.tenant) == "done":
+                    return so_far
                 return replace(so_far, verdict="busy", reason="another process has taken it over")
 
     def _attempt(

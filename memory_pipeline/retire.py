@@ -1,9 +1,10 @@
 """Drop the collections of generations that have ended, once nobody can be using them any more."""
 
 import time
+from uuid import UUID
 
 from memory_pipeline.chroma.index import ChromaIndex
-from memory_pipeline.errors import Corrupt, PipelineError
+from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError
 from memory_pipeline.logs import get_logger
 from memory_pipeline.model import Generation
 from memory_pipeline.postgres.registry import PostgresRegistry
@@ -11,6 +12,8 @@ from memory_pipeline.postgres.registry import PostgresRegistry
 DROP_SECONDS = 60.0
 DROPS_AT_ONCE = 20
 SECONDS_AT_ONCE = 10.0
+# Those of a server that is away stand first for as long as it is.
+MOST_LOOKED_AT = 10_000
 
 log = get_logger("memory_pipeline.retire")
 
@@ -27,14 +30,21 @@ def drop_ended(
 
     A search that resolved its generation before the flip may go on for ``grace_seconds``; a late
     write to a dropped collection finds nothing. One that cannot be dropped now, or not wholly, is
-    left for the next time. Raises PostgresUnavailable.
+    left for the next time, and holds up no other. Raises PostgresUnavailable.
     """
     gone, until = 0, time.monotonic() + seconds
-    for generation in registry.droppable(grace_seconds=grace_seconds, limit=limit):
+    away: set[UUID] = set()
+    for generation in registry.droppable(grace_seconds=grace_seconds, limit=MOST_LOOKED_AT):
+        if gone == limit or time.monotonic() > until:
+            break
+        if generation.server in away:
+            continue
         try:
             if not drop_little_by_little(index, generation, until):
                 break
         except PipelineError as error:
+            if isinstance(error, ChromaUnavailable):
+                away.add(generation.server)
             log.warning("not_dropped", collection=generation.collection, reason=str(error))
             continue
         registry.dropped(generation.id)

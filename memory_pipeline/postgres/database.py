@@ -99,7 +99,11 @@ class Database:
             raise  # asked for with lock_timeout, by who knows what to do then
         except (
             psycopg.OperationalError,
-            psycopg.errors.IdleInTransactionSessionTimeout,  # this process was frozen meanwhile
+            # This process was frozen meanwhile.
+            psycopg.errors.IdleInTransactionSessionTimeout,
+            psycopg.errors.TransactionTimeout,
+            # A standby answers here, until somebody promotes it or the address leads elsewhere.
+            psycopg.errors.ReadOnlySqlTransaction,
             PoolTimeout,
         ) as error:
             raise PostgresUnavailable(
@@ -109,9 +113,14 @@ class Database:
             # A plan that this connection keeps is of tables or types that were made anew since.
             self.renew()
             raise PostgresUnavailable(f"Postgres has changed: {_first_line(error)}") from error
-        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        except (
+            psycopg.errors.UndefinedTable,
+            psycopg.errors.UndefinedColumn,
+            psycopg.errors.UndefinedFunction,
+            psycopg.errors.InvalidSchemaName,
+        ) as error:
             raise ContractError(
-                f"the pipeline's tables are missing ({_first_line(error)}): "
+                f"the pipeline's tables are missing or of another version ({_first_line(error)}): "
                 "run `memory-pipeline migrate`"
             ) from error
         except psycopg.DataError as error:

@@ -510,6 +510,22 @@ def test_an_ack_never_waits_for_the_applications_open_transaction(
     assert pending(db) == [memory_id, memory_id]
 
 
+def test_a_worker_that_is_frozen_amid_a_truncate_holds_up_nobody(
+    db: psycopg.Connection, database_url: str, outbox: PostgresOutbox
+) -> None:
+    """It has the TRUNCATE in hand; what else waits is told to the others, and it once that ends."""
+    remember(db)
+    db.execute("INSERT INTO memory_pipeline.truncation DEFAULT VALUES")
+    with psycopg.connect(database_url) as frozen, ThreadPoolExecutor(1) as threads:
+        frozen.execute("DELETE FROM memory_pipeline.truncation")
+        told = threads.submit(outbox.pending_tenants).result(timeout=5)
+        assert [t.tenant for t in told] == [ADA]
+        assert None not in pending(db)
+        frozen.rollback()
+    outbox.pending_tenants()
+    assert None in pending(db)
+
+
 def test_a_batch_never_exceeds_its_limit(
     db: psycopg.Connection, database_url: str, outbox: PostgresOutbox
 ) -> None:

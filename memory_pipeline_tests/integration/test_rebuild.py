@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import psycopg
@@ -11,7 +13,12 @@ import pytest
 
 from memory_pipeline.chroma.transport import Transport
 from memory_pipeline.embedding import HashingEmbedder
-from memory_pipeline.errors import ChromaUnavailable, ConfigurationChanged, Corrupt
+from memory_pipeline.errors import (
+    ChromaUnavailable,
+    ConfigurationChanged,
+    Corrupt,
+    PostgresUnavailable,
+)
 from memory_pipeline.filling import Chunk
 from memory_pipeline.known import Known
 from memory_pipeline.model import (
@@ -30,6 +37,7 @@ from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.ports import Hold, Lease
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.rebuild import Rebuild
+from memory_pipeline.retire import drop_ended
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.builders import remember
 
@@ -179,6 +187,43 @@ def test_the_old_collection_is_dropped_when_its_grace_is_over(
     rebuilt(pipeline, SECOND)
     with pytest.raises(Corrupt):
         pipeline.index.count(old, seconds=5)
+
+
+def test_what_cannot_be_dropped_now_holds_up_nothing_else(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """What broke: three collections of a server that was away stopped the dropping for ever."""
+    in_sync(pipeline, db)
+    away = uuid4()
+    pipeline.registry.register_server(away, "http://127.0.0.1:1")
+    for _ in range(3):
+        pipeline.registry.begin(ADA, away, model="m", config_hash="c", memories=0)
+    db.execute(
+        "UPDATE memory_pipeline.generation SET state = 'retired', ended_at = to_timestamp(0)"
+        " WHERE server = %s",
+        (away,),
+    )
+    assert one_tenant(pipeline).run(FIRST, ADA).verdict == "done"
+    assert drop_ended(pipeline.registry, pipeline.index, grace_seconds=0, limit=1) == 1
+    left = pipeline.registry.droppable(grace_seconds=0, limit=9)
+    assert [g.server for g in left] == [away] * 3
+
+
+def test_a_flip_whose_answer_was_lost_is_done(
+    pipeline: Pipeline, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What broke: it was called another rebuild's."""
+    in_sync(pipeline, db)
+    before, flip = live(pipeline), PostgresRebuilds.flip
+
+    def unanswered(self: PostgresRebuilds, *given: Any, **more: Any) -> None:
+        flip(self, *given, **more)
+        raise PostgresUnavailable("the connection broke")
+
+    monkeypatch.setattr(PostgresRebuilds, "flip", unanswered)
+    assert rebuilt(pipeline).verdict == "done"
+    assert live(pipeline).id != before.id
+    assert_true(pipeline)
 
 
 def test_a_tenant_without_a_collection_gets_one(pipeline: Pipeline, db: psycopg.Connection) -> None:

@@ -1,9 +1,12 @@
 -- The outbox. Every query that claims, acks or lets go names the caller's token as its guard.
 
 -- name: fan_out_truncations!
--- Turn each TRUNCATE into one reset of every tenant that is registered by now.
+-- Turn each TRUNCATE into one reset of every tenant that is registered by now. What another worker has
+-- in hand is left to it: that one may be frozen.
 WITH gone AS (
-    DELETE FROM memory_pipeline.truncation RETURNING seq
+    DELETE FROM memory_pipeline.truncation
+    WHERE seq IN (SELECT seq FROM memory_pipeline.truncation FOR UPDATE SKIP LOCKED)
+    RETURNING seq
 )
 INSERT INTO memory_pipeline.change (tenant, memory_id)
 SELECT t.tenant, NULL FROM memory_pipeline.tenant t WHERE EXISTS (SELECT FROM gone);
