@@ -22,7 +22,14 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from memory_pipeline.ahead import ahead
-from memory_pipeline.errors import ConfigurationChanged, Corrupt, Fenced, Poison, Transient
+from memory_pipeline.errors import (
+    ChromaUnavailable,
+    ConfigurationChanged,
+    Corrupt,
+    Fenced,
+    Poison,
+    Transient,
+)
 from memory_pipeline.filling import Filling
 from memory_pipeline.known import Known
 from memory_pipeline.logs import get_logger
@@ -142,6 +149,9 @@ class Rebuild:
             except (Transient, Fenced) as error:
                 failures += 1
                 reason = str(error)
+                wedged = self._wedged(build, error) if failures == MOST_FAILURES else None
+                if wedged is not None:
+                    damaged, failures, generations = wedged, 0, generations + 1
             log.warning("rebuild_interrupted", rebuild=build.rebuild, reason=reason)
             self.ownership.settle()
             if failures == MOST_FAILURES or generations == MOST_GENERATIONS:
@@ -153,6 +163,17 @@ class Rebuild:
                 if self.rebuilds.state(build.rebuild, build.tenant) == "done":
                     return so_far
                 return replace(so_far, verdict="busy", reason="another process has taken it over")
+
+    def _wedged(self, build: Build, error: Exception) -> UUID | None:
+        """Return the generation to fill, where it alone fails while its server takes writes.
+
+        Whoever went on with such a one would fail as well, for ever.
+        """
+        if not isinstance(error, ChromaUnavailable):
+            return None
+        building = self.registry.building(build.tenant)
+        takes = building is not None and self.index.takes_writes(building.server)
+        return building.id if takes and building is not None else None
 
     def _attempt(
         self,

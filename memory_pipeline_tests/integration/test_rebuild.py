@@ -11,6 +11,7 @@ import numpy as np
 import psycopg
 import pytest
 
+from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.chroma.transport import Transport
 from memory_pipeline.embedding import HashingEmbedder
 from memory_pipeline.errors import (
@@ -562,6 +563,29 @@ def test_a_building_generation_that_vanished_is_begun_anew(
 
     assert one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(2, damage)).verdict == "done"
     assert live(pipeline).id != old.id
+    assert_true(pipeline)
+
+
+def test_a_building_generation_that_never_answers_is_begun_anew(
+    pipeline: Pipeline, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What broke: where no batch came to give it up, each rebuild went on with it, for ever."""
+    in_sync(pipeline, db, memories=2 * CHUNK)
+    with pytest.raises(Killed):
+        one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(1, kill))
+    let_ownership_end(db)
+    wedged = pipeline.registry.building(ADA)
+    assert wedged is not None
+    prime = type(pipeline.index).prime
+
+    def hang(self: ChromaIndex, generation: Generation, *, hold: Hold) -> None:
+        if generation.id == wedged.id:
+            raise ChromaUnavailable("did not answer in time")
+        prime(self, generation, hold=hold)
+
+    monkeypatch.setattr(type(pipeline.index), "prime", hang)
+    assert rebuilt(pipeline).verdict == "done"
+    assert live(pipeline).id != wedged.id
     assert_true(pipeline)
 
 
