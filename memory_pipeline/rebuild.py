@@ -196,9 +196,11 @@ class Rebuild:
         )
         try:
             for chunk in chunks:
+                # What a batch has written meanwhile stays as it is, but with its old vector.
+                fresh = doubtful <= 0 and not build.re_embed
                 with self.ownership.leased(build, generation) as lease:  # 3
                     written, embedded = self.filling.write(
-                        build, lease, generation, chunk, fresh=doubtful <= 0, known=known
+                        build, lease, generation, chunk, fresh=fresh, known=known
                     )
                 doubtful -= written
                 so_far = replace(

@@ -10,9 +10,11 @@ from uuid import uuid4
 import numpy as np
 import psycopg
 import pytest
+from pgvector.psycopg import register_vector
 
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.chroma.transport import Transport
+from memory_pipeline.content import vector_hash
 from memory_pipeline.embedding import HashingEmbedder
 from memory_pipeline.errors import (
     ChromaUnavailable,
@@ -23,6 +25,7 @@ from memory_pipeline.errors import (
 from memory_pipeline.filling import Chunk
 from memory_pipeline.known import Known
 from memory_pipeline.model import (
+    DIMENSION,
     Build,
     Document,
     Generation,
@@ -257,6 +260,29 @@ def test_re_embed_computes_every_vector_anew(
     outcome = rebuilt(pipeline, re_embed=True)
     assert outcome.embedded == 12
     assert len(embedder.texts) == embedded + 12
+    assert_true(pipeline)
+
+
+def test_what_a_batch_wrote_meanwhile_is_computed_anew_too(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """What broke: a chunk passed over what stood there, with its old vector."""
+    *_, last = in_sync(pipeline, db, memories=6 * CHUNK)
+    old = np.full(DIMENSION, 0.1, dtype=np.float32)
+    register_vector(db)
+    db.execute("UPDATE memory_logs SET embedding = %s WHERE id = %s", (old, last))
+    db.execute("DELETE FROM memory_pipeline.change")
+    db.execute(
+        "UPDATE memory_pipeline.provenance SET vector_hash = %s WHERE memory_id = %s",
+        (vector_hash(old), last),
+    )
+
+    def change() -> None:
+        db.execute("UPDATE memory_logs SET project_id = 'another' WHERE id = %s", (last,))
+
+    pipeline.rebuilds.ask(FIRST, [ADA], re_embed=True)
+    outcome = pipeline.rebuild().rebuild.run(FIRST, ADA, progress=after_chunks(1, change))
+    assert outcome.verdict == "done"
     assert_true(pipeline)
 
 
