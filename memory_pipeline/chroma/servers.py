@@ -22,7 +22,7 @@ lost server up: it is retired, and what is at its place becomes a new server.
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from uuid import UUID, uuid4
@@ -140,7 +140,7 @@ class Servers:
         problems += [TAKES_NO_WRITES.format(url) for url in self._closed(view).values()]
         if self._stamping is None:
             return problems
-        signs = self._stamping.compare(self._markers(), note=False).setbacks
+        signs = self._stamping.compare(self._markers(self._answers), note=False).setbacks
         went_back = [f"Postgres went back in time ({s.reason}): no tenant is proven" for s in signs]
         return [*went_back, *problems]
 
@@ -165,7 +165,7 @@ class Servers:
         compared = list(markers.values())
         if not all(m and (m.server, m.home or home) == (s, home) for s, m in markers.items()):
             self._look(again=True)
-            compared = self._markers()
+            compared = self._markers(self._answers)
         if self._stamping.compare(compared).settled:
             clients = {s: c for s, c in self._clients.items() if s in markers}
             self._stamping.rotate(clients, seconds=seconds)
@@ -256,7 +256,8 @@ class Servers:
             self._note(view, registered)
             self._view, self._answers = view, answers
             if mark and self._stamping is not None:
-                self._stamping.compare(self._markers())
+                # What was not asked now may be from an epoch that is long forgotten.
+                self._stamping.compare(self._markers(asked))
             self._clients = {s: self._connection(url) for s, url in view.found.items()}
             return view
 
@@ -283,9 +284,9 @@ class Servers:
             if before[server].state != "lost":
                 self._registry.mark_server(server, "lost")
 
-    def _markers(self) -> list[Marker | None]:
-        """Return the markers of the servers that were found."""
-        found = set(self._view.found.values())
+    def _markers(self, asked: Collection[str]) -> list[Marker | None]:
+        """Return the markers of those of these addresses at which a server was found."""
+        found = set(self._view.found.values()).intersection(asked)
         return [answer.marker for answer in self._answers.values() if answer.url in found]
 
     def _connection(self, url: str) -> ChromaClient:

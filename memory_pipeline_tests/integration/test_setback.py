@@ -250,6 +250,24 @@ def test_a_marker_that_lags_is_no_setback(pipeline: Pipeline, db: psycopg.Connec
     assert marker(pipeline)[INSTALLATION_KEY] == early[INSTALLATION_KEY]
 
 
+def test_what_a_process_was_told_long_ago_is_no_sign(
+    settings: Settings, db: psycopg.Connection, unmarked_chroma: None
+) -> None:
+    """What broke: one that looked for a server compared what others had said a week before."""
+    remember(db, "ada")
+    away = settings.model_copy(update={"chroma_urls": ("http://127.0.0.1:1",)})
+    with opened(away, embedder=HashingEmbedder()) as pipeline:
+        sync(pipeline)
+        pipeline.source.watch(seconds=0)
+        pipeline.servers.recognise()
+        pipeline.source.watch(seconds=0)
+        newest = "SELECT max(number) FROM memory_pipeline.epoch"
+        db.execute(f"DELETE FROM memory_pipeline.epoch WHERE number < ({newest})")
+        with pytest.raises(ChromaUnavailable):
+            pipeline.servers.client(uuid4())
+    assert setbacks(db) == []
+
+
 def test_a_setback_is_noted_once_however_the_markers_are(
     pipeline: Pipeline, db: psycopg.Connection, wait_until: Callable[..., None]
 ) -> None:
