@@ -139,7 +139,6 @@ class FakePart:
     through: MemoryId | None = None
     owner: str | None = None
     owned_until: float = 0.0
-    started: int = 0
     reused: int = 0
     embedded: int = 0
     error: str | None = None
@@ -897,7 +896,6 @@ class FakeRebuilds:
             if any(p.state == "running" for p in others):
                 return None
             part.state, part.owner, part.error = "running", world.uuid().hex, None
-            part.started = part.started or world.number()
             part.owned_until = world.now + self.redo_seconds
             return Build(rebuild, tenant, part.owner, part.re_embed)
 
@@ -920,8 +918,11 @@ class FakeRebuilds:
                 for (_, tenant), part in self.world.parts.items()
                 if tenant == generation.tenant and part.generation == generation.id
             ]
-            newest = max(filled, key=lambda part: part.started, default=None)
-            return Reading() if newest is None else Reading(newest.through, newest.re_embed)
+            if not filled:
+                return Reading()
+            through = [part.through for part in filled if part.through is not None]
+            anew = all(part.re_embed for part in filled)
+            return Reading(max(through, default=None), anew)
 
     def resume(self, build: Build, generation: Generation, reading: Reading) -> None:
         """Go on with a generation from where it was left. Raises Fenced."""

@@ -259,6 +259,25 @@ def test_another_rebuild_goes_on_from_where_one_was_left(world: World) -> None:
     assert world.rebuilds.reading(generation) == Reading(MemoryId(9))
 
 
+def test_whoever_goes_on_again_knows_what_another_has_filled(world: World) -> None:
+    """What broke: the part that began last was asked, also where an older one was gone on with."""
+    world.ask(FIRST, ADA, re_embed=True)
+    first = world.rebuilds.own(FIRST, ADA)
+    assert first is not None
+    generation = registered(world, first)
+    _chunk(world, first, taken(world), generation, 5)
+    _died(world)
+    second = owned(world, SECOND)
+    world.rebuilds.resume(second, generation, world.rebuilds.reading(generation))
+    _chunk(world, second, taken(world), generation, 10)
+    _died(world)
+    again = world.rebuilds.own(FIRST, ADA)
+    assert again is not None
+    world.rebuilds.resume(again, generation, world.rebuilds.reading(generation))
+    _chunk(world, again, taken(world), generation, 15)
+    assert world.rebuilds.reading(generation) == Reading(MemoryId(15))
+
+
 def test_nothing_is_known_of_a_generation_that_nobody_fills(world: World) -> None:
     """It is filled from its beginning."""
     registered(world, owned(world))

@@ -33,11 +33,12 @@ RETURNING r.re_embed;
 SELECT state FROM memory_pipeline.rebuild WHERE id = %(id)s AND tenant = %(tenant)s;
 
 -- name: left_by^
--- Tell how far the generation that is building was filled, by whomever.
-SELECT r.through, r.re_embed
+-- Tell how far the generation that is building was filled, by whomever: each went on where another
+-- was. Its vectors are new where all of them have computed them anew.
+SELECT max(r.through) AS through, bool_and(r.re_embed) AS re_embed
 FROM memory_pipeline.rebuild r
 WHERE r.tenant = %(tenant)s AND r.generation = %(generation)s
-ORDER BY r.started_at DESC NULLS LAST LIMIT 1;
+HAVING count(*) > 0;
 
 -- name: renew_ownership!
 -- Go on being the owner.
