@@ -5,10 +5,14 @@ hold no connection and start nothing.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Conninfo
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -16,6 +20,10 @@ from memory_pipeline.errors import SettingsError
 
 PREFIX = "MEMORY_PIPELINE_"
 RESERVED_KEYS = frozenset({"hash", "ts", "project_id"})
+POSTGRES = ("postgresql://", "postgres://")
+# libpq ends a password at its first @ and a host at a slash: a further @ is a piece of a password
+# that it takes for the host or the database, and names in its errors.
+ONE_AT = re.compile(r"[a-z]+://([^@/]*@)?+[^@?]*(\?.*)?", re.DOTALL)
 
 Fields = Annotated[tuple[str, ...], NoDecode]
 TenantBy = Literal["user_id", "project_id", "both"]
@@ -171,11 +179,11 @@ class Settings(BaseSettings):
     @field_validator("database_url", "dagster_database_url")
     @classmethod
     def _postgres_address(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and urlsplit(value.get_secret_value()).scheme not in {
-            "postgresql",
-            "postgres",
-        }:
-            raise ValueError("postgresql://user:password@host:port/database")
+        if value is not None and not _is_postgres_address(value.get_secret_value()):
+            raise ValueError(
+                "postgresql://user:password@host:port/database?options with options of libpq; "
+                "in a name or password, @ is %40, / is %2F and % is %25"
+            )
         return value
 
     @field_validator("alert_url")
@@ -236,25 +244,40 @@ def _redacted(value: object) -> object:
         secret = value.get_secret_value()
         if secret.startswith("http"):  # of a webhook the path is the secret
             return f"{urlsplit(secret).scheme}://{urlsplit(secret).hostname}/**********"
-        return without_password(secret) if "://" in secret else "**********"
+        return without_password(secret) if secret.startswith(POSTGRES) else "**********"
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
 
 
+def _is_postgres_address(url: str) -> bool:
+    try:
+        port = conninfo_to_dict(url).get("port") or ""
+    except (psycopg.Error, UnicodeError):  # what they say quotes the password
+        return False
+    sound = url.startswith(POSTGRES) and ONE_AT.fullmatch(url) is not None
+    return sound and re.fullmatch("[0-9,]*", str(port)) is not None
+
+
 def without_password(url: str) -> str:
-    """Return a URL fit for a log line: its password and its query's secrets are gone."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    user = (
-        f"{parts.username}:***@"
-        if parts.password
-        else f"{parts.username}@"
-        if parts.username
-        else ""
-    )
-    query = "" if "password" in parts.query else parts.query
-    return urlunsplit((parts.scheme, user + host, parts.path, query, ""))
+    """Return the address of a database as it may be shown and kept: all but its secrets.
+
+    It still works where the password is known otherwise.
+    """
+    parts = {
+        option.keyword.decode(): option.val.decode()
+        for option in Conninfo.parse(url.encode())
+        if option.val and not option.dispchar  # by it libpq says: a secret, or for debugging
+    }
+    user, database = (quote(parts.pop(key, ""), safe="") for key in ("user", "dbname"))
+    place = f"{parts.get('host', '')}:{parts.get('port', '')}".removesuffix(":")
+    if re.fullmatch(r"[\w.-]*(:[0-9]+)?", place):
+        parts = {key: value for key, value in parts.items() if key not in {"host", "port"}}
+    else:  # a socket's folder, IPv6 and several hosts stay options, which need no brackets
+        place = ""
+    # libpq takes no + for a blank, and a socket's folder is easier to read with its slashes.
+    options = urlencode(parts, safe="/:,", quote_via=quote)
+    return f"postgresql://{user}{'@' * bool(user)}{place}/{database}{'?' * bool(options)}{options}"
 
 
 def _explain(error: Any) -> str:

@@ -1,10 +1,14 @@
-"""The settings of Chroma servers: which addresses there are, and how they are refused."""
+"""The settings: what is refused and how, and that no secret is shown."""
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
+from typer.testing import CliRunner
 
-from memory_pipeline.errors import SettingsError
+from memory_pipeline.cli import app
+from memory_pipeline.errors import PostgresUnavailable, SettingsError
 from memory_pipeline.local.environment import settings_environment
-from memory_pipeline.settings import Settings
+from memory_pipeline.postgres.database import Database
+from memory_pipeline.settings import Settings, without_password
 
 FIRST, SECOND, THIRD = "http://a:1", "http://b:2", "https://c"
 
@@ -60,3 +64,79 @@ def test_a_service_reads_the_settings_that_up_was_given(
     read = Settings.load()
     assert read.chroma_addresses() == (FIRST, *urls)
     assert (read.chroma_servers, read.on_loss) == (3, "rebuild")
+
+
+@pytest.mark.parametrize("name", ["database_url", "dagster_database_url"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:sec%zzret@127.0.0.1:1/db",
+        "postgresql://u:sec/ret@127.0.0.1:1/db",
+        "postgresql://u:7/ret@127.0.0.1:1/db",
+        "postgresql://u:sec@ret@127.0.0.1:1/db",
+        "postgresql://u:sec?r@et@127.0.0.1:1/db",
+        "postgresql://u:sec\udcffret@127.0.0.1:1/db",
+        "postgresql://u:secret@127.0.0.1:1/db?nonsense=1",
+        "postgresql://u:secret@127.0.0.1:port/db",
+        "mysql://u:secret@127.0.0.1/db",
+        "host=127.0.0.1 password=secret",
+    ],
+)
+def test_an_address_that_libpq_does_not_read_as_it_is_meant_is_refused(name: str, url: str) -> None:
+    """What broke: libpq's error was shown, and it quotes the password or takes it for a host."""
+    with pytest.raises(SettingsError, match=rf"{name.upper()}=\(hidden\)") as refused:
+        Settings.load(**{name: url})
+    assert refused.value.__suppress_context__
+    for piece in ("sec", "ret", "7"):
+        assert piece not in str(refused.value)
+
+
+def test_a_command_with_a_bad_address_ends_with_2_and_one_line() -> None:
+    """What broke: a traceback that ended with the password."""
+    url = "postgresql://u:sec%zzret@127.0.0.1:1/db"
+    done = CliRunner().invoke(app, ["status"], env={"MEMORY_PIPELINE_DATABASE_URL": url})
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "zzret" not in done.output
+
+
+@pytest.mark.parametrize("password", ["pw?wp", "pw#wp", "pw%40wp", "pw:wp", "pw?x=wp"])
+@pytest.mark.parametrize("options", ["", "?sslpassword=pw&password=wp&connect_timeout=3"])
+def test_no_piece_of_a_password_is_shown(password: str, options: str) -> None:
+    """What broke: half of a password that has a ? was shown as if it were the place."""
+    url = f"postgresql://u:{password}@127.0.0.1:1/db{options}"
+    settings = Settings.load(database_url=url, dagster_database_url=url)
+    database = Database(url)
+    with pytest.raises(PostgresUnavailable) as refused, database.transaction():
+        pass
+    database.close()
+    shown = settings.shown()
+    for said in (shown["database_url"], shown["dagster_database_url"], refused.value):
+        assert "127.0.0.1:1" in str(said)
+        assert "pw" not in str(said)
+        assert "wp" not in str(said)
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("postgresql://u:pa?ss@127.0.0.1:1/db", "postgresql://u@127.0.0.1:1/db"),
+        (
+            "postgresql://ada:se%40cret@db.example:5433/memories?sslmode=require&password=x",
+            "postgresql://ada@db.example:5433/memories?sslmode=require",
+        ),
+        ("postgresql://postgres@/a%20b?host=/tmp/a%20b", None),
+        ("postgresql:///m", None),
+        ("postgresql://:5433/m", None),
+        ("postgresql://a%40b%2Fc@h/%3Fd%20%23", None),
+        ("postgresql://u@/d?host=::1&port=5", None),
+        ("postgresql://u@[::1]:5/d", "postgresql://u@/d?host=::1&port=5"),
+        ("postgres://u:x@a:1,b/d", "postgresql://u@/d?host=a,b&port=1,"),
+        ("postgresql://u@h/d?options=-c%20geqo%3Doff&application_name=a%2Bb%26c", None),
+    ],
+)
+def test_an_address_without_its_password_still_works(url: str, kept: str | None) -> None:
+    """What broke: services.json had half a password for a place. What libpq reads is the same."""
+    assert without_password(url) == (kept or url)
+    read = conninfo_to_dict(url)
+    read.pop("password", None)
+    assert conninfo_to_dict(without_password(url)) == read
