@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -144,7 +144,7 @@ class Settings(BaseSettings):
     @classmethod
     def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) != len(value):
-            raise ValueError("a list of different names, separated by commas")
+            raise ValueError("allowed is a list of different names, separated by commas")
         return value
 
     @field_validator("metadata_fields")
@@ -173,7 +173,7 @@ class Settings(BaseSettings):
     def _chroma_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         addresses = tuple(map(_chroma_address, value))
         if len(set(addresses)) != len(addresses):
-            raise ValueError("a list of different addresses, separated by commas")
+            raise ValueError("allowed is a list of different addresses, separated by commas")
         return addresses
 
     @field_validator("database_url", "dagster_database_url")
@@ -181,8 +181,8 @@ class Settings(BaseSettings):
     def _postgres_address(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _is_postgres_address(value.get_secret_value()):
             raise ValueError(
-                "postgresql://user:password@host:port/database?options with options of libpq; "
-                "in a name or password, @ is %40, / is %2F and % is %25"
+                "allowed is postgresql://user:password@host:port/database?options with options of "
+                "libpq; in a name or password, @ is %40, / is %2F and % is %25"
             )
         return value
 
@@ -190,9 +190,7 @@ class Settings(BaseSettings):
     @classmethod
     def _alert_address(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            parts = urlsplit(value.get_secret_value())
-            if parts.scheme not in {"http", "https"} or not parts.hostname:
-                raise ValueError("http://host/path or https://host/path")
+            _http_address(value.get_secret_value(), "http://host/path or https://host/path")
         return value
 
     @model_validator(mode="after")
@@ -231,12 +229,26 @@ class Settings(BaseSettings):
 
 
 def _chroma_address(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"}:
-        raise ValueError("http://host:port or https://host:port")
+    allowed = "http://host:port or https://host:port"
+    parts = _http_address(value, allowed)
+    if parts.path not in {"", "/"} or "?" in value or "#" in value:
+        raise ValueError(f"allowed is {allowed}")
     if parts.username or parts.password:
-        raise ValueError(f"an address without credentials; the token goes in {PREFIX}CHROMA_TOKEN")
+        raise ValueError(
+            f"allowed is an address without credentials; the token goes in {PREFIX}CHROMA_TOKEN"
+        )
     return value.rstrip("/")
+
+
+def _http_address(value: str, allowed: str) -> SplitResult:
+    try:
+        parts = urlsplit(value)
+        sound = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is none, a bracket without the other
+        sound = False
+    if not sound:
+        raise ValueError(f"allowed is {allowed}")
+    return parts
 
 
 def _redacted(value: object) -> object:
@@ -287,8 +299,4 @@ def _explain(error: Any) -> str:
         return message
     secret = "url" in where or "token" in where
     value = "(hidden)" if secret else repr(error["input"])
-    return f"{PREFIX}{where.upper()}={value}: {_allowed(message)}"
-
-
-def _allowed(message: str) -> str:
-    return message if message.startswith(("Input", "unable")) else f"allowed is {message}"
+    return f"{PREFIX}{where.upper()}={value}: {message}"

@@ -140,3 +140,39 @@ def test_an_address_without_its_password_still_works(url: str, kept: str | None)
     read = conninfo_to_dict(url)
     read.pop("password", None)
     assert conninfo_to_dict(without_password(url)) == read
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h:abc",
+        "http://h:99999",
+        "http://h:0",
+        "http://h:1?x=1",
+        "http://h:1#x",
+        "http://[::1",
+    ],
+)
+def test_an_address_of_chroma_that_no_client_reads_is_refused(url: str) -> None:
+    """What broke: a traceback of `status`, or an address that is cut in the middle."""
+    for name in ("chroma_url", "chroma_urls"):
+        with pytest.raises(SettingsError) as refused:
+            Settings.load(**{name: url})
+        said = f"MEMORY_PIPELINE_{name.upper()}=(hidden): allowed is http://host:port or "
+        assert str(refused.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("metadata_fields", "date,ts", "='date,ts': 'ts' is taken; names may not be "),
+        ("text_fields", "a,a", "='a,a': allowed is a list of different names, separated by comma"),
+        ("alert_url", "http://[x", "=(hidden): allowed is http://host/path or https://host/path"),
+        ("batch_size", "0", "='0': Input should be greater than or equal to 1"),
+    ],
+)
+def test_a_refusal_is_a_sentence(name: str, value: str, said: str) -> None:
+    """What broke: "allowed is" stood before what is not allowed."""
+    with pytest.raises(SettingsError) as refused:
+        Settings.load(**{name: value})
+    assert str(refused.value).startswith(f"MEMORY_PIPELINE_{name.upper()}{said}")
