@@ -161,6 +161,8 @@ class Settings(BaseSettings):
                     f"{key!r} is taken; names may not be {', '.join(sorted(RESERVED_KEYS))}, "
                     "nor start with # or $"
                 )
+            if names_date(key) and f"{key}_ts" in value:
+                raise ValueError(f"'{key}_ts' is taken; it is made from {key!r}")
         return value
 
     @field_validator("chroma_url")
@@ -260,6 +262,12 @@ def _redacted(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+def names_date(field: str) -> bool:
+    """Whether a metadata field is named like a date: it gets a ``<field>_ts`` beside it."""
+    named = field.startswith("date") or field.endswith(("_at", "_date", "_on"))
+    return named and not field.endswith("_ts")
 
 
 def _is_postgres_address(url: str) -> bool:

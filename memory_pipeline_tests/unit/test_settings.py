@@ -176,3 +176,12 @@ def test_a_refusal_is_a_sentence(name: str, value: str, said: str) -> None:
     with pytest.raises(SettingsError) as refused:
         Settings.load(**{name: value})
     assert str(refused.value).startswith(f"MEMORY_PIPELINE_{name.upper()}{said}")
+
+
+def test_a_field_that_is_made_from_a_date_is_taken() -> None:
+    """What broke: what the memory says of date_ts stood where the seconds of its date belong."""
+    for fields in ("date,date_ts", "seen_at_ts,seen_at"):
+        with pytest.raises(SettingsError, match="_ts' is taken; it is made from"):
+            Settings.load(metadata_fields=fields)
+    for fields in ("date_ts", "note,note_ts", "date,seen_at"):
+        assert Settings.load(metadata_fields=fields).metadata_fields == tuple(fields.split(","))
