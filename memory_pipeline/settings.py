@@ -132,6 +132,14 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise SettingsError("\n".join(_explain(e) for e in error.errors())) from None
 
+    @field_validator("home", mode="before")
+    @classmethod
+    def _named_home(cls, value: object) -> object:
+        """Refuse an empty variable: as a path it is whatever folder one happens to be in."""
+        if value == "":
+            raise ValueError("allowed is the path of a folder")
+        return value
+
     @field_validator("text_fields", "metadata_fields", "chroma_urls", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

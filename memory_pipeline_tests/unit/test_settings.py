@@ -45,7 +45,13 @@ def test_a_bad_list_of_chroma_servers_is_refused(urls: str, says: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("chroma_servers", 0), ("chroma_servers", 65), ("retire_seconds", -1), ("on_loss", "panic")],
+    [
+        ("chroma_servers", 0),
+        ("chroma_servers", 65),
+        ("retire_seconds", -1),
+        ("on_loss", "panic"),
+        ("home", ""),
+    ],
 )
 def test_a_value_out_of_its_bounds_is_refused(name: str, value: object) -> None:
     """The message names the variable."""
