@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import typer
 
-from memory_pipeline.cli.console import err, print_json, progress_bar
+from memory_pipeline.cli.console import err, plain, print_json, progress_bar
 from memory_pipeline.cli.data import EXIT_FINDINGS, AsJson
 from memory_pipeline.cli.tenants import Tenants, check_known, give_up_lost, known_tenants
 from memory_pipeline.local.running import discover, ui_url
@@ -123,7 +123,7 @@ def _tell_rebuilt(
     shown = {**{k: v for k, v in counted.items() if v}, **totals, "documents a second": rate}
     err.print(f"rebuilt in {seconds:.1f} s: " + "  ".join(f"{k} {v}" for k, v in shown.items()))
     for tenant, reason in troubles.items():
-        err.print(f"! {tenant}: {reason}", markup=False)
+        err.print(plain(f"! {tenant}: {reason}"))
 
 
 def _backfill(

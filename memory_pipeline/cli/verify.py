@@ -160,7 +160,7 @@ def _tell_verified(figures: dict[str, Any], findings: Sequence[Finding], *, as_j
         if len(findings) > SHOWN_FINDINGS:
             err.print(f"… and {len(findings) - SHOWN_FINDINGS} more; --json names them all")
     for tenant, reason in figures["unverified"].items():
-        err.print(f"! {tenant} could not be verified: {reason}", markup=False)
+        err.print(plain(f"! {tenant} could not be verified: {reason}"))
     counted = ("tenants", "memories", "documents", "pending", "dead_letters", "waived")
     shown = (*counted, "found", "repaired")
     err.print(
