@@ -14,7 +14,7 @@ from functools import cache
 from typing import Literal
 
 from memory_pipeline.model import Memory, Scalar, Vector
-from memory_pipeline.settings import Settings, TenantBy
+from memory_pipeline.settings import Settings, TenantBy, names_date
 from memory_pipeline.text import (
     INT64,
     Number,
@@ -163,12 +163,7 @@ def _scalar(value: object) -> Scalar:
 
 @cache
 def _dates_among(fields: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f for f in fields if _names_date(f))
-
-
-def _names_date(field: str) -> bool:
-    named = field.startswith("date") or field.endswith(("_at", "_date", "_on"))
-    return named and not field.endswith("_ts")
+    return tuple(f for f in fields if names_date(f))
 
 
 def _seconds(value: object) -> int:

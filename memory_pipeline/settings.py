@@ -5,10 +5,14 @@ hold no connection and start nothing.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Conninfo
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -16,6 +20,10 @@ from memory_pipeline.errors import SettingsError
 
 PREFIX = "MEMORY_PIPELINE_"
 RESERVED_KEYS = frozenset({"hash", "ts", "project_id"})
+POSTGRES = ("postgresql://", "postgres://")
+# libpq ends a password at its first @ and a host at a slash: a further @ is a piece of a password
+# that it takes for the host or the database, and names in its errors.
+ONE_AT = re.compile(r"[a-z]+://([^@/]*@)?+[^@?]*(\?.*)?", re.DOTALL)
 
 Fields = Annotated[tuple[str, ...], NoDecode]
 TenantBy = Literal["user_id", "project_id", "both"]
@@ -124,6 +132,14 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise SettingsError("\n".join(_explain(e) for e in error.errors())) from None
 
+    @field_validator("home", mode="before")
+    @classmethod
+    def _named_home(cls, value: object) -> object:
+        """Refuse an empty variable: as a path it is whatever folder one happens to be in."""
+        if value == "":
+            raise ValueError("allowed is the path of a folder")
+        return value
+
     @field_validator("text_fields", "metadata_fields", "chroma_urls", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -136,7 +152,7 @@ class Settings(BaseSettings):
     @classmethod
     def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) != len(value):
-            raise ValueError("a list of different names, separated by commas")
+            raise ValueError("allowed is a list of different names, separated by commas")
         return value
 
     @field_validator("metadata_fields")
@@ -153,6 +169,8 @@ class Settings(BaseSettings):
                     f"{key!r} is taken; names may not be {', '.join(sorted(RESERVED_KEYS))}, "
                     "nor start with # or $"
                 )
+            if names_date(key) and f"{key}_ts" in value:
+                raise ValueError(f"'{key}_ts' is taken; it is made from {key!r}")
         return value
 
     @field_validator("chroma_url")
@@ -165,26 +183,24 @@ class Settings(BaseSettings):
     def _chroma_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         addresses = tuple(map(_chroma_address, value))
         if len(set(addresses)) != len(addresses):
-            raise ValueError("a list of different addresses, separated by commas")
+            raise ValueError("allowed is a list of different addresses, separated by commas")
         return addresses
 
     @field_validator("database_url", "dagster_database_url")
     @classmethod
     def _postgres_address(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and urlsplit(value.get_secret_value()).scheme not in {
-            "postgresql",
-            "postgres",
-        }:
-            raise ValueError("postgresql://user:password@host:port/database")
+        if value is not None and not _is_postgres_address(value.get_secret_value()):
+            raise ValueError(
+                "allowed is postgresql://user:password@host:port/database?options with options of "
+                "libpq; in a name or password, @ is %40, / is %2F and % is %25"
+            )
         return value
 
     @field_validator("alert_url")
     @classmethod
     def _alert_address(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            parts = urlsplit(value.get_secret_value())
-            if parts.scheme not in {"http", "https"} or not parts.hostname:
-                raise ValueError("http://host/path or https://host/path")
+            _http_address(value.get_secret_value(), "http://host/path or https://host/path")
         return value
 
     @model_validator(mode="after")
@@ -223,12 +239,26 @@ class Settings(BaseSettings):
 
 
 def _chroma_address(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"}:
-        raise ValueError("http://host:port or https://host:port")
+    allowed = "http://host:port or https://host:port"
+    parts = _http_address(value, allowed)
+    if parts.path not in {"", "/"} or "?" in value or "#" in value:
+        raise ValueError(f"allowed is {allowed}")
     if parts.username or parts.password:
-        raise ValueError(f"an address without credentials; the token goes in {PREFIX}CHROMA_TOKEN")
+        raise ValueError(
+            f"allowed is an address without credentials; the token goes in {PREFIX}CHROMA_TOKEN"
+        )
     return value.rstrip("/")
+
+
+def _http_address(value: str, allowed: str) -> SplitResult:
+    try:
+        parts = urlsplit(value)
+        sound = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is none, a bracket without the other
+        sound = False
+    if not sound:
+        raise ValueError(f"allowed is {allowed}")
+    return parts
 
 
 def _redacted(value: object) -> object:
@@ -236,25 +266,46 @@ def _redacted(value: object) -> object:
         secret = value.get_secret_value()
         if secret.startswith("http"):  # of a webhook the path is the secret
             return f"{urlsplit(secret).scheme}://{urlsplit(secret).hostname}/**********"
-        return without_password(secret) if "://" in secret else "**********"
+        return without_password(secret) if secret.startswith(POSTGRES) else "**********"
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
 
 
+def names_date(field: str) -> bool:
+    """Whether a metadata field is named like a date: it gets a ``<field>_ts`` beside it."""
+    named = field.startswith("date") or field.endswith(("_at", "_date", "_on"))
+    return named and not field.endswith("_ts")
+
+
+def _is_postgres_address(url: str) -> bool:
+    try:
+        port = conninfo_to_dict(url).get("port") or ""
+    except (psycopg.Error, UnicodeError):  # what they say quotes the password
+        return False
+    sound = url.startswith(POSTGRES) and ONE_AT.fullmatch(url) is not None
+    return sound and re.fullmatch("[0-9,]*", str(port)) is not None
+
+
 def without_password(url: str) -> str:
-    """Return a URL fit for a log line: its password and its query's secrets are gone."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    user = (
-        f"{parts.username}:***@"
-        if parts.password
-        else f"{parts.username}@"
-        if parts.username
-        else ""
-    )
-    query = "" if "password" in parts.query else parts.query
-    return urlunsplit((parts.scheme, user + host, parts.path, query, ""))
+    """Return the address of a database as it may be shown and kept: all but its secrets.
+
+    It still works where the password is known otherwise.
+    """
+    parts = {
+        option.keyword.decode(): option.val.decode()
+        for option in Conninfo.parse(url.encode())
+        if option.val and not option.dispchar  # by it libpq says: a secret, or for debugging
+    }
+    user, database = (quote(parts.pop(key, ""), safe="") for key in ("user", "dbname"))
+    place = f"{parts.get('host', '')}:{parts.get('port', '')}".removesuffix(":")
+    if re.fullmatch(r"[\w.-]*(:[0-9]+)?", place):
+        parts = {key: value for key, value in parts.items() if key not in {"host", "port"}}
+    else:  # a socket's folder, IPv6 and several hosts stay options, which need no brackets
+        place = ""
+    # libpq takes no + for a blank, and a socket's folder is easier to read with its slashes.
+    options = urlencode(parts, safe="/:,", quote_via=quote)
+    return f"postgresql://{user}{'@' * bool(user)}{place}/{database}{'?' * bool(options)}{options}"
 
 
 def _explain(error: Any) -> str:
@@ -264,8 +315,4 @@ def _explain(error: Any) -> str:
         return message
     secret = "url" in where or "token" in where
     value = "(hidden)" if secret else repr(error["input"])
-    return f"{PREFIX}{where.upper()}={value}: {_allowed(message)}"
-
-
-def _allowed(message: str) -> str:
-    return message if message.startswith(("Input", "unable")) else f"allowed is {message}"
+    return f"{PREFIX}{where.upper()}={value}: {message}"

@@ -1,6 +1,7 @@
 """``memory-pipeline chaos``: break everything, under load, and see whether the promises hold."""
 
 import json
+import os
 import random
 import signal
 from pathlib import Path
@@ -32,7 +33,10 @@ def chaos(  # noqa: PLR0917 - options, named by typer
         list[str] | None, typer.Option("--kind", help="Only this kind of fault; may be repeated.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write a page of markdown here, and JSON beside it.")
+        Path | None,
+        typer.Option(
+            help="Write a page of markdown here, and JSON beside it.", dir_okay=False, writable=True
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -46,6 +50,7 @@ def chaos(  # noqa: PLR0917 - options, named by typer
     from memory_pipeline.chaos.report import as_page  # noqa: PLC0415
     from memory_pipeline.chaos.run import chaos as run  # noqa: PLC0415
 
+    _check_report(report)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     seed = random.randrange(MOST_SEED) if seed is None else seed  # noqa: S311 - no cryptography
@@ -53,18 +58,28 @@ def chaos(  # noqa: PLR0917 - options, named by typer
     options = Options(seconds, faults, tenants, rate, seed, kinds=tuple(kind or ()))
     figures = run(options, lambda said: err.print(said, markup=False))
     page = as_page(figures)
+    if as_json:
+        print_json(figures_of(figures))
+    else:
+        out.print(page, markup=False)
     if report is not None:
         report.write_text(page)
         report.with_suffix(".json").write_text(
             json.dumps(figures_of(figures), indent=1, ensure_ascii=False, default=str)
         )
-    if as_json:
-        print_json(figures_of(figures))
-    else:
-        out.print(page, markup=False)
     if figures.violations:
         err.print(f"broken; seed {seed}")
         raise typer.Exit(EXIT_FINDINGS)
+
+
+def _check_report(report: Path | None) -> None:
+    """Refuse a page that cannot be written while nothing is lost by it. Raises BadParameter."""
+    if report is None:
+        return
+    if report.suffix == ".json":
+        raise typer.BadParameter(f"--report {str(report)!r}: the JSON beside the page is named so")
+    if not os.access(report.parent, os.W_OK):
+        raise typer.BadParameter(f"--report {str(report)!r}: its folder cannot be written")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -72,6 +72,13 @@ def fail(message: str, *, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
+class _Description(ProgressColumn):
+    """What is done; it may be a tenant's name."""
+
+    def render(self, task: Task) -> Text:
+        return plain(task.description)
+
+
 class _Speed(ProgressColumn):
     """How many a second, as far as it can be told."""
 
@@ -82,7 +89,7 @@ class _Speed(ProgressColumn):
 def progress_bar(unit: str, *, speed: bool = False) -> Progress:
     """Return a progress bar that counts ``unit``; it prints nothing where nobody watches."""
     return Progress(
-        TextColumn("{task.description}", markup=False),  # a tenant's name may look like any
+        _Description(),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from memory_pipeline.cli.console import err, fail, out, plain, print_json, progress_bar
+from memory_pipeline.cli.tenants import check_known
 from memory_pipeline.errors import InvalidFilter, InvalidMemory
 from memory_pipeline.imports import import_file
 from memory_pipeline.local.running import discover
@@ -138,11 +139,12 @@ def sync(
     """Drain all changes now, in the foreground."""
     outcomes: list[Outcome] = []
     with opened(discover(Settings.load())) as pipeline, progress_bar("changes") as bar:
+        only = None if tenant is None else {TenantId(tenant)}
+        check_known(pipeline, only or ())
         pipeline.replay_cured()
         before = pipeline.status.totals().pending_changes
         task = bar.add_task("syncing", total=before)
         drain = pipeline.drain()
-        only = None if tenant is None else {TenantId(tenant)}
 
         def show(now: Outcome) -> None:
             done = sum(o.written + o.deleted for o in [*outcomes, now])

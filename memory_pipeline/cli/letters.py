@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from memory_pipeline.cli.console import err, fail, out, print_json
+from memory_pipeline.cli.console import err, fail, out, plain, print_json
 from memory_pipeline.cli.data import EXIT_FINDINGS, AsJson
 from memory_pipeline.cli.tenants import Tenants
 from memory_pipeline.cli.which import All, Classes, Ids, OlderThan, check_said, which_letters
@@ -210,8 +211,8 @@ def _counted(found: Letters) -> str:
     return f"{found.count} dead letters{waived}" + (f"; {more} not shown" if more else "")
 
 
-def _cell(value: object) -> str:
-    return "" if value is None else str(value).replace("[", r"\[")
+def _cell(value: object) -> Text:
+    return plain("" if value is None else value)
 
 
 def _who() -> str:

@@ -10,9 +10,9 @@ from uuid import uuid4
 
 import typer
 
-from memory_pipeline.cli.console import err, print_json, progress_bar
+from memory_pipeline.cli.console import err, plain, print_json, progress_bar
 from memory_pipeline.cli.data import EXIT_FINDINGS, AsJson
-from memory_pipeline.cli.tenants import Tenants, give_up_lost, known_tenants
+from memory_pipeline.cli.tenants import Tenants, check_known, give_up_lost, known_tenants
 from memory_pipeline.local.running import discover, ui_url
 from memory_pipeline.model import RebuildId, Rebuilt, TenantId
 from memory_pipeline.pipeline import Pipeline, opened
@@ -52,7 +52,7 @@ def rebuild(
             if everyone
             else [TenantId(t) for t in dict.fromkeys(tenant or ())]
         )
-        _check_known(pipeline, tenants)
+        check_known(pipeline, tenants)
         if dagster:
             _backfill(pipeline, tenants, re_embed=re_embed, as_json=as_json)
             return
@@ -63,13 +63,6 @@ def rebuild(
     _tell_rebuilt(name, rebuilt, seconds, as_json=as_json)
     if any(r.verdict in {"failed", "busy", "stopped"} for r in rebuilt):
         raise typer.Exit(EXIT_FINDINGS)
-
-
-def _check_known(pipeline: Pipeline, tenants: Sequence[TenantId]) -> None:
-    known, sizes = pipeline.registry.keys(), pipeline.memories.sizes()
-    for tenant in tenants:
-        if tenant not in known and tenant not in sizes:
-            raise typer.BadParameter(f"there is no tenant {tenant!r}")
 
 
 def _name(pipeline: Pipeline, *, everyone: bool, re_embed: bool) -> RebuildId:
@@ -130,7 +123,7 @@ def _tell_rebuilt(
     shown = {**{k: v for k, v in counted.items() if v}, **totals, "documents a second": rate}
     err.print(f"rebuilt in {seconds:.1f} s: " + "  ".join(f"{k} {v}" for k, v in shown.items()))
     for tenant, reason in troubles.items():
-        err.print(f"! {tenant}: {reason}", markup=False)
+        err.print(plain(f"! {tenant}: {reason}"))
 
 
 def _backfill(

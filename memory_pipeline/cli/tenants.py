@@ -1,5 +1,6 @@
 """What the commands over whole tenants share."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -25,3 +26,11 @@ def known_tenants(pipeline: Pipeline) -> list[TenantId]:
         if pending.partition_key is None:
             pipeline.registry.register(pending.tenant)
     return list(dict.fromkeys([*pipeline.registry.keys(), *pipeline.memories.sizes()]))
+
+
+def check_known(pipeline: Pipeline, tenants: Iterable[TenantId]) -> None:
+    """Refuse a tenant that is not among all of them. Raises BadParameter."""
+    registered = pipeline.registry.keys()
+    for tenant in tenants:
+        if tenant not in registered and tenant not in known_tenants(pipeline):
+            raise typer.BadParameter(f"there is no tenant {tenant!r}")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from memory_pipeline.cli.console import err, out, plain, print_json, progress_bar
 from memory_pipeline.cli.data import EXIT_FINDINGS, EXIT_UNAVAILABLE, AsJson
-from memory_pipeline.cli.tenants import Tenants, give_up_lost, known_tenants
+from memory_pipeline.cli.tenants import Tenants, check_known, give_up_lost, known_tenants
 from memory_pipeline.errors import ChromaUnavailable, Transient
 from memory_pipeline.local.running import discover
 from memory_pipeline.model import Finding, TenantId, Verified
@@ -44,6 +44,7 @@ def verify(
     """Compare the index with Postgres while it serves; exit code 1 where something is wrong."""
     chosen = _sample(sample)
     with opened(discover(Settings.load())) as pipeline:
+        check_known(pipeline, map(TenantId, tenant or ()))
         capture = _capture(pipeline, repair=repair)
         with suppress(Transient):  # said of each tenant that cannot be asked
             pipeline.servers.recognise()
@@ -159,7 +160,7 @@ def _tell_verified(figures: dict[str, Any], findings: Sequence[Finding], *, as_j
         if len(findings) > SHOWN_FINDINGS:
             err.print(f"… and {len(findings) - SHOWN_FINDINGS} more; --json names them all")
     for tenant, reason in figures["unverified"].items():
-        err.print(f"! {tenant} could not be verified: {reason}", markup=False)
+        err.print(plain(f"! {tenant} could not be verified: {reason}"))
     counted = ("tenants", "memories", "documents", "pending", "dead_letters", "waived")
     shown = (*counted, "found", "repaired")
     err.print(

@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
@@ -20,7 +19,6 @@ from memory_pipeline.local.processes import Identity, free_port, is_free
 from memory_pipeline.settings import Settings
 
 URLS = ("database_url", "chroma_url", "dagster_database_url")
-SECRETS = frozenset({"password", "sslpassword"})
 # The first one has the plain name that it had when there was only one.
 CHROMA = "chroma"
 FURTHER_CHROMA = re.compile(r"chroma-([2-9]|[1-9][0-9])")
@@ -154,16 +152,6 @@ def url_of(settings: Settings, name: str) -> str | None:
 def home_of(settings: Settings) -> Path:
     """Return the home as one path, however it is named."""
     return settings.home.expanduser().resolve()
-
-
-def stripped(url: str) -> str:
-    """Return an address that still works where the password is known otherwise, without it."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    query = [(k, v) for k, v in parse_qsl(parts.query) if k not in SECRETS]
-    # libpq takes no + for a blank, and a socket's folder is easier to read with its slashes.
-    encoded = urlencode(query, safe="/").replace("+", "%20")
-    return urlunsplit((parts.scheme, user.partition(":")[0] + at + host, parts.path, encoded, ""))
 
 
 def read_json(file: Path) -> dict[str, Any]:

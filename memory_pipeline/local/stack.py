@@ -63,27 +63,31 @@ def up(
 
     """
     home = home_of(settings)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"MEMORY_PIPELINE_HOME={str(home)!r}: {error}") from error
     stack = running(settings)
     if stack is not None:
         say(f"already running (pid {stack.supervisor.pid}); Dagster: {stack.ui_url}")
         if 0 < len(stack.chromas()) < settings.chroma_servers:
             say("for more Chroma servers, `memory-pipeline down` comes first")
-    elif detach:
+        return
+    _check_home(home)
+    if detach:
         _up_detached(settings, home, definitions=definitions, migrate=migrate, say=say)
     else:
         _up_here(settings, home, definitions=definitions, migrate=migrate, say=say)
 
 
 def down(settings: Settings, *, say: Say = print) -> None:
-    """Stop the stack of the settings' home and what a killed one has left; say what was done."""
+    """Stop the stack of the settings' home and what a killed one has left; say what was done.
+
+    Raises:
+        SettingsError: the home cannot be written; nothing is stopped.
+
+    """
     home = home_of(settings)
     if not home.is_dir():
         say(f"nothing runs in {home}")
         return
+    _check_home(home)
     supervisor = _supervisor(home)
     found = supervisor is not None
     if supervisor is not None:
@@ -97,6 +101,18 @@ def down(settings: Settings, *, say: Say = print) -> None:
         say(f"another `up` has just begun in {home}")
         return
     say("stopped" if found else f"nothing runs in {home}")
+
+
+def _check_home(home: Path) -> None:
+    """Make the home where there is none, and its lock: FileLock calls some errors a taken lock."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "up.lock").touch()
+    except OSError as error:
+        raise SettingsError(
+            f"MEMORY_PIPELINE_HOME={str(home)!r}: {error.strerror}; "
+            "allowed is a folder that this user can write"
+        ) from error
 
 
 def _up_here(settings: Settings, home: Path, *, definitions: str, migrate: str, say: Say) -> None:

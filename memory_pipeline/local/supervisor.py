@@ -28,7 +28,6 @@ from memory_pipeline.local.home import (
     Stack,
     home_of,
     is_chroma,
-    stripped,
     url_of,
     usual_port,
     without_own,
@@ -39,7 +38,7 @@ from memory_pipeline.local.parts import Part, PostgresPart, Watched
 from memory_pipeline.local.postgres import embedded_postgres
 from memory_pipeline.local.processes import ServiceFailed, own_identity, wait_until
 from memory_pipeline.local.service import Service
-from memory_pipeline.settings import Settings
+from memory_pipeline.settings import Settings, without_password
 
 WATCH_SECONDS = 0.25
 # Runs that are nearly done may end by themselves; the others are told to.
@@ -205,10 +204,10 @@ class Supervisor:
         stack = Stack(
             supervisor=own_identity(),
             ui_url=dagster.webserver_url(services["webserver"].port),
-            database_url=stripped(self._url("database_url")),
+            database_url=without_password(self._url("database_url")),
             chroma_url=self._url("chroma_url"),
             chroma_urls=self._settings.chroma_urls,
-            dagster_database_url=stripped(self._url("dagster_database_url")),
+            dagster_database_url=without_password(self._url("dagster_database_url")),
             services=services,
             note=self._note,
         )

@@ -240,6 +240,23 @@ def test_wrong_words_are_refused_with_what_is_allowed(
     assert says in said
 
 
+@pytest.mark.parametrize("words", [("verify",), ("verify", "--repair"), ("sync",), ("rebuild",)])
+def test_a_tenant_that_there_is_not_is_no_success(
+    run: Commands, letters: dict[str, int], words: tuple[str, ...], db: psycopg.Connection
+) -> None:
+    """What broke: a misspelt tenant was verified without findings, and synced without changes."""
+    assert "there is no tenant 'nobody'" in run(*words, "--tenant", "nobody", code=2).stderr
+    assert db.execute("SELECT FROM memory_pipeline.verification").fetchall() == []
+
+
+def test_a_tenant_of_which_only_changes_are_left_is_known(
+    run: Commands, pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Its memory was deleted before anything was synced."""
+    db.execute("DELETE FROM memory_logs WHERE id = %s", (remember(db, "eve", SECRET),))
+    assert run.json("sync", "--tenant", "eve")["pending_changes"] == 0
+
+
 # ---- replay
 
 

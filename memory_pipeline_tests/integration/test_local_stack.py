@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 
 from memory_pipeline.cli.services import exports
 from memory_pipeline.errors import PipelineError
-from memory_pipeline.local.home import Stack, stripped, without_own
+from memory_pipeline.local.home import Stack, without_own
 from memory_pipeline.local.leftovers import end_marked
 from memory_pipeline.local.processes import Identity, marked
 from memory_pipeline.local.running import discover, running, service_states
@@ -305,11 +305,3 @@ def test_down_ends_what_a_killed_supervisor_left(settings: Settings, wait_until:
     down(settings, say=said.append)
     assert said == ["stopped"]
     os.waitpid(pid, 0)
-
-
-def test_a_recorded_address_holds_no_password() -> None:
-    """services.json names external servers, never their secrets."""
-    url = "postgresql://ada:se%40cret@db.example:5433/memories?sslmode=require&password=x"
-    assert stripped(url) == "postgresql://ada@db.example:5433/memories?sslmode=require"
-    socket = "postgresql://postgres@/a%20b?host=/tmp/a%20b"
-    assert stripped(socket) == socket

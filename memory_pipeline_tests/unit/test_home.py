@@ -149,3 +149,18 @@ def test_up_is_told_how_many_servers_to_run(
     done = CliRunner().invoke(app, ["up", *words])
     assert (done.exit_code == 0) == (count is not None)
     assert [s.chroma_servers for s in started] == [count] * (count is not None)
+
+
+@pytest.mark.parametrize("words", [("up",), ("up", "--detach"), ("down",)])
+@pytest.mark.parametrize("home", ["/proc", "/proc/sys"])
+def test_a_home_that_cannot_be_written_is_named_in_one_line(
+    words: tuple[str, ...], home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What broke: a traceback, or word of another `up` that was none."""
+    for start in ("Supervisor", "_spawn", "end_marked", "end_postgres"):
+        monkeypatch.setattr(f"memory_pipeline.local.stack.{start}", None)
+    monkeypatch.setenv("MEMORY_PIPELINE_HOME", home)
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code == 2
+    assert f"MEMORY_PIPELINE_HOME='{home}': " in done.stderr
+    assert "allowed is " in done.stderr

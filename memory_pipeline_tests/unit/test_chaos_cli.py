@@ -1,0 +1,61 @@
+"""The command chaos: where its report may go. Nothing is broken here."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from memory_pipeline.chaos.figures import Figures, Options
+from memory_pipeline.cli import app
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
+    """Stand in for the run; return the options of each."""
+    ran: list[Options] = []
+
+    def run(options: Options, _say: object) -> Figures:
+        ran.append(options)
+        return Figures(options)
+
+    monkeypatch.setattr("memory_pipeline.chaos.run.chaos", run)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    return ran
+
+
+@pytest.mark.parametrize("name", ["none/page.md", "page.json", "."])
+def test_a_report_that_cannot_be_written_is_refused_at_once(
+    name: str, runs: list[Options], tmp_path: Path
+) -> None:
+    """What broke: the run went on to its end, and then its page was lost."""
+    done = CliRunner().invoke(app, ["chaos", "--report", str(tmp_path / name)])
+    assert (done.exit_code, runs, list(tmp_path.iterdir())) == (2, [], [])
+    assert "--report" in done.stderr
+
+
+def test_the_page_is_printed_and_written_with_json_beside_it(
+    runs: list[Options], tmp_path: Path
+) -> None:
+    """Under the same name."""
+    page = tmp_path / "page.md"
+    done = CliRunner().invoke(app, ["chaos", "--seed", "7", "--report", str(page)])
+    assert (done.exit_code, [options.seed for options in runs]) == (0, [7])
+    assert page.read_text().strip() in done.stdout
+    assert json.loads(page.with_suffix(".json").read_text())["changes"] == 0
+
+
+def test_a_page_that_is_not_written_after_all_was_printed(
+    runs: list[Options], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk may be full by then."""
+
+    def full(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(Path, "write_text", full)
+    done = CliRunner().invoke(app, ["chaos", "--report", str(tmp_path / "page.md")])
+    assert isinstance(done.exception, OSError)
+    assert "every promise was kept" in done.stdout
+    assert len(runs) == 1

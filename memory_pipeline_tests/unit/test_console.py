@@ -1,0 +1,62 @@
+"""What commands print: a stranger's text is shown as it stands, and no terminal acts upon it."""
+
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console
+
+from memory_pipeline.cli import console, rebuild, verify
+from memory_pipeline.cli.letters import _cell, _table
+from memory_pipeline.letters import DeadLetter, Letters
+from memory_pipeline.model import MemoryId, RebuildId, Rebuilt, TenantId
+
+HOSTILE = ["[/nope]", "x\\[/nope]", "\\\\[red]", "a\x1b]0;title\x07b", "\x9b31mred", ":smile:"]
+
+
+def shown(name: str) -> str:
+    """Return how a terminal shows a name."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_dead_letters_of_any_tenant_are_shown(name: str) -> None:
+    """What broke: a backslash before a bracket was markup all the same, and ended the command."""
+    now = datetime.now(UTC)
+    letter = DeadLetter(
+        *(TenantId(name), MemoryId(1), "content", name, name, 1, now, now, now),
+        *(None, None, None, None, now, name, name),
+    )
+    printed = Console(width=200)
+    with printed.capture() as capture:
+        printed.print(_table(Letters(1, 1, (letter,))), _cell(name), _cell(None))
+    assert capture.get().count(shown(name)) == 4
+    assert "\x1b" not in capture.get()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_said_of_any_tenant_is_shown(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What broke: control characters of a tenant's name and of an error reached the terminal."""
+    tenant = TenantId(name)
+    figures = dict.fromkeys(
+        ("tenants", "memories", "documents", "pending", "dead_letters", "waived", "found"), 0
+    )
+    verify._tell_verified(
+        {**figures, "repaired": 0, "seconds": 0, "unverified": {tenant: name}}, [], as_json=False
+    )
+    failed = Rebuilt(tenant, "failed", reason=name)
+    rebuild._tell_rebuilt(RebuildId("all"), [failed], 1.0, as_json=False)
+    said = capsys.readouterr().err
+    assert said.count(shown(name)) == 4
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_progress_of_any_tenant_is_shown(name: str) -> None:
+    """The bar names the tenant that is synced."""
+    bar = console.progress_bar("changes")
+    bar.add_task(name)
+    printed = Console(width=200)
+    with printed.capture() as capture:
+        printed.print(bar.get_renderable())
+    assert shown(name) in capture.get()
+    assert "\x1b" not in capture.get()
