@@ -47,6 +47,7 @@ from memory_pipeline_tests.fakes import (
     FakeRegistry,
     FakeWorld,
 )
+from memory_pipeline_tests.simulation import actors
 from memory_pipeline_tests.simulation.run import Report, Simulation
 from memory_pipeline_tests.simulation.scheduler import VirtualEvent, VirtualThreading
 from memory_pipeline_tests.simulation.world import SimulatedWorld
@@ -963,7 +964,10 @@ def _touched_passes() -> Iterator[None]:
 
         return look
 
-    with instead(Sandwich, "_sandwich", made):
+    # It takes a touch amid both looks, of the very row that is wrong.
+    touches = [100 * (kind == "touch") + 1 for kind in actors.KINDS]
+    often = patch.multiple(actors, WEIGHTS=touches, WEIGHTS_AMID=touches)
+    with instead(Sandwich, "_sandwich", made), often:
         yield
 
 
