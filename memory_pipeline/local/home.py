@@ -166,6 +166,12 @@ def stripped(url: str) -> str:
     return urlunsplit((parts.scheme, user.partition(":")[0] + at + host, parts.path, encoded, ""))
 
 
+def private_folder(folder: Path) -> None:
+    """Make a folder that its owner alone may enter; one that exists becomes so."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object; an absent or broken file is an empty one."""
     try:

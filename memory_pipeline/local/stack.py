@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from memory_pipeline.errors import PipelineError, SettingsError, Transient
 from memory_pipeline.local.environment import base_environment
-from memory_pipeline.local.home import Stack, home_of, read_json, write_json
+from memory_pipeline.local.home import Stack, home_of, private_folder, read_json, write_json
 from memory_pipeline.local.leftovers import end_marked, end_postgres
 from memory_pipeline.local.processes import (
     Identity,
@@ -122,7 +122,7 @@ def _up_detached(
 ) -> None:
     """Start the supervisor as a daemon and wait for its word."""
     log_file = home / "logs" / "up.log"
-    log_file.parent.mkdir(exist_ok=True)
+    private_folder(log_file.parent)
     if log_file.exists():
         log_file.replace(log_file.with_name("up.log.1"))
     arguments = ["--definitions", definitions, "--migrate", migrate]

@@ -28,6 +28,7 @@ from memory_pipeline.local.home import (
     Stack,
     home_of,
     is_chroma,
+    private_folder,
     stripped,
     url_of,
     usual_port,
@@ -90,7 +91,7 @@ class Supervisor:
 
     def _start(self) -> None:
         logs = self._home / "logs"
-        logs.mkdir(exist_ok=True)
+        private_folder(logs)
         self._start_stores(logs)
         port = usual_port(self._home, "code-server")
         workspace = dagster.write_instance(self._home / "dagster", code_server_port=port)
