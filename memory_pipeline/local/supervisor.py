@@ -40,6 +40,7 @@ from memory_pipeline.local.parts import Part, PostgresPart, Watched
 from memory_pipeline.local.postgres import embedded_postgres
 from memory_pipeline.local.processes import ServiceFailed, own_identity, wait_until
 from memory_pipeline.local.service import Service
+from memory_pipeline.logs import get_logger
 from memory_pipeline.settings import Settings
 
 WATCH_SECONDS = 0.25
@@ -47,6 +48,8 @@ WATCH_SECONDS = 0.25
 WORKER_GRACE_SECONDS = 3.0
 DATABASES = {"database_url": "memory_pipeline", "dagster_database_url": "dagster"}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+log = get_logger("memory_pipeline.local")
 
 
 class Stopped(Exception):
@@ -77,10 +80,11 @@ class Supervisor:
             try:
                 self._start()
                 on_healthy(self._write())
+                written = True
                 while not self._stopping:
                     again = [watched.look() for watched in self._watched]
-                    if any(again):
-                        self._write()
+                    if any(again) or not written:
+                        written = self._write_again(warn=written)
                     time.sleep(WATCH_SECONDS)
             except Stopped:
                 pass
@@ -215,6 +219,16 @@ class Supervisor:
         )
         stack.write(self._home)
         return stack
+
+    def _write_again(self, *, warn: bool) -> bool:
+        """Write down what runs now; False where the disk takes nothing, which stops nothing."""
+        try:
+            self._write()
+        except OSError as error:
+            if warn:
+                log.warning("services not written", home=str(self._home), reason=str(error))
+            return False
+        return True
 
     def _stop(self) -> None:
         """Stop in reverse: nothing that still works loses what it works on."""

@@ -244,6 +244,12 @@ def test_what_a_crash_has_left_is_not_stuck(
     assert not lock.stuck()
 
 
+def test_a_database_that_is_damaged_is_not_stuck(tmp_path: Path) -> None:
+    """What broke: the look at it raised, and the supervisor ended with all services."""
+    (tmp_path / "chroma.sqlite3").write_bytes(b"no database" * 100)
+    assert not WriteLock(tmp_path)._held()
+
+
 def test_who_was_paused_begins_anew(
     database: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
