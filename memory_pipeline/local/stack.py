@@ -41,6 +41,10 @@ EXIT_UNAVAILABLE = 3
 Say = Callable[[str], None]
 
 
+class AnotherUp(ServiceFailed):
+    """Another supervisor of this home starts or stops its services; nothing was done here."""
+
+
 def up(
     settings: Settings,
     *,
@@ -79,7 +83,12 @@ def up(
 
 
 def down(settings: Settings, *, say: Say = print) -> None:
-    """Stop the stack of the settings' home and what a killed one has left; say what was done."""
+    """Stop the stack of the settings' home and what a killed one has left; say what was done.
+
+    Raises:
+        AnotherUp: one has begun meanwhile; it goes on.
+
+    """
     home = home_of(settings)
     if not home.is_dir():
         say(f"nothing runs in {home}")
@@ -94,8 +103,7 @@ def down(settings: Settings, *, say: Say = print) -> None:
             found = end_postgres(home) or found
             (home / "services.json").unlink(missing_ok=True)
     except Timeout:
-        say(f"another `up` has just begun in {home}")
-        return
+        raise AnotherUp(f"another `up` has just begun in {home}") from None
     say("stopped" if found else f"nothing runs in {home}")
 
 
@@ -114,7 +122,7 @@ def _up_here(settings: Settings, home: Path, *, definitions: str, migrate: str, 
             end_marked(home)  # Postgres, if it survived, is taken over as it is
             Supervisor(settings, definitions=definitions, migrate=migrate).run(healthy)
     except Timeout:
-        say("another `up` is starting or stopping the services here")
+        raise AnotherUp("another `up` is starting or stopping the services here") from None
 
 
 def _up_detached(
@@ -194,6 +202,8 @@ def main() -> int:
     configure_logging()
     try:
         up(Settings.load(), definitions=chosen.definitions, migrate=chosen.migrate)
+    except AnotherUp as error:
+        sys.stderr.write(f"{error}\n")  # for `up --detach` no failure: it waits for that one
     except PipelineError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_UNAVAILABLE if isinstance(error, Transient) else EXIT_USAGE

@@ -1,4 +1,4 @@
-"""What holds a stack together goes on when the disk is full: it would take Postgres with it."""
+"""What holds a stack together: one a home, and it goes on when the disk is full."""
 
 import errno
 import sys
@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from memory_pipeline.errors import Transient
 from memory_pipeline.local import service as services
+from memory_pipeline.local import stack as stacks
 from memory_pipeline.local import supervisor as supervising
 from memory_pipeline.local.home import Stack, listed
 from memory_pipeline.local.parts import Watched
 from memory_pipeline.local.processes import Identity, ServiceFailed, own_identity
 from memory_pipeline.local.service import Service
+from memory_pipeline.local.stack import down, main, up
 from memory_pipeline.local.supervisor import Supervisor
 from memory_pipeline.settings import Settings
 
@@ -144,3 +148,23 @@ def test_a_child_that_is_refused_its_files_is_ended(
         service.start()
     assert service.identity is not None
     assert not service.alive()
+
+
+@pytest.mark.parametrize("command", [up, down])
+def test_who_finds_another_at_work_has_not_done_it(
+    command: Callable[[Settings], None], tmp_path: Path
+) -> None:
+    """What broke: exit code 0 for a stack that was neither started nor stopped."""
+    with FileLock(tmp_path / "up.lock"), pytest.raises(Transient, match="another `up`"):
+        command(Settings.load(home=tmp_path))
+
+
+def test_the_daemon_of_a_second_up_leaves_it_to_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its exit code 0, `up --detach` knows that it can wait for the first one's services."""
+    monkeypatch.setenv("MEMORY_PIPELINE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["stack"])
+    monkeypatch.setattr(stacks, "configure_logging", nothing)
+    with FileLock(tmp_path / "up.lock"):
+        assert main() == 0
