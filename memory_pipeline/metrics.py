@@ -1,4 +1,4 @@
-"""Figures for Prometheus, on the loopback interface. No tenant's name is a label."""
+"""Figures for Prometheus, on loopback unless told otherwise. No tenant's name is a label."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
@@ -15,7 +15,9 @@ LAG_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0)
 class Metrics:
     """What a live process measures. Always counted; served only where a port is given."""
 
-    def __init__(self, freshness: Freshness, *, port: int | None = None) -> None:
+    def __init__(
+        self, freshness: Freshness, *, port: int | None = None, address: str = LOOPBACK
+    ) -> None:
         self._registry = CollectorRegistry()
         self._ready = self._gauge("live_ready", "1 once the process syncs")
         self._backlog = self._gauge("pending_changes", "changes that wait")
@@ -57,11 +59,11 @@ class Metrics:
         )
         freshness.watch(lag.observe)
         if port is not None:
-            self._serve(port)
+            self._serve(port, address)
 
-    def _serve(self, port: int) -> None:
+    def _serve(self, port: int, address: str) -> None:
         try:
-            start_http_server(port, addr=LOOPBACK, registry=self._registry)
+            start_http_server(port, addr=address, registry=self._registry)
         except OSError as error:
             raise SettingsError(f"{PREFIX}METRICS_PORT={port}: {error.strerror}") from error
 

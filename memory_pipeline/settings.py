@@ -113,6 +113,10 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="where the live process serves figures for Prometheus"
     )
+    # No other: `up` and health checks ask on loopback.
+    metrics_address: Literal["127.0.0.1", "0.0.0.0"] = Field(  # noqa: S104 - asked for by name
+        "127.0.0.1", description="who gets them: this machine alone, or everybody (0.0.0.0)"
+    )
     alert_url: SecretStr | None = Field(
         None, description="where failed runs and new dead letters are told, as JSON by POST"
     )

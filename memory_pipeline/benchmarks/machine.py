@@ -15,11 +15,16 @@ def machine() -> dict[str, object]:
         "cores": os.cpu_count() or 0,
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "load_1m": round(os.getloadavg()[0], 2),
-        "system": platform.platform(),
+        "system": _system(),
         "python": platform.python_version(),
         "chromadb": version("chromadb"),
         "psycopg": version("psycopg"),
     }
+
+
+def _system() -> str:
+    """Name the system and its release; what a vendor has added to that names one machine."""
+    return f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}"
 
 
 def median(values: Sequence[float]) -> float:

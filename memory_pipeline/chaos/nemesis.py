@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from textwrap import shorten
 
 import httpx
 import psycopg
@@ -21,6 +22,7 @@ from memory_pipeline.errors import PipelineError
 AT_ONCE = 3
 LOOK_SECONDS = 0.05
 LONGEST_HEALING_SECONDS = 240.0
+SAID_LENGTH = 200
 
 
 class Nemesis:
@@ -91,9 +93,10 @@ class Nemesis:
         except (PipelineError, psycopg.Error, httpx.HTTPError, ChromaError, ValueError) as error:
             # Another fault was in its way. What it had broken, its block has healed.
             said = str(error).partition("\n")[0].replace(str(self._stack.home), "…")
-            detail += f"; {type(error).__name__}: {said[:120]}"
+            why = f"{type(error).__name__}: {shorten(said, SAID_LENGTH, placeholder=' …')}"
+            detail = f"{detail}; {why}" if detail else why
             with self._lock:
-                self.skipped[fault.kind] = detail
+                self.skipped[fault.kind] = why
         else:
             with self._lock:
                 self.counts[fault.kind] += 1

@@ -153,7 +153,10 @@ def as_page(figures: Figures) -> str:
             f"- Chroma had ended by itself or was stuck, and was started again as `up` does, "
             f"{figures.chroma_restarts} times"
         )
-    lines += [f"- not done: {kind}: {why}" for kind, why in told["not_done"].items()]
+    lines += [
+        f"- {kind}: not done every time, another fault was in its way ({why})"
+        for kind, why in told["not_done"].items()
+    ]
     lines += [
         f"- **{v.kind}** {v.tenant or ''} {v.memory_id or ''} {v.detail} "
         f"(around: {', '.join(sorted(kinds)) or 'nothing'})"

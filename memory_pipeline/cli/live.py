@@ -36,7 +36,9 @@ def live(
     with opened(settings) as pipeline:
         upkeep = Upkeep(
             pipeline,
-            metrics=Metrics(pipeline.freshness, port=settings.metrics_port),
+            metrics=Metrics(
+                pipeline.freshness, port=settings.metrics_port, address=settings.metrics_address
+            ),
             lineage=_lineage(pipeline) if lineage else _Untold(),
         )
         process = Live(pipeline, upkeep)

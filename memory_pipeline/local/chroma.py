@@ -16,7 +16,7 @@ import httpx
 import yaml
 
 from memory_pipeline.local.environment import child_environment
-from memory_pipeline.local.home import chroma_names, home_of, usual_port
+from memory_pipeline.local.home import chroma_names, home_of, private_folder, usual_port
 from memory_pipeline.local.locked import WriteLock
 from memory_pipeline.local.processes import free_port
 from memory_pipeline.local.service import Service
@@ -98,7 +98,7 @@ def chroma_service(
     """Write the server's configuration and describe the service. Starts nothing."""
     port = port or free_port()
     data_dir = data_dir.absolute()
-    data_dir.mkdir(parents=True, exist_ok=True)
+    private_folder(data_dir)  # Chroma's files may be read by all, and hold every memory
     configuration = data_dir.with_name(f"{data_dir.name}.yaml")
     configuration.write_text(
         yaml.safe_dump(

@@ -154,6 +154,12 @@ def home_of(settings: Settings) -> Path:
     return settings.home.expanduser().resolve()
 
 
+def private_folder(folder: Path) -> None:
+    """Make a folder that its owner alone may enter; one that exists becomes so."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object; an absent or broken file is an empty one."""
     try:

@@ -57,6 +57,6 @@ class WriteLock:
             with closing(sqlite3.connect(f"{database}?mode=rw", uri=True, timeout=0)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute("ROLLBACK")
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
         return False

@@ -110,7 +110,7 @@ class Watched:
         self.started_at, self.start_again_at = now, None
         try:
             self.part.start()
-        except PipelineError as error:
+        except (PipelineError, OSError) as error:  # a full disk ends by itself, the stack need not
             self.ended += 1
             self._pause(now, str(error))
             return False

@@ -64,11 +64,16 @@ class Service:
         return self._identity
 
     def start(self) -> None:
-        """Start the child, in a session of its own: Ctrl-C in the terminal is not meant for it."""
-        _make_room(self.log_file)
-        self.tidy()
-        with self.log_file.open("ab") as log:
-            try:
+        """Start the child, in a session of its own: Ctrl-C in the terminal is not meant for it.
+
+        Raises:
+            ServiceFailed: the machine refuses a file or the process; no child is left.
+
+        """
+        try:
+            _make_room(self.log_file)
+            self.tidy()
+            with self.log_file.open("ab") as log:
                 self._child = subprocess.Popen(
                     self.command,
                     env=dict(self.environment),
@@ -77,11 +82,12 @@ class Service:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-            except OSError as error:
-                raise ServiceFailed(f"{self.name} cannot be started: {error}") from error
-        self._identity = identify(self._child.pid)
-        if self.open_files is not None:
-            _raise_open_files(self._child.pid, self.open_files)
+            self._identity = identify(self._child.pid)
+            if self.open_files is not None:
+                _raise_open_files(self._child.pid, self.open_files)
+        except OSError as error:
+            self.stop()
+            raise ServiceFailed(f"{self.name} cannot be started: {error}") from error
 
     def alive(self) -> bool:
         """Whether the child runs; also takes note of its end, so that it does not stay a zombie."""

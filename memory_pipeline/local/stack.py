@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from memory_pipeline.errors import PipelineError, SettingsError, Transient
 from memory_pipeline.local.environment import base_environment
-from memory_pipeline.local.home import Stack, home_of, read_json, write_json
+from memory_pipeline.local.home import Stack, home_of, private_folder, read_json, write_json
 from memory_pipeline.local.leftovers import end_marked, end_postgres
 from memory_pipeline.local.processes import (
     Identity,
@@ -39,6 +39,10 @@ EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 3
 
 Say = Callable[[str], None]
+
+
+class AnotherUp(ServiceFailed):
+    """Another supervisor of this home starts or stops its services; nothing was done here."""
 
 
 def up(
@@ -81,6 +85,7 @@ def down(settings: Settings, *, say: Say = print) -> None:
 
     Raises:
         SettingsError: the home cannot be written; nothing is stopped.
+        AnotherUp: one has begun meanwhile; it goes on.
 
     """
     home = home_of(settings)
@@ -98,8 +103,7 @@ def down(settings: Settings, *, say: Say = print) -> None:
             found = end_postgres(home) or found
             (home / "services.json").unlink(missing_ok=True)
     except Timeout:
-        say(f"another `up` has just begun in {home}")
-        return
+        raise AnotherUp(f"another `up` has just begun in {home}") from None
     say("stopped" if found else f"nothing runs in {home}")
 
 
@@ -130,7 +134,7 @@ def _up_here(settings: Settings, home: Path, *, definitions: str, migrate: str, 
             end_marked(home)  # Postgres, if it survived, is taken over as it is
             Supervisor(settings, definitions=definitions, migrate=migrate).run(healthy)
     except Timeout:
-        say("another `up` is starting or stopping the services here")
+        raise AnotherUp("another `up` is starting or stopping the services here") from None
 
 
 def _up_detached(
@@ -138,7 +142,7 @@ def _up_detached(
 ) -> None:
     """Start the supervisor as a daemon and wait for its word."""
     log_file = home / "logs" / "up.log"
-    log_file.parent.mkdir(exist_ok=True)
+    private_folder(log_file.parent)
     if log_file.exists():
         log_file.replace(log_file.with_name("up.log.1"))
     arguments = ["--definitions", definitions, "--migrate", migrate]
@@ -210,6 +214,8 @@ def main() -> int:
     configure_logging()
     try:
         up(Settings.load(), definitions=chosen.definitions, migrate=chosen.migrate)
+    except AnotherUp as error:
+        sys.stderr.write(f"{error}\n")  # for `up --detach` no failure: it waits for that one
     except PipelineError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_UNAVAILABLE if isinstance(error, Transient) else EXIT_USAGE

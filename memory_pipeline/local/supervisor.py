@@ -28,6 +28,7 @@ from memory_pipeline.local.home import (
     Stack,
     home_of,
     is_chroma,
+    private_folder,
     url_of,
     usual_port,
     without_own,
@@ -38,6 +39,7 @@ from memory_pipeline.local.parts import Part, PostgresPart, Watched
 from memory_pipeline.local.postgres import embedded_postgres
 from memory_pipeline.local.processes import ServiceFailed, own_identity, wait_until
 from memory_pipeline.local.service import Service
+from memory_pipeline.logs import get_logger
 from memory_pipeline.settings import Settings, without_password
 
 WATCH_SECONDS = 0.25
@@ -45,6 +47,8 @@ WATCH_SECONDS = 0.25
 WORKER_GRACE_SECONDS = 3.0
 DATABASES = {"database_url": "memory_pipeline", "dagster_database_url": "dagster"}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+log = get_logger("memory_pipeline.local")
 
 
 class Stopped(Exception):
@@ -75,10 +79,11 @@ class Supervisor:
             try:
                 self._start()
                 on_healthy(self._write())
+                written = True
                 while not self._stopping:
                     again = [watched.look() for watched in self._watched]
-                    if any(again):
-                        self._write()
+                    if any(again) or not written:
+                        written = self._write_again(warn=written)
                     time.sleep(WATCH_SECONDS)
             except Stopped:
                 pass
@@ -89,7 +94,7 @@ class Supervisor:
 
     def _start(self) -> None:
         logs = self._home / "logs"
-        logs.mkdir(exist_ok=True)
+        private_folder(logs)
         self._start_stores(logs)
         port = usual_port(self._home, "code-server")
         workspace = dagster.write_instance(self._home / "dagster", code_server_port=port)
@@ -213,6 +218,16 @@ class Supervisor:
         )
         stack.write(self._home)
         return stack
+
+    def _write_again(self, *, warn: bool) -> bool:
+        """Write down what runs now; False where the disk takes nothing, which stops nothing."""
+        try:
+            self._write()
+        except OSError as error:
+            if warn:
+                log.warning("services not written", home=str(self._home), reason=str(error))
+            return False
+        return True
 
     def _stop(self) -> None:
         """Stop in reverse: nothing that still works loses what it works on."""

@@ -301,6 +301,14 @@ def test_ports_agree() -> None:
     )
 
 
+def test_the_figures_are_for_the_network_inside() -> None:
+    """What broke: they were served to the container's own loopback, where no Prometheus is."""
+    live = SERVICES["live"]
+    assert live["environment"][f"{PREFIX}METRICS_ADDRESS"] == "0.0.0.0"  # noqa: S104 - of a container
+    assert live["networks"] == ["inside"]
+    assert live["expose"] == [live["environment"][f"{PREFIX}METRICS_PORT"]]
+
+
 def test_dagster_yaml_is_that_of_up_but_for_storage_and_logs() -> None:
     """Limits that were measured once hold in containers too."""
     ours = yaml.safe_load((DOCKER / "dagster.yaml").read_text())

@@ -2,6 +2,7 @@ import os
 import resource
 import signal
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
@@ -21,6 +22,7 @@ from chromadb.errors import InternalError
 from memory_pipeline.chaos.disk import Disk, small_disk
 from memory_pipeline.local.chroma import (
     ChromaProcess,
+    chroma_service,
     probe_chroma,
     remove_orphans,
     start_chroma,
@@ -49,6 +51,20 @@ def test_it_may_open_as_many_files_as_the_machine_allows(server: ChromaProcess) 
     """A collection takes four files, and the usual limit ends at some 250 tenants."""
     soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     assert soft == (65_536 if hard == resource.RLIM_INFINITY else min(65_536, hard))
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_its_data_is_its_owners_alone(tmp_path: Path, *, existed: bool) -> None:
+    """What broke: every user of the machine could read all memories in ``chroma.sqlite3``."""
+    data = tmp_path / "home" / "chroma"
+    before = os.umask(0o022)
+    try:
+        if existed:
+            data.mkdir(parents=True)
+        chroma_service(data, tmp_path / "chroma.log")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
 
 
 def test_nobody_can_reset_it(server: ChromaProcess) -> None:
@@ -226,6 +242,12 @@ def test_what_a_crash_has_left_is_not_stuck(
     ends = time.monotonic() + 1.0
     wait_until(lambda: lock.stuck() or time.monotonic() > ends)
     assert not lock.stuck()
+
+
+def test_a_database_that_is_damaged_is_not_stuck(tmp_path: Path) -> None:
+    """What broke: the look at it raised, and the supervisor ended with all services."""
+    (tmp_path / "chroma.sqlite3").write_bytes(b"no database" * 100)
+    assert not WriteLock(tmp_path)._held()
 
 
 def test_who_was_paused_begins_anew(

@@ -130,6 +130,12 @@ def test_up_returns_when_everything_is_healthy(settings: Settings, stack: Stack)
     assert stat.S_IMODE((settings.home / "services.json").stat().st_mode) == 0o600
 
 
+def test_memories_and_logs_are_for_their_owner_alone(settings: Settings, stack: Stack) -> None:
+    """What broke: every user of the machine could read them. The home itself stays passable."""
+    for name in ("chroma", "chroma-2", "logs"):
+        assert stat.S_IMODE((settings.home / name).stat().st_mode) == 0o700, name
+
+
 def test_everything_listens_on_this_machine_alone(stack: Stack) -> None:
     """Neither Chroma nor Dagster has a login."""
     for name in ("chroma", "chroma-2", "code-server", "webserver"):

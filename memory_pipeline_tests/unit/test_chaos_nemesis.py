@@ -30,6 +30,7 @@ class Parts:
     together: bool = False
     ended: bool = False
     home: Path = Path("/home-of-the-stack")
+    says: str = "in the way"
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def end_commands(self) -> None:
@@ -47,7 +48,7 @@ class Parts:
                 self.most = max(self.most, len(self.broken))
             try:
                 if fails:
-                    raise Transient(f"in the way: {self.home}/postgres", sent=False)
+                    raise Transient(self.says.format(home=self.home), sent=False)
                 yield needs
             finally:
                 with self.lock:
@@ -87,14 +88,33 @@ def test_all_is_healed_and_no_two_faults_share_what_they_need(tmp_path: Path) ->
     assert len(told(tmp_path, 1)) == 20
 
 
-def test_a_fault_that_another_is_in_the_way_of_is_told(tmp_path: Path) -> None:
-    """It is not counted, and the others go on."""
-    parts = Parts()
+LONG = "connection to server failed: FATAL: the database system is starting up " * 5
+
+
+@pytest.mark.parametrize("says", ["in the way: {home}/postgres", LONG])
+def test_a_fault_that_another_is_in_the_way_of_is_told(tmp_path: Path, says: str) -> None:
+    """It is not counted, and the others go on. What broke: its line was cut within a word."""
+    parts = Parts(says=says)
     kinds = [parts.kind("good", "a"), parts.kind("bad", "b", fails=True)]
     nemesis = run(parts, kinds, tmp_path, count=4, seed=2)
     assert nemesis.counts == {"good": 2}
-    assert "in the way: …/postgres" in nemesis.skipped["bad"]
+    why = nemesis.skipped["bad"]
+    assert len(why) < 250
+    name, said = why.split(": ", 1)
+    assert name == "Transient"
+    assert set(said.split()) <= {*says.format(home="…").split(), "…"}
     assert parts.broken == []
+
+
+def test_the_report_says_what_was_not_done_and_why() -> None:
+    """In a sentence."""
+    figures = Figures(Options(10, 2, 3, 4.0, seed=77))
+    figures.skipped = {"rebuild killed": "OperationalError: the database system is starting up"}
+    assert (
+        "- rebuild killed: not done every time, another fault was in its way "
+        "(OperationalError: the database system is starting up)\n"
+    ) in as_page(figures)
+    assert as_json(figures)["machine"]["system"].count("-") == 0
 
 
 def test_the_seed_chooses(tmp_path: Path) -> None:

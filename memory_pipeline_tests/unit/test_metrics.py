@@ -13,6 +13,7 @@ from memory_pipeline.local.processes import free_port
 from memory_pipeline.metrics import LOOPBACK, Metrics
 from memory_pipeline.model import Outcome, TenantId
 from memory_pipeline.postgres.workers import Backlog
+from memory_pipeline.settings import Settings
 
 ADA = TenantId("ada lovelace")
 
@@ -119,18 +120,30 @@ def test_no_tenants_name_is_served() -> None:
     assert labels(text) == {"how", "verdict", "le"}
 
 
-def test_only_this_machine_can_ask() -> None:
-    """The figures are served on the loopback interface, and on 127.0.0.1 alone."""
-    port = free_port()
-    Metrics(Freshness(), port=port)
-    listening = [
+def addresses(port: int) -> list[str]:
+    """Tell where this process listens on a port."""
+    return [
         connection.laddr.ip
         for connection in psutil.Process().net_connections(kind="inet")
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
     ]
-    assert listening == ["127.0.0.1"]
+
+
+def test_only_this_machine_can_ask() -> None:
+    """The figures are served on the loopback interface, and on 127.0.0.1 alone."""
+    port = free_port()
+    Metrics(Freshness(), port=port)
+    assert addresses(port) == ["127.0.0.1"]
     with socket.socket() as other, pytest.raises(ConnectionRefusedError):
         other.connect(("127.0.0.2", port))  # would answer if it listened everywhere
+
+
+def test_other_machines_can_ask_where_that_is_set() -> None:
+    """What broke: in a container nobody outside it, Prometheus least of all, got the figures."""
+    port = free_port()
+    settings = Settings.load(metrics_port=port, metrics_address="0.0.0.0")  # noqa: S104 - as set
+    Metrics(Freshness(), port=port, address=settings.metrics_address)
+    assert addresses(port) == ["0.0.0.0"]  # noqa: S104
 
 
 def test_without_a_port_nothing_listens() -> None:
