@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import statistics
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -24,7 +25,8 @@ def machine() -> dict[str, object]:
 
 def _system() -> str:
     """Name the system and its release; what a vendor has added to that names one machine."""
-    return f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}"
+    release = re.match(r"\d+(\.\d+)?", platform.release())
+    return f"{platform.system()} {release[0] if release else ''}".rstrip()
 
 
 def median(values: Sequence[float]) -> float:
