@@ -90,14 +90,15 @@ def table(figures: Figures) -> dict[str, dict[str, int]]:
         for kind, count in sorted(figures.faults.items())
     }
     for violation, kinds in zip(figures.violations, figures.blamed, strict=True):
-        column = _column(violation.kind)
+        column = promise_of(violation.kind)
         for kind in kinds:
             if kind in rows:
                 rows[kind][column] += 1
     return rows
 
 
-def _column(kind: str) -> str:
+def promise_of(kind: str) -> str:
+    """Name the promise, a column of the table, that a kind of violation breaks."""
     return next(
         (name for name, words in INVARIANTS.items() if any(word in kind for word in words)), OTHER
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from memory_pipeline.chaos.figures import Figures, Options
-from memory_pipeline.chaos.report import as_page
+from memory_pipeline.chaos.report import as_page, promise_of
 from memory_pipeline.chaos.run import chaos
 from memory_pipeline.chaos.stack import PROGRAM
 
@@ -67,7 +67,7 @@ def test_every_promise_is_kept(seed: int) -> None:
     ("bug", "kinds", "count", "seen"),
     [
         ("ack_before_write", ["live killed", "chroma killed", "chroma link: 500"], 8, {"lost"}),
-        ("ack_without_token", ["live frozen", "chroma link: slow"], 12, {"ack under a dead token"}),
+        ("ack_without_token", ["live frozen", "chroma link: slow"], 12, {"dead acks"}),
         ("timeouts_skipped", ["chroma link: 500", "chroma link: lost replies"], 8, {"lost"}),
         ("moves_forgotten", ["live killed"], 1, {"foreign", "resurrected"}),
     ],
@@ -78,4 +78,5 @@ def test_a_planted_bug_is_seen(bug: str, kinds: list[str], count: int, seen: set
     # Where another takes over at once, an ack that comes too late finds nothing left to forget.
     lives = 1 if bug == "ack_without_token" else 2
     figures = run(1, program=program, kinds=kinds, count=count, seconds=count * 2.0, lives=lives)
-    assert seen <= {v.kind for v in figures.violations}
+    # Wherever it was seen: what was lost amid it may have come back by its end, with other changes.
+    assert seen <= {promise_of(v.kind) for v in figures.violations}
