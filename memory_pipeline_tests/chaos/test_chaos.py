@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 SEEDS = [int(s) for s in os.environ.get("CHAOS_SEEDS", "1,2,3,4,5,6").split(",")]
 FAULTS = int(os.environ.get("CHAOS_FAULTS", "12"))
 SECONDS_A_FAULT = 1.25
+# Real processes find their own schedules: a bug that one of them hides is seen in the next.
+MOST_RUNS = 3
 SABOTAGE = Path(__file__).parent / "sabotage"
 
 
@@ -77,6 +79,13 @@ def test_a_planted_bug_is_seen(bug: str, kinds: list[str], count: int, seen: set
     program = (sys.executable, str(SABOTAGE / f"{bug}.py"))
     # Where another takes over at once, an ack that comes too late finds nothing left to forget.
     lives = 1 if bug == "ack_without_token" else 2
-    figures = run(1, program=program, kinds=kinds, count=count, seconds=count * 2.0, lives=lives)
-    # Wherever it was seen: what was lost amid it may have come back by its end, with other changes.
-    assert seen <= {promise_of(v.kind) for v in figures.violations}
+    broken: set[str] = set()
+    for seed in range(1, 1 + MOST_RUNS):
+        figures = run(
+            seed, program=program, kinds=kinds, count=count, seconds=count * 2.0, lives=lives
+        )
+        # Whenever it was seen: what was lost amid it may be back by its end, with other changes.
+        broken |= {promise_of(v.kind) for v in figures.violations}
+        if seen <= broken:
+            return
+    pytest.fail(f"{bug}: not seen in {MOST_RUNS} runs, which broke {broken or 'nothing'}")
