@@ -172,8 +172,9 @@ class Rebuild:
         if not isinstance(error, ChromaUnavailable):
             return None
         building = self.registry.building(build.tenant)
-        takes = building is not None and self.index.takes_writes(building.server)
-        return building.id if takes and building is not None else None
+        if building is None or not self.index.takes_writes(building.server):
+            return None
+        return building.id
 
     def _attempt(
         self,

@@ -621,13 +621,8 @@ def test_who_comes_while_a_server_is_given_up_is_refused(
         queries().lose_generations(connection, id=server)
         queries().stop_building(connection, id=server)
 
-    with ThreadPoolExecutor(1) as threads:
-        with database.transaction() as connection:
-            retire(connection)
-            late = threads.submit(acts[act])
-            until_somebody_waits(db)
-        with pytest.raises((Fenced, ServerLost)):
-            late.result(timeout=5)
+    with pytest.raises((Fenced, ServerLost)):
+        one_after_the_other(database, db, retire, acts[act])
 
     assert one(db, "SELECT coalesce(live, building) FROM memory_pipeline.tenant") is None
     assert one(db, "SELECT array_agg(state) FROM memory_pipeline.generation") == ["lost"]
@@ -651,12 +646,11 @@ def test_what_begins_while_a_server_is_given_up_is_lost_with_it(
         "go live": lambda c: queries().go_live(c, id=generation.id, **same),
         "register": lambda c: queries().register_building(c, **part, **same),
     }
-    with ThreadPoolExecutor(1) as threads:
-        with database.transaction() as connection:
-            assert acts[act](connection) == 1
-            late = threads.submit(registry.retire_server, generation.server)
-            until_somebody_waits(db)
-        late.result(timeout=5)
+
+    def begin(connection: Connection) -> None:
+        assert acts[act](connection) == 1
+
+    one_after_the_other(database, db, begin, lambda: registry.retire_server(generation.server))
 
     states = one(db, "SELECT array_agg(DISTINCT state) FROM memory_pipeline.generation")
     assert states == ["lost"]
@@ -664,13 +658,23 @@ def test_what_begins_while_a_server_is_given_up_is_lost_with_it(
     assert (None in pending(db)) == (act != "begin")
 
 
-def until_somebody_waits(db: psycopg.Connection) -> None:
-    """Wait until one connection waits for a lock that another has."""
+def one_after_the_other(
+    database: Database,
+    db: psycopg.Connection,
+    first: Callable[[Connection], object],
+    second: Callable[[], object],
+) -> None:
+    """Do the first in a transaction that is committed once the second waits for it."""
     waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    deadline = time.monotonic() + 5
-    while not one(db, waits):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    with ThreadPoolExecutor(1) as threads:
+        with database.transaction() as connection:
+            first(connection)
+            late = threads.submit(second)
+            deadline = time.monotonic() + 5
+            while not one(db, waits):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        late.result(timeout=5)
 
 
 def test_a_claim_names_the_generations_of_this_moment(
