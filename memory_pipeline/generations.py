@@ -4,7 +4,8 @@ A building generation that fails is given up, and it alone: live never waits for
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from memory_pipeline.batch import find_differing, find_strays, write_documents
@@ -60,17 +61,14 @@ class Generations:
 
     def _prepare_building(self, lease: Lease, building: Generation) -> None:
         try:
-            self.check(building)
-            self.index.prime(building, hold=lease.hold)
-        except PostgresUnavailable:
-            raise
+            with self._alone(lease, building):
+                self.check(building)
+                self.index.prime(building, hold=lease.hold)
         except ConfigurationChanged as other:
             # A rebuild under way to other settings is not ours to stop; one that was left is.
             if self.registry.is_being_filled(building.id):
                 raise
             self._give_up(lease, building, other)
-        except (Corrupt, Transient) as broken:
-            self._give_up(lease, building, broken)
 
     def check(self, generation: Generation) -> None:
         """Refuse to mix models or recipes in one collection."""
@@ -101,13 +99,9 @@ class Generations:
         failures: list[Failure] = []
         written = 0
         for generation in targets:
-            try:
+            with self._alone(lease, generation):
                 failures += write_documents(self.index, generation, ready, deletes, hold=lease.hold)
                 written += 1
-            except PostgresUnavailable:
-                raise
-            except (Corrupt, Transient) as broken:
-                self._give_up(lease, generation, broken)
         if not written:
             raise ChromaUnavailable("the tenant has no collection that can be written", sent=False)
         return failures
@@ -127,13 +121,9 @@ class Generations:
         """
         if generation.state == "live":
             return find_differing(self.index, self.memories, generation, self.recipe, lease=lease)
-        try:
+        with self._alone(lease, generation):
             return find_strays(self.index, self.memories, generation, lease=lease)
-        except PostgresUnavailable:
-            raise
-        except (Corrupt, Transient) as broken:
-            self._give_up(lease, generation, broken)
-            return []
+        return []
 
     def begin(self, tenant: TenantId, *, hold: Hold) -> Generation:
         """Note a new generation and create its collection; nobody points to it yet."""
@@ -152,6 +142,16 @@ class Generations:
         generation = self.begin(lease.tenant, hold=lease.hold)
         self.registry.go_live(lease, generation)
         return replace(generation, state="live")
+
+    @contextmanager
+    def _alone(self, lease: Lease, generation: Generation) -> Iterator[None]:
+        """Give a generation up by which the block fails; raise it where that one is live."""
+        try:
+            yield
+        except PostgresUnavailable:
+            raise
+        except (Corrupt, Transient) as broken:
+            self._give_up(lease, generation, broken)
 
     def _give_up(self, lease: Lease, generation: Generation, error: PipelineError) -> None:
         if generation.state != "building":
