@@ -6,6 +6,7 @@ What stands in ``__all__`` is public; everything else may change.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memory_pipeline.domain.types import Hit
     from memory_pipeline.errors import (
         ChromaUnavailable,
         InvalidFilter,
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
         PipelineError,
         PostgresUnavailable,
     )
-    from memory_pipeline.model import Hit
     from memory_pipeline.settings import Settings
     from memory_pipeline.store import MemoryStore
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "Hit": "memory_pipeline.model",
+    "Hit": "memory_pipeline.domain.types",
     "MemoryStore": "memory_pipeline.store",
     "Settings": "memory_pipeline.settings",
 }

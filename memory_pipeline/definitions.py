@@ -3,15 +3,15 @@
 import dagster as dg
 
 from memory_pipeline.defs.assets import memory_logs, sync_tenants
-from memory_pipeline.defs.automation import memory_changes, nightly_verify, sync_sweep
 from memory_pipeline.defs.checks import verify_tenants
-from memory_pipeline.defs.jobs import full_rebuild, incremental_sync, verify_index
-from memory_pipeline.defs.letters import (
+from memory_pipeline.defs.dead_letters import (
     dead_letter_alerts,
     replay_dead_letters,
     run_failure_alerts,
 )
+from memory_pipeline.defs.jobs import full_rebuild, incremental_sync, verify_index
 from memory_pipeline.defs.resources import PipelineResource
+from memory_pipeline.defs.sensors import memory_changes, nightly_verify, sync_sweep
 
 defs = dg.Definitions(
     assets=[memory_logs, sync_tenants],

@@ -7,18 +7,15 @@ from dataclasses import dataclass
 
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.chroma.servers import Servers
-from memory_pipeline.content import Recipe, recipe_from
-from memory_pipeline.drain import Drain
-from memory_pipeline.embedding import embedder_from
-from memory_pipeline.filling import Filling
-from memory_pipeline.freshness import Freshness
-from memory_pipeline.letters import Cause
-from memory_pipeline.model import Rebuilt, TenantId
-from memory_pipeline.ownership import Ownership
+from memory_pipeline.content.document import Recipe, recipe_from
+from memory_pipeline.domain.dead_letters import Cause
+from memory_pipeline.domain.types import Rebuilt, TenantId
+from memory_pipeline.embedding.sentence import embedder_from
+from memory_pipeline.maintenance.restore_watch import Source
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.database import Database
+from memory_pipeline.postgres.dead_letters import PostgresLetters
 from memory_pipeline.postgres.epochs import PostgresEpochs
-from memory_pipeline.postgres.letters import PostgresLetters
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
@@ -26,15 +23,18 @@ from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.postgres.replay import PostgresReplay
 from memory_pipeline.postgres.status import PostgresStatus
 from memory_pipeline.postgres.workers import PostgresWorkers
-from memory_pipeline.rebuild import Rebuild
-from memory_pipeline.rebuild_all import RebuildAll
-from memory_pipeline.repair import Repair
-from memory_pipeline.sandwich import Parts
-from memory_pipeline.search import Search
+from memory_pipeline.rebuild.chunks import Filling
+from memory_pipeline.rebuild.ownership import Ownership
+from memory_pipeline.rebuild.tenant import Rebuild
+from memory_pipeline.rebuild.tenants import RebuildAll
+from memory_pipeline.search.query import Search
 from memory_pipeline.settings import Settings
-from memory_pipeline.source import Source
-from memory_pipeline.sync import Sync
-from memory_pipeline.verify import Verify
+from memory_pipeline.sync.drain import Drain
+from memory_pipeline.sync.freshness import Freshness
+from memory_pipeline.sync.tenant import Sync
+from memory_pipeline.verify.double_check import Parts
+from memory_pipeline.verify.repair import Repair
+from memory_pipeline.verify.tenant import Verify
 
 # One call of a verify or a rebuild's reading; no tenant waits for it.
 AUDIT_SECONDS = 60.0

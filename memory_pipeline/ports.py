@@ -1,6 +1,6 @@
 """What the heart needs from the world, as small protocols. Implementations live in their rooms.
 
-``postgres/`` implements Outbox and Memories, ``chroma/`` implements Index, ``embedding.py``
+``postgres/`` implements Outbox and Memories, ``chroma/`` implements Index, ``embedding/``
 implements Embedder. Tests implement them as fakes, checked by the same contract tests.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from memory_pipeline.model import (
+from memory_pipeline.domain.types import (
     Build,
     Claim,
     Document,

@@ -11,10 +11,10 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-from memory_pipeline.content import parse
+from memory_pipeline.content.document import parse
+from memory_pipeline.domain.types import BIGINT, Hit, MemoryId, TenantId
 from memory_pipeline.errors import InvalidMemory
-from memory_pipeline.local.running import discover
-from memory_pipeline.model import BIGINT, Hit, MemoryId, TenantId
+from memory_pipeline.local.discovery import discover
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 

@@ -3,7 +3,7 @@
 import psycopg
 from psycopg.types.json import Jsonb
 
-from memory_pipeline.letters import Cause
+from memory_pipeline.domain.dead_letters import Cause
 from memory_pipeline.pipeline import Pipeline
 
 

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from memory_pipeline.local.programs import server_programs
+from memory_pipeline.local.postgres_binaries import server_programs
 
 
 def dump(url: str, *options: str) -> str:

@@ -19,10 +19,8 @@ import numpy as np
 
 from memory_pipeline.chroma.client import CONTROL_ID
 from memory_pipeline.chroma.reads import NEIGHBOURS, SAME_DISTANCE, Match, Stored
-from memory_pipeline.conditions import RANGES, kind_of
-from memory_pipeline.errors import ChromaUnavailable, Corrupt, Fenced, Poison, ServerLost
-from memory_pipeline.letters import Cause, Which
-from memory_pipeline.model import (
+from memory_pipeline.domain.dead_letters import Cause, Which
+from memory_pipeline.domain.types import (
     DIMENSION,
     Build,
     Change,
@@ -44,10 +42,12 @@ from memory_pipeline.model import (
     document_id,
     memory_id_of,
 )
+from memory_pipeline.errors import ChromaUnavailable, Corrupt, Fenced, Poison, ServerLost
 from memory_pipeline.ports import Hold, Index, Lease
 from memory_pipeline.postgres import memories as postgres_memories
 from memory_pipeline.postgres.outbox import MISSED_PAUSE_SECONDS, Excuses
 from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR, OF_LATE_SECONDS
+from memory_pipeline.search.conditions import RANGES, kind_of
 from memory_pipeline.settings import Settings
 
 SAFETY_SECONDS = 0.5

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memory_pipeline.embedding import HashingEmbedder
+from memory_pipeline.domain.types import Vector
+from memory_pipeline.embedding.sentence import HashingEmbedder
 from memory_pipeline.errors import Poison
-from memory_pipeline.model import Vector
 
 
 @dataclass

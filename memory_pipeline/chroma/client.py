@@ -17,8 +17,8 @@ from uuid import UUID
 
 import httpx
 
+from memory_pipeline.domain.types import Generation
 from memory_pipeline.errors import Corrupt, PipelineError
-from memory_pipeline.model import Generation
 from memory_pipeline.settings import Settings
 
 if TYPE_CHECKING:

@@ -18,14 +18,14 @@ from uuid import UUID
 from memory_pipeline.chroma.client import CONTROL_ID, opened
 from memory_pipeline.chroma.marker import INSTALLATION_KEY
 from memory_pipeline.chroma.reads import Reads
-from memory_pipeline.errors import Corrupt
-from memory_pipeline.model import (
+from memory_pipeline.domain.types import (
     Document,
     Generation,
     MemoryId,
     document_id,
     generation_of,
 )
+from memory_pipeline.errors import Corrupt
 from memory_pipeline.ports import Hold
 
 # A larger write delays every other tenant of the server: 250 rows take about 0.3 s.

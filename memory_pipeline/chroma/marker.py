@@ -1,6 +1,6 @@
 """The marker of a Chroma server: a collection without documents whose metadata says who it is.
 
-It is read and written here; what it means is decided in recognition.py and epoch.py.
+It is read and written here; what it means is decided in recognition.py and domain/epoch.py.
 """
 
 import time
@@ -9,8 +9,8 @@ from typing import Any
 from uuid import UUID
 
 from memory_pipeline.chroma.client import CONTROL_ID, ChromaClient, opened
-from memory_pipeline.chroma.recognition import Answer, Marker
-from memory_pipeline.epoch import Stamp
+from memory_pipeline.chroma.server_identity import Answer, Marker
+from memory_pipeline.domain.epoch import Stamp
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, Poison, ServerLost
 from memory_pipeline.settings import Settings
 

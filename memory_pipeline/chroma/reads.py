@@ -11,7 +11,7 @@ import numpy as np
 
 from memory_pipeline.chroma.servers import Servers
 from memory_pipeline.chroma.torn import untorn
-from memory_pipeline.model import (
+from memory_pipeline.domain.types import (
     DIMENSION,
     Generation,
     MemoryId,

@@ -7,7 +7,7 @@
 | a retired server's marker     |                          | refused: its collections are given up |
 | another installation's marker |                          | refused: servers are never shared     |
 | a marker that a copy of this  |                          | refused, until this database is told  |
-| database has written          |                          | to take over (see epoch.py)           |
+| database has written          |                          | to take over (see domain/epoch.py)    |
 | no answer                     | one was last seen there  | that server, which is down            |
 | no marker                     | all are accounted for    | a new server: marked and registered   |
 | no marker                     | one was last seen there  | its data is lost: said, not made anew |
@@ -28,9 +28,9 @@ from contextlib import suppress
 from uuid import UUID, uuid4
 
 from memory_pipeline.chroma.client import ChromaClient
+from memory_pipeline.chroma.epoch_stamps import Stamping
 from memory_pipeline.chroma.marker import answered, ask, remove_marker, takes_control
-from memory_pipeline.chroma.recognition import Answer, Marker, View, recognised
-from memory_pipeline.chroma.stamping import Stamping
+from memory_pipeline.chroma.server_identity import Answer, Marker, View, recognised
 from memory_pipeline.errors import ChromaUnavailable, Corrupt
 from memory_pipeline.postgres.epochs import PostgresEpochs
 from memory_pipeline.postgres.registry import PostgresRegistry, Server

@@ -11,15 +11,15 @@ from typer.core import TyperGroup
 from memory_pipeline.cli import (
     bench,
     chaos,
-    data,
+    dead_letters,
     demo,
     detach,
-    letters,
     live,
-    observe,
+    memories,
     rebuild,
     replay,
     services,
+    status,
     verify,
 )
 from memory_pipeline.cli.console import fail
@@ -51,8 +51,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (services, data, live, rebuild, verify, letters, replay, observe, demo, detach, chaos):
-    room.register(app)
+for module in (
+    services,
+    memories,
+    live,
+    rebuild,
+    verify,
+    dead_letters,
+    replay,
+    status,
+    demo,
+    detach,
+    chaos,
+):
+    module.register(app)
 app.add_typer(bench.app, name="bench")
 
 

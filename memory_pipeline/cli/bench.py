@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from memory_pipeline.cli.console import out, print_json
-from memory_pipeline.cli.data import AsJson
+from memory_pipeline.cli.memories import AsJson
 
 Rows = Annotated[int, typer.Option(min=100, help="Memories in all.")]
 Tenants = Annotated[int, typer.Option(min=1, help="Tenants that they are spread over.")]
@@ -24,7 +24,7 @@ def capture(
     as_json: AsJson = False,
 ) -> None:
     """Measure what the capture triggers add to a COPY into memory_logs."""
-    from memory_pipeline.benchmarks.capture import bench_capture  # noqa: PLC0415 - few need it
+    from memory_pipeline.testing.benchmarks.capture import bench_capture  # noqa: PLC0415 - few need it
 
     with _home() as home:
         figures = bench_capture(home, rows=rows, pairs=pairs)
@@ -43,7 +43,7 @@ def rebuild(  # noqa: PLR0917 - options, named by typer
     as_json: AsJson = False,
 ) -> None:
     """Measure a rebuild from Postgres beside Chroma's own limit, in turns."""
-    from memory_pipeline.benchmarks.rebuild import bench_rebuild  # noqa: PLC0415 - few need it
+    from memory_pipeline.testing.benchmarks.rebuild import bench_rebuild  # noqa: PLC0415 - few need it
 
     if document not in {"full", "none"}:
         raise typer.BadParameter(f"--document {document!r}: allowed are full and none")
@@ -66,7 +66,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Measure a verify beside one plain read of both sides, in turns."""
-    from memory_pipeline.benchmarks.verify import bench_verify  # noqa: PLC0415 - few need it
+    from memory_pipeline.testing.benchmarks.verify import bench_verify  # noqa: PLC0415 - few need it
 
     with _home() as home:
         figures = bench_verify(home, rows=rows, tenants=tenants)
@@ -84,7 +84,7 @@ def freshness(
     as_json: AsJson = False,
 ) -> None:
     """Measure from commit to visible in Chroma, beside a listener without guarantees."""
-    from memory_pipeline.benchmarks.freshness import bench_freshness  # noqa: PLC0415 - few need it
+    from memory_pipeline.testing.benchmarks.freshness import bench_freshness  # noqa: PLC0415 - few need it
 
     if model not in {"real", "none"}:
         raise typer.BadParameter(f"--model {model!r}: allowed are real and none")
@@ -106,7 +106,7 @@ def sync(
     as_json: AsJson = False,
 ) -> None:
     """Measure draining a backlog beside Chroma's own limit, and passes over few changes."""
-    from memory_pipeline.benchmarks.sync import bench_sync  # noqa: PLC0415 - few need it
+    from memory_pipeline.testing.benchmarks.sync import bench_sync  # noqa: PLC0415 - few need it
 
     with _home() as home:
         figures = bench_sync(home, changes=changes, tenants=tenants)
@@ -121,7 +121,7 @@ def neighbours(
     as_json: AsJson = False,
 ) -> None:
     """Measure what one tenant's trouble (poison, damage) costs the freshness of all others."""
-    from memory_pipeline.benchmarks.neighbours import bench_neighbours  # noqa: PLC0415 - few need it
+    from memory_pipeline.testing.benchmarks.neighbours import bench_neighbours  # noqa: PLC0415 - few need it
 
     with _home() as home:
         figures = bench_neighbours(home, rate=rate, tenants=tenants, seconds=seconds)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from memory_pipeline.cli.console import err, out, print_json
-from memory_pipeline.cli.data import EXIT_FINDINGS, AsJson
+from memory_pipeline.cli.memories import EXIT_FINDINGS, AsJson
 
 MOST_SEED = 1_000_000
 
@@ -45,10 +45,10 @@ def chaos(  # noqa: PLR0917 - options, named by typer
     Nothing of yours is touched: it starts services of its own and removes them. As root, Chroma's
     disk is filled too.
     """
-    from memory_pipeline.chaos.figures import Options  # noqa: PLC0415 - few need it
-    from memory_pipeline.chaos.report import as_json as figures_of  # noqa: PLC0415
-    from memory_pipeline.chaos.report import as_page  # noqa: PLC0415
-    from memory_pipeline.chaos.run import chaos as run  # noqa: PLC0415
+    from memory_pipeline.testing.chaos.figures import Options  # noqa: PLC0415 - few need it
+    from memory_pipeline.testing.chaos.report import as_json as figures_of  # noqa: PLC0415
+    from memory_pipeline.testing.chaos.report import as_page  # noqa: PLC0415
+    from memory_pipeline.testing.chaos.run import chaos as run  # noqa: PLC0415
 
     _check_report(report)
     for number in (signal.SIGTERM, signal.SIGINT):

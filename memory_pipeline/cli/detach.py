@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from memory_pipeline.cli.console import err, print_json
-from memory_pipeline.cli.data import EXIT_UNAVAILABLE, AsJson
-from memory_pipeline.local.running import discover
+from memory_pipeline.cli.memories import EXIT_UNAVAILABLE, AsJson
+from memory_pipeline.local.discovery import discover
 from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings
 
@@ -29,7 +29,7 @@ def detach(
 
     Asks before it does. One that was cut off is run again; `migrate` attaches again.
     """
-    from memory_pipeline.detach import Detach  # noqa: PLC0415 - few need it
+    from memory_pipeline.admin.detach import Detach  # noqa: PLC0415 - few need it
 
     with opened(discover(Settings.load())) as pipeline:
         detaching = Detach(pipeline)

@@ -9,7 +9,7 @@ import typer
 
 from memory_pipeline.cli.console import err
 from memory_pipeline.cli.services import exports
-from memory_pipeline.local.running import discover
+from memory_pipeline.local.discovery import discover
 from memory_pipeline.logs import configure_logging
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.ports import Lineage
@@ -27,9 +27,9 @@ def live(
     ] = True,
 ) -> None:
     """Sync every change within half a second, until SIGTERM; any number of these may run."""
-    from memory_pipeline.live import Live  # noqa: PLC0415 - other commands do without
-    from memory_pipeline.metrics import Metrics  # noqa: PLC0415
-    from memory_pipeline.upkeep import Upkeep  # noqa: PLC0415
+    from memory_pipeline.worker.background import Upkeep  # noqa: PLC0415
+    from memory_pipeline.worker.loop import Live  # noqa: PLC0415 - other commands do without
+    from memory_pipeline.worker.metrics import Metrics  # noqa: PLC0415
 
     configure_logging()
     settings = discover(Settings.load())
@@ -67,6 +67,6 @@ def _lineage(pipeline: Pipeline) -> Lineage:
             os.environ.setdefault(name, named[name])
     if "DAGSTER_HOME" not in os.environ:
         return _Untold()
-    from memory_pipeline.defs.live_lineage import DagsterLineage  # noqa: PLC0415 - dagster is slow
+    from memory_pipeline.defs.live_reporter import DagsterLineage  # noqa: PLC0415 - dagster is slow
 
     return DagsterLineage(pipeline)

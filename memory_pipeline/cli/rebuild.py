@@ -11,10 +11,10 @@ from uuid import uuid4
 import typer
 
 from memory_pipeline.cli.console import err, plain, print_json, progress_bar
-from memory_pipeline.cli.data import EXIT_FINDINGS, AsJson
+from memory_pipeline.cli.memories import EXIT_FINDINGS, AsJson
 from memory_pipeline.cli.tenants import Tenants, check_known, give_up_lost, known_tenants
-from memory_pipeline.local.running import discover, ui_url
-from memory_pipeline.model import RebuildId, Rebuilt, TenantId
+from memory_pipeline.domain.types import RebuildId, Rebuilt, TenantId
+from memory_pipeline.local.discovery import discover, ui_url
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 
@@ -129,7 +129,7 @@ def _tell_rebuilt(
 def _backfill(
     pipeline: Pipeline, tenants: Sequence[TenantId], *, re_embed: bool, as_json: bool
 ) -> None:
-    from memory_pipeline.cli.backfill import backfill_state, launch_backfill  # noqa: PLC0415
+    from memory_pipeline.cli.dagster_backfill import backfill_state, launch_backfill  # noqa: PLC0415
 
     ui = ui_url(pipeline.settings)
     if not ui:

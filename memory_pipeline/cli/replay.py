@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from memory_pipeline.cli.console import err, fail, print_json
-from memory_pipeline.cli.data import EXIT_FINDINGS, AsJson
+from memory_pipeline.cli.durations import moment
+from memory_pipeline.cli.memories import EXIT_FINDINGS, AsJson
+from memory_pipeline.cli.selection import memory_id, registered
 from memory_pipeline.cli.tenants import Tenants
-from memory_pipeline.cli.times import moment
-from memory_pipeline.cli.which import memory_id, registered
-from memory_pipeline.local.running import discover
-from memory_pipeline.model import TenantId
+from memory_pipeline.domain.types import TenantId
+from memory_pipeline.local.discovery import discover
 from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings
 

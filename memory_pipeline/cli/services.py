@@ -7,9 +7,9 @@ import typer
 from psycopg.conninfo import conninfo_to_dict
 
 from memory_pipeline.cli.console import err, out
+from memory_pipeline.local.discovery import discover, running
 from memory_pipeline.local.home import URLS, home_of, url_of
 from memory_pipeline.local.processes import ServiceFailed
-from memory_pipeline.local.running import discover, running
 from memory_pipeline.local.stack import down as stop_stack
 from memory_pipeline.local.stack import up as start_stack
 from memory_pipeline.settings import PREFIX, Settings

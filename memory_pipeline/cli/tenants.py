@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from memory_pipeline.cli.console import err
-from memory_pipeline.model import TenantId
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.pipeline import Pipeline
 
 Tenants = Annotated[

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import dagster as dg
 
 from memory_pipeline.defs.partitions import MODE_REBUILD, MODE_TAG, tenants
-from memory_pipeline.defs.rebuilding import rebuild_tenants
+from memory_pipeline.defs.rebuild_run import rebuild_tenants
 from memory_pipeline.defs.resources import PipelineResource
-from memory_pipeline.defs.syncing import sync_of_tenants
+from memory_pipeline.defs.sync_run import sync_of_tenants
 
 OWNERS = ["team:memory_pipeline"]
 

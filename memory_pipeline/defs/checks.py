@@ -17,7 +17,7 @@ from dagster._core.storage.asset_check_execution_record import (  # not public
     AssetCheckExecutionRecordStatus,
 )
 
-from memory_pipeline.defs.evaluations import (
+from memory_pipeline.defs.check_results import (
     DEAD_LETTERS,
     FRESHNESS,
     LAST_REBUILD,
@@ -30,14 +30,14 @@ from memory_pipeline.defs.evaluations import (
     letters_of,
     of_all,
 )
-from memory_pipeline.defs.lineage import INDEX, LOGS
+from memory_pipeline.defs.materializations import INDEX, LOGS
 from memory_pipeline.defs.partitions import tenants
 from memory_pipeline.defs.resources import PipelineResource
+from memory_pipeline.domain.dead_letters import Letters
+from memory_pipeline.domain.types import TenantId, Verified
 from memory_pipeline.errors import ChromaUnavailable
-from memory_pipeline.letters import Letters
-from memory_pipeline.model import TenantId, Verified
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.verify import Verify
+from memory_pipeline.verify.tenant import Verify
 
 CAPTURE = "capture"
 RED = AssetCheckExecutionRecordStatus.FAILED

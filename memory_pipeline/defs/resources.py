@@ -7,7 +7,7 @@ from typing import TypeVar
 import dagster as dg
 from pydantic import PrivateAttr
 
-from memory_pipeline.local.running import discover
+from memory_pipeline.local.discovery import discover
 from memory_pipeline.logs import configure_logging
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings

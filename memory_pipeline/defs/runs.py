@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import dagster as dg
 
 from memory_pipeline.defs.partitions import MODE_REBUILD, MODE_TAG
-from memory_pipeline.defs.requests import under_way
+from memory_pipeline.defs.run_requests import under_way
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.outbox import PendingTenant
 

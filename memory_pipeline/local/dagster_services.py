@@ -42,7 +42,7 @@ def prepare_storage(
     environment: Mapping[str, str], log_file: Path, *, fail_unfinished: bool
 ) -> subprocess.Popen[bytes]:
     """Begin to make or upgrade Dagster's tables, in a process of its own."""
-    module = "memory_pipeline.defs.storage"
+    module = "memory_pipeline.defs.prepare_storage"
     with log_file.open("ab") as log:
         return subprocess.Popen(
             (

@@ -20,7 +20,8 @@ import psycopg
 from filelock import FileLock
 from psycopg import sql
 
-from memory_pipeline.local.places import (
+from memory_pipeline.local.postgres_binaries import run_program, server_programs, server_user
+from memory_pipeline.local.postgres_location import (
     SOCKET_NAME,
     Place,
     choose_place,
@@ -35,7 +36,6 @@ from memory_pipeline.local.processes import (
     stop_all,
     tail,
 )
-from memory_pipeline.local.programs import run_program, server_programs, server_user
 
 # Recovery after a crash replays up to max_wal_size, a gigabyte.
 START_SECONDS = 180.0

@@ -11,9 +11,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from memory_pipeline.errors import PipelineError, SettingsError, Transient
+from memory_pipeline.local.discovery import running
 from memory_pipeline.local.environment import base_environment
 from memory_pipeline.local.home import Stack, home_of, private_folder, read_json, write_json
-from memory_pipeline.local.leftovers import end_marked, end_postgres
+from memory_pipeline.local.orphans import end_marked, end_postgres
 from memory_pipeline.local.processes import (
     Identity,
     ServiceFailed,
@@ -22,7 +23,6 @@ from memory_pipeline.local.processes import (
     tail,
     wait_until,
 )
-from memory_pipeline.local.running import running
 from memory_pipeline.local.supervisor import Supervisor
 from memory_pipeline.logs import configure_logging
 from memory_pipeline.settings import Settings

@@ -33,12 +33,12 @@ from memory_pipeline.local.home import (
     usual_port,
     without_own,
 )
-from memory_pipeline.local.leftovers import end_marked
-from memory_pipeline.local.live import live_service
-from memory_pipeline.local.parts import Part, PostgresPart, Watched
+from memory_pipeline.local.orphans import end_marked
 from memory_pipeline.local.postgres import embedded_postgres
 from memory_pipeline.local.processes import ServiceFailed, own_identity, wait_until
+from memory_pipeline.local.restarts import Part, PostgresPart, Watched
 from memory_pipeline.local.service import Service
+from memory_pipeline.local.worker import live_service
 from memory_pipeline.logs import get_logger
 from memory_pipeline.settings import Settings, without_password
 

@@ -1,6 +1,6 @@
 """Epochs in Postgres: begun, compared with what markers say, and what follows a setback.
 
-memory_pipeline/epoch.py says what they are for.
+memory_pipeline/domain/epoch.py says what they are for.
 """
 
 from collections.abc import Collection
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from memory_pipeline.epoch import Place, Setback, Stamp, setbacks
-from memory_pipeline.model import TenantId
-from memory_pipeline.postgres.contract import broken_triggers
+from memory_pipeline.domain.epoch import Place, Setback, Stamp, setbacks
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Connection, Database, queries
+from memory_pipeline.postgres.preflight import broken_triggers
 from memory_pipeline.settings import Settings
 
 # A week of them, one each half minute.

@@ -3,8 +3,8 @@
 import time
 from dataclasses import dataclass
 
+from memory_pipeline.domain.types import TenantId, Token
 from memory_pipeline.errors import Fenced
-from memory_pipeline.model import TenantId, Token
 from memory_pipeline.postgres.database import Database, queries
 
 # The holder stops trusting a lease this long before Postgres does.

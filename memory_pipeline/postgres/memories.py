@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from memory_pipeline.content import vector_hash
+from memory_pipeline.content.document import vector_hash
+from memory_pipeline.domain.types import Memory, MemoryId, Noting, Provenance, TenantId, Vector
 from memory_pipeline.errors import InvalidMemory, PostgresUnavailable
-from memory_pipeline.model import Memory, MemoryId, Noting, Provenance, TenantId, Vector
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.outbox import record_provenance
 from memory_pipeline.settings import Settings

@@ -20,15 +20,15 @@ import psycopg
 from sqlalchemy import create_engine, pool
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import ContractError, PostgresUnavailable, SettingsError
-from memory_pipeline.model import TenantId
-from memory_pipeline.postgres.contract import broken_triggers, check_contract
 from memory_pipeline.postgres.database import Connection, Database, queries
 from memory_pipeline.postgres.ddl import (
     LOCK_TIMEOUT_MILLISECONDS,
     hasty_transaction,
     patient_attempts,
 )
+from memory_pipeline.postgres.preflight import broken_triggers, check_contract
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.settings import Settings, TenantBy
 
@@ -144,7 +144,7 @@ def _decide(connection: Connection, tenant_by: TenantBy, vectors: Vectors | None
 
 def _capture_steps(settings: Settings) -> list[str]:
     """Return the statements of capture; the last notes on the function which ones they were."""
-    folder = files("memory_pipeline.postgres.migrations")
+    folder = files("memory_pipeline.postgres")
     named: Any = aiosql.from_path(
         str(folder / "capture.sql"), "psycopg", mandatory_parameters=False
     )

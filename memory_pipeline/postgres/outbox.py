@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from itertools import count
 from uuid import UUID
 
-from memory_pipeline.errors import Fenced
-from memory_pipeline.letters import Cause
-from memory_pipeline.model import (
+from memory_pipeline.domain.dead_letters import Cause
+from memory_pipeline.domain.types import (
     Change,
     Claim,
     Failure,
@@ -22,6 +21,7 @@ from memory_pipeline.model import (
     TenantId,
     Token,
 )
+from memory_pipeline.errors import Fenced
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.database import Connection, Database, queries
 from memory_pipeline.postgres.lease import PostgresLease

@@ -7,8 +7,7 @@ from uuid import uuid4
 
 import psycopg
 
-from memory_pipeline.errors import Fenced
-from memory_pipeline.model import (
+from memory_pipeline.domain.types import (
     Build,
     Generation,
     MemoryId,
@@ -17,6 +16,7 @@ from memory_pipeline.model import (
     RebuildId,
     TenantId,
 )
+from memory_pipeline.errors import Fenced
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.outbox import record_provenance

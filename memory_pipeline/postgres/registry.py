@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
+from memory_pipeline.domain.types import Generation, TenantId
 from memory_pipeline.errors import ContractError, Fenced, PipelineError, ServerLost
-from memory_pipeline.model import Generation, TenantId
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.database import Connection, Database, queries
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from memory_pipeline.model import MemoryId, TenantId
+from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.postgres.database import Database, queries
 
 PAGE = 5000

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 
 from psycopg.types.json import Jsonb
 
-from memory_pipeline.model import TenantId, TenantStatus, Verified
-from memory_pipeline.postgres.contract import broken_triggers
+from memory_pipeline.domain.types import TenantId, TenantStatus, Verified
 from memory_pipeline.postgres.database import Database, queries
+from memory_pipeline.postgres.preflight import broken_triggers
 
 # The others of a tenant are counted.
 MOST_NOTED = 100

@@ -8,9 +8,9 @@ from datetime import datetime
 from importlib.metadata import version
 from uuid import UUID, uuid4
 
-from memory_pipeline.freshness import WINDOW_SECONDS, Lags
-from memory_pipeline.model import TenantId
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database, queries
+from memory_pipeline.sync.freshness import WINDOW_SECONDS, Lags
 
 # A live process says so every few seconds; one that was silent for longer is not counted on.
 BEAT_SECONDS = 3.0

@@ -7,11 +7,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from memory_pipeline.content import recipe_from, searchable_text
-from memory_pipeline.embedding import HashingEmbedder
+from memory_pipeline.content.document import recipe_from, searchable_text
+from memory_pipeline.content.json_text import parse
+from memory_pipeline.embedding.sentence import HashingEmbedder
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.settings import Settings
-from memory_pipeline.text import parse
 from memory_pipeline_tests.acceptance.conftest import Cli
 
 ROWS = 500

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from memory_pipeline.chaos.figures import Figures, Options
-from memory_pipeline.chaos.report import as_page, promise_of
-from memory_pipeline.chaos.run import chaos
-from memory_pipeline.chaos.stack import PROGRAM
+from memory_pipeline.testing.chaos.figures import Figures, Options
+from memory_pipeline.testing.chaos.report import as_page, promise_of
+from memory_pipeline.testing.chaos.run import chaos
+from memory_pipeline.testing.chaos.stack import PROGRAM
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 

@@ -15,15 +15,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from memory_pipeline.chaos import breaking
-from memory_pipeline.chaos.books import Books
-from memory_pipeline.chaos.history import History
-from memory_pipeline.chaos.questions import Questions
-from memory_pipeline.chaos.run import tenants_of
-from memory_pipeline.chaos.stack import Stack, private_stack
-from memory_pipeline.chaos.ways import Way
-from memory_pipeline.chaos.workload import Workload
 from memory_pipeline.local.processes import wait_until
+from memory_pipeline.testing.chaos import injections as breaking
+from memory_pipeline.testing.chaos.expected_state import Books
+from memory_pipeline.testing.chaos.history import History
+from memory_pipeline.testing.chaos.probes import Questions
+from memory_pipeline.testing.chaos.run import tenants_of
+from memory_pipeline.testing.chaos.stack import Stack, private_stack
+from memory_pipeline.testing.chaos.workload import Workload
+from memory_pipeline.testing.link_faults import Way
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 

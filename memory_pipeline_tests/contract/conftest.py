@@ -3,7 +3,7 @@
 import pytest
 
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.contract.sides import ADA, BOB, CHOSEN, FakeSide, RealSide, World
+from memory_pipeline_tests.contract.worlds import ADA, BOB, CHOSEN, FakeSide, RealSide, World
 
 
 @pytest.fixture

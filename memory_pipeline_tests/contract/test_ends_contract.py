@@ -6,10 +6,10 @@ Each of these was found by the simulation.
 import numpy as np
 import pytest
 
-from memory_pipeline.content import vector_hash
+from memory_pipeline.content.document import vector_hash
+from memory_pipeline.domain.types import DIMENSION, Failure, MemoryId, Provenance
 from memory_pipeline.errors import Fenced
-from memory_pipeline.model import DIMENSION, Failure, MemoryId, Provenance
-from memory_pipeline_tests.contract.sides import (
+from memory_pipeline_tests.contract.worlds import (
     ADA,
     World,
     ack,

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memory_pipeline.conditions import Filter
-from memory_pipeline.content import recipe_from
-from memory_pipeline.filters import parse_filter
-from memory_pipeline.model import Scalar
+from memory_pipeline.content.document import recipe_from
+from memory_pipeline.domain.types import Scalar
+from memory_pipeline.search.conditions import Filter
+from memory_pipeline.search.filters import parse_filter
 from memory_pipeline.settings import Settings
 
 RECIPE = recipe_from(Settings(metadata_fields=("k", "m")))

@@ -6,8 +6,8 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
+from memory_pipeline.domain.types import Generation, MemoryId, TenantId
 from memory_pipeline.errors import Corrupt, Fenced, PipelineError, Poison, ServerLost
-from memory_pipeline.model import Generation, MemoryId, TenantId
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.fakes import (
     FakeIndex,

@@ -4,11 +4,19 @@ from uuid import uuid4
 
 import pytest
 
+from memory_pipeline.domain.types import (
+    Change,
+    Claim,
+    Failure,
+    MemoryId,
+    Noting,
+    Provenance,
+    TenantId,
+)
 from memory_pipeline.errors import Fenced
-from memory_pipeline.model import Change, Claim, Failure, MemoryId, Noting, Provenance, TenantId
 from memory_pipeline.postgres import memories as postgres_memories
 from memory_pipeline.postgres.registry import OF_LATE_SECONDS
-from memory_pipeline_tests.contract.sides import (
+from memory_pipeline_tests.contract.worlds import (
     ADA,
     BOB,
     OURS,

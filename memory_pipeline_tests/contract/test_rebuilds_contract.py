@@ -6,10 +6,10 @@ from uuid import uuid4
 
 import pytest
 
+from memory_pipeline.domain.types import Build, Generation, MemoryId, Noting, Reading, RebuildId
 from memory_pipeline.errors import Fenced
-from memory_pipeline.model import Build, Generation, MemoryId, Noting, Reading, RebuildId
 from memory_pipeline.ports import Lease
-from memory_pipeline_tests.contract.sides import (
+from memory_pipeline_tests.contract.worlds import (
     ADA,
     BOB,
     OURS,

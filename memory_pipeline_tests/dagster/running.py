@@ -12,11 +12,11 @@ from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 from memory_pipeline.chroma.client import ChromaClient
 from memory_pipeline.chroma.marker import MARKER
 from memory_pipeline.definitions import defs
-from memory_pipeline.defs.automation import memory_changes
-from memory_pipeline.defs.lineage import INDEX
+from memory_pipeline.defs.materializations import INDEX
 from memory_pipeline.defs.partitions import tenants
-from memory_pipeline.defs.requests import RANGE_END, RANGE_START
 from memory_pipeline.defs.resources import PipelineResource
+from memory_pipeline.defs.run_requests import RANGE_END, RANGE_START
+from memory_pipeline.defs.sensors import memory_changes
 from memory_pipeline.settings import Settings
 
 GREEN = AssetPartitionStatus.MATERIALIZED

@@ -7,7 +7,7 @@ import dagster as dg
 import psycopg
 import pytest
 
-from memory_pipeline.defs.rebuilding import rebuild_id
+from memory_pipeline.defs.rebuild_run import rebuild_id
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.builders import remember
@@ -45,8 +45,8 @@ pytestmark = pytest.mark.usefixtures("environment")
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a tenant up that cannot be had at once, and try again at once."""
     monkeypatch.setattr(dg.RetryPolicy, "calculate_delay", lambda *_: 0.0)
-    monkeypatch.setattr("memory_pipeline.ownership.LEASE_PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr("memory_pipeline.rebuild.MOST_FAILURES", 1)
+    monkeypatch.setattr("memory_pipeline.rebuild.ownership.LEASE_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("memory_pipeline.rebuild.tenant.MOST_FAILURES", 1)
     monkeypatch.setattr(PostgresRebuilds, "redo_seconds", 0.0)
 
 

@@ -6,10 +6,10 @@ import dagster as dg
 import psycopg
 import pytest
 
-from memory_pipeline.defs.automation import sync_sweep
 from memory_pipeline.defs.partitions import MODE_REBUILD, MODE_TAG, SCOPE_PENDING, SCOPE_TAG
-from memory_pipeline.defs.requests import RANGE_END, RANGE_START
 from memory_pipeline.defs.resources import PipelineResource
+from memory_pipeline.defs.run_requests import RANGE_END, RANGE_START
+from memory_pipeline.defs.sensors import sync_sweep
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.dagster.running import (

@@ -6,7 +6,7 @@ import dagster as dg
 import psycopg
 import pytest
 
-from memory_pipeline.model import MemoryId, TenantId
+from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.builders import remember

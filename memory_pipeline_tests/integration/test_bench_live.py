@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from memory_pipeline.benchmarks.freshness import bench_freshness
-from memory_pipeline.benchmarks.neighbours import BATCH, TROUBLES, bench_neighbours
-from memory_pipeline.benchmarks.sync import bench_sync
+from memory_pipeline.testing.benchmarks.freshness import bench_freshness
+from memory_pipeline.testing.benchmarks.neighbours import BATCH, TROUBLES, bench_neighbours
+from memory_pipeline.testing.benchmarks.sync import bench_sync
 
 
 def test_freshness_is_measured_beside_its_floor(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import psycopg
 import pytest
 from psycopg import IsolationLevel
 
+from memory_pipeline.domain.types import MemoryId, Provenance, TenantId
 from memory_pipeline.errors import ContractError
 from memory_pipeline.local.postgres import EmbeddedPostgres, start_postgres
-from memory_pipeline.model import MemoryId, Provenance, TenantId
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.migrate import migrate

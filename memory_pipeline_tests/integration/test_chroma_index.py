@@ -27,8 +27,8 @@ from memory_pipeline.chroma.index import (
     LARGE_TENANT,
     ChromaIndex,
 )
+from memory_pipeline.domain.types import Document, Generation, MemoryId, Scalar, TenantId
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, Poison, Transient
-from memory_pipeline.model import Document, Generation, MemoryId, Scalar, TenantId
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.ports import Hold
 from memory_pipeline.settings import Settings

@@ -13,16 +13,16 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from memory_pipeline.benchmarks.rows import Load, fill
 from memory_pipeline.chroma.client import ChromaClient
 from memory_pipeline.chroma.marker import INSTALLATION_KEY, MARKER, SERVER_KEY
 from memory_pipeline.cli import app
+from memory_pipeline.domain.types import Generation, MemoryId, document_id
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.local.environment import settings_environment
-from memory_pipeline.model import Generation, MemoryId, document_id
 from memory_pipeline.pipeline import opened
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.settings import Settings
+from memory_pipeline.testing.benchmarks.rows import Load, fill
 
 LOAD = Load(rows=900, tenants=3)
 DAMAGED, NEIGHBOUR = LOAD.tenant(0), LOAD.tenant(1)

@@ -10,18 +10,18 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
+from memory_pipeline.admin.detach import Detach
 from memory_pipeline.chroma.client import ChromaClient
 from memory_pipeline.chroma.marker import MARKER
 from memory_pipeline.cli import app
-from memory_pipeline.detach import Detach
-from memory_pipeline.embedding import HashingEmbedder
+from memory_pipeline.domain.types import TenantId
+from memory_pipeline.embedding.sentence import HashingEmbedder
 from memory_pipeline.errors import ContractError, StillInUse
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.local.environment import settings_environment
-from memory_pipeline.model import TenantId
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.postgres.database import Database, queries
-from memory_pipeline.postgres.detaching import PostgresDetach
+from memory_pipeline.postgres.detach import PostgresDetach
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.builders import remember

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import psycopg
 
-from memory_pipeline.model import TenantId
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.stateful.faults import POISON, Faults, PickyEmbedder

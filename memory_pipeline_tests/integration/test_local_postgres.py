@@ -12,13 +12,13 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from memory_pipeline.local.places import (
+from memory_pipeline.local.postgres import EmbeddedPostgres, embedded_postgres, start_postgres
+from memory_pipeline.local.postgres_binaries import server_programs, server_user
+from memory_pipeline.local.postgres_location import (
     choose_place,
     closed_above,
 )
-from memory_pipeline.local.postgres import EmbeddedPostgres, embedded_postgres, start_postgres
 from memory_pipeline.local.processes import ServiceFailed
-from memory_pipeline.local.programs import server_programs, server_user
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's folders can be in the way")
 

@@ -11,9 +11,8 @@ import psycopg
 import pytest
 from psycopg import IsolationLevel
 
-from memory_pipeline.content import vector_hash
-from memory_pipeline.errors import Fenced, ServerLost
-from memory_pipeline.model import (
+from memory_pipeline.content.document import vector_hash
+from memory_pipeline.domain.types import (
     Build,
     Change,
     Claim,
@@ -27,6 +26,7 @@ from memory_pipeline.model import (
     Vector,
     document_id,
 )
+from memory_pipeline.errors import Fenced, ServerLost
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.database import Connection, Database, queries
 from memory_pipeline.postgres.lease import PostgresLease

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memory_pipeline import embedding
-from memory_pipeline.embedding import SentenceEmbedder, fast_bf16
+from memory_pipeline.embedding import sentence as embedding
+from memory_pipeline.embedding.download import model_ready, pull_model
+from memory_pipeline.embedding.sentence import SentenceEmbedder, fast_bf16
 from memory_pipeline.errors import EmbedderUnavailable, Poison
-from memory_pipeline.model_files import model_ready, pull_model
 from memory_pipeline.settings import Settings
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(1200)]

@@ -14,17 +14,8 @@ from pgvector.psycopg import register_vector
 
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.chroma.transport import Transport
-from memory_pipeline.content import vector_hash
-from memory_pipeline.embedding import HashingEmbedder
-from memory_pipeline.errors import (
-    ChromaUnavailable,
-    ConfigurationChanged,
-    Corrupt,
-    PostgresUnavailable,
-)
-from memory_pipeline.filling import Chunk
-from memory_pipeline.known import Known
-from memory_pipeline.model import (
+from memory_pipeline.content.document import vector_hash
+from memory_pipeline.domain.types import (
     DIMENSION,
     Build,
     Document,
@@ -37,12 +28,21 @@ from memory_pipeline.model import (
     Vector,
     document_id,
 )
+from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.errors import (
+    ChromaUnavailable,
+    ConfigurationChanged,
+    Corrupt,
+    PostgresUnavailable,
+)
+from memory_pipeline.maintenance.cleanup import drop_ended
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.ports import Hold, Lease
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
-from memory_pipeline.rebuild import Rebuild
-from memory_pipeline.retire import drop_ended
+from memory_pipeline.rebuild.chunks import Chunk
+from memory_pipeline.rebuild.tenant import Rebuild
 from memory_pipeline.settings import Settings
+from memory_pipeline.verify.written_rows import Known
 from memory_pipeline_tests.builders import remember
 
 ADA, BOB = TenantId("ada"), TenantId("bob")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psycopg
 
-from memory_pipeline.benchmarks.rows import Load, fill
 from memory_pipeline.local.environment import base_environment
 from memory_pipeline.pipeline import opened
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.settings import Settings
+from memory_pipeline.testing.benchmarks.rows import Load, fill
 
 COMMAND = Path(sys.executable).with_name("memory-pipeline")
 LOAD = Load(rows=3_000, tenants=5)

@@ -5,11 +5,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from memory_pipeline.embedding import HashingEmbedder
-from memory_pipeline.model import Finding, Generation, TenantId, Verified
+from memory_pipeline.domain.types import Finding, Generation, TenantId, Verified
+from memory_pipeline.embedding.sentence import HashingEmbedder
 from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings
-from memory_pipeline.verify import Verify
+from memory_pipeline.verify.tenant import Verify
 from memory_pipeline_tests.builders import remember
 
 ADA = TenantId("ada")

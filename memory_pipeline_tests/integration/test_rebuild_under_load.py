@@ -11,13 +11,13 @@ from itertools import islice
 import psycopg
 from psycopg.types.json import Jsonb
 
-from memory_pipeline.benchmarks.rows import Load, fill
-from memory_pipeline.content import compose
-from memory_pipeline.embedding import HashingEmbedder
-from memory_pipeline.model import MemoryId, RebuildId, TenantId
+from memory_pipeline.content.document import compose
+from memory_pipeline.domain.types import MemoryId, RebuildId, TenantId
+from memory_pipeline.embedding.sentence import HashingEmbedder
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.settings import Settings
+from memory_pipeline.testing.benchmarks.rows import Load, fill
 
 ROWS = int(os.environ.get("LOAD_ROWS", "2000"))
 CHANGES_A_SECOND = 20

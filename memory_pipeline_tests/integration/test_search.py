@@ -9,7 +9,8 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from memory_pipeline.embedding import HashingEmbedder
+from memory_pipeline.domain.types import Hit, TenantId
+from memory_pipeline.embedding.sentence import HashingEmbedder
 from memory_pipeline.errors import (
     ChromaUnavailable,
     Corrupt,
@@ -17,7 +18,6 @@ from memory_pipeline.errors import (
     InvalidMemory,
     PostgresUnavailable,
 )
-from memory_pipeline.model import Hit, TenantId
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.store import MemoryStore

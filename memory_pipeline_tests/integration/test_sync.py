@@ -12,16 +12,8 @@ import psycopg
 import pytest
 
 from memory_pipeline.chroma.index import ChromaIndex
-from memory_pipeline.content import compose
-from memory_pipeline.damage import SILENT_TRIES, TRIES_BEFORE_A_LOOK
-from memory_pipeline.embedding import HashingEmbedder
-from memory_pipeline.errors import (
-    ChromaUnavailable,
-    Corrupt,
-    EmbedderUnavailable,
-    Poison,
-)
-from memory_pipeline.model import (
+from memory_pipeline.content.document import compose
+from memory_pipeline.domain.types import (
     Claim,
     Document,
     Failure,
@@ -34,12 +26,20 @@ from memory_pipeline.model import (
     TenantId,
     Vector,
 )
+from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.errors import (
+    ChromaUnavailable,
+    Corrupt,
+    EmbedderUnavailable,
+    Poison,
+)
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.ports import Embedder, Hold, Lease
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR
 from memory_pipeline.settings import Settings
-from memory_pipeline.sync import Sync
+from memory_pipeline.sync.damage import SILENT_TRIES, TRIES_BEFORE_A_LOOK
+from memory_pipeline.sync.tenant import Sync
 from memory_pipeline_tests.builders import remember
 
 ADA, BOB = TenantId("ada"), TenantId("bob")
@@ -800,11 +800,11 @@ def test_what_no_search_lists_any_more_is_written_again(
     drained(pipeline)
     written: list[MemoryId] = []
     sync = with_index(pipeline, after=lambda _, ids: written.extend(ids), hides=(hidden,))
-    monkeypatch.setattr("memory_pipeline.sync.CHANGES_A_LOOK", 10**9)
+    monkeypatch.setattr("memory_pipeline.sync.tenant.CHANGES_A_LOOK", 10**9)
     new = remember(db, summary="rewritten")
     drained(pipeline, sync)
     assert written == [new]
-    monkeypatch.setattr("memory_pipeline.sync.CHANGES_A_LOOK", 1)
+    monkeypatch.setattr("memory_pipeline.sync.tenant.CHANGES_A_LOOK", 1)
     newer = remember(db, summary="rewritten again")
     drained(pipeline, sync)
     assert written == [new, newer, hidden]
@@ -1483,7 +1483,7 @@ def test_a_reset_of_a_tenant_that_takes_longer_than_a_lease_is_not_fenced(
     for number in range(3):
         remember(db, "ada", f"memory {number}")
     drained(pipeline)
-    monkeypatch.setattr("memory_pipeline.batch.MEMORIES_A_RENEWAL", 1)
+    monkeypatch.setattr("memory_pipeline.sync.batch.MEMORIES_A_RENEWAL", 1)
     db.execute("TRUNCATE memory_pipeline.change")
     db.execute("INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES ('ada', NULL)")
     until = "SELECT lease_until FROM memory_pipeline.tenant WHERE tenant = 'ada'"

@@ -10,11 +10,18 @@ import psycopg
 import pytest
 from chromadb.api.models.Collection import Collection as ChromaCollection
 
+from memory_pipeline.domain.types import (
+    Finding,
+    Generation,
+    MemoryId,
+    TenantId,
+    Verified,
+    document_id,
+)
 from memory_pipeline.errors import ChromaUnavailable
-from memory_pipeline.model import Finding, Generation, MemoryId, TenantId, Verified, document_id
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.memories import PostgresMemories
-from memory_pipeline.verify import Verify
+from memory_pipeline.verify.tenant import Verify
 from memory_pipeline_tests.builders import remember
 
 ADA, BOB = TenantId("ada"), TenantId("bob")

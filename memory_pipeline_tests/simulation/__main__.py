@@ -7,7 +7,7 @@ import argparse
 import sys
 import time
 
-from memory_pipeline_tests.simulation.many import hunt_each, run_shares
+from memory_pipeline_tests.simulation.parallel import hunt_each, run_shares
 from memory_pipeline_tests.simulation.run import Report, Simulation
 from memory_pipeline_tests.simulation.sabotage import BUGS, Caught
 

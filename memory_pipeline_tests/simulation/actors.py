@@ -9,20 +9,28 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from uuid import UUID
 
-from memory_pipeline.content import Recipe, parse, recipe_from
+from memory_pipeline.content.document import Recipe, parse, recipe_from
+from memory_pipeline.domain.types import (
+    MemoryId,
+    Outcome,
+    RebuildId,
+    Rebuilt,
+    TenantId,
+    Vector,
+    Verified,
+)
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, PostgresUnavailable
-from memory_pipeline.filling import Filling
-from memory_pipeline.model import MemoryId, Outcome, RebuildId, Rebuilt, TenantId, Vector, Verified
-from memory_pipeline.ownership import Ownership
-from memory_pipeline.rebuild import Rebuild
-from memory_pipeline.repair import Repair
-from memory_pipeline.retire import drop_ended
-from memory_pipeline.sandwich import Parts
-from memory_pipeline.search import Search
+from memory_pipeline.maintenance.cleanup import drop_ended
+from memory_pipeline.rebuild.chunks import Filling
+from memory_pipeline.rebuild.ownership import Ownership
+from memory_pipeline.rebuild.tenant import Rebuild
+from memory_pipeline.search.query import Search
 from memory_pipeline.settings import Settings
-from memory_pipeline.sync import Sync
-from memory_pipeline.turns import Turns
-from memory_pipeline.verify import Verify
+from memory_pipeline.sync.tenant import Sync
+from memory_pipeline.verify.double_check import Parts
+from memory_pipeline.verify.repair import Repair
+from memory_pipeline.verify.tenant import Verify
+from memory_pipeline.worker.tenant_scheduler import Turns
 from memory_pipeline_tests.fakes import FakeLetters, FakeRebuilds, FakeRegistry
 from memory_pipeline_tests.simulation.scheduler import VirtualEvent
 from memory_pipeline_tests.simulation.world import (

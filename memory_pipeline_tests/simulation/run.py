@@ -7,14 +7,21 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from memory_pipeline import batch, generations, ownership, rebuild, repair, retire, sync, verify
-from memory_pipeline.model import TenantId
+from memory_pipeline.domain.types import TenantId
+from memory_pipeline.maintenance import cleanup as retire
+from memory_pipeline.rebuild import ownership
+from memory_pipeline.rebuild import tenant as rebuild
 from memory_pipeline.settings import Settings
+from memory_pipeline.sync import batch, generations
+from memory_pipeline.sync import tenant as sync
+from memory_pipeline.verify import repair
+from memory_pipeline.verify import tenant as verify
 from memory_pipeline_tests.fakes import FakeRegistry
-from memory_pipeline_tests.simulation import actors, promises
+from memory_pipeline_tests.simulation import actors
+from memory_pipeline_tests.simulation import invariants as promises
 from memory_pipeline_tests.simulation.actors import TENANTS, Application, Closing, Core, Vandal
 from memory_pipeline_tests.simulation.faults import ChanceOfFaults, Season
-from memory_pipeline_tests.simulation.promises import Broken
+from memory_pipeline_tests.simulation.invariants import Broken
 from memory_pipeline_tests.simulation.scheduler import (
     Ahead,
     NoLock,

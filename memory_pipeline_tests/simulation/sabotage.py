@@ -10,13 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
 from unittest.mock import patch
 
-from memory_pipeline import batch, filling, generations, plan, rebuild, sandwich
-from memory_pipeline.content import compose, parse, vector_hash
-from memory_pipeline.damage import Damage
-from memory_pipeline.errors import ChromaUnavailable, PipelineError, Transient
-from memory_pipeline.filling import Filling
-from memory_pipeline.generations import Generations
-from memory_pipeline.model import (
+from memory_pipeline.content.document import compose, parse, vector_hash
+from memory_pipeline.domain.types import (
     Build,
     Claim,
     Failure,
@@ -31,13 +26,21 @@ from memory_pipeline.model import (
     Vector,
     Verified,
 )
-from memory_pipeline.plan import EmbeddedDraft
+from memory_pipeline.errors import ChromaUnavailable, PipelineError, Transient
 from memory_pipeline.ports import Lease, Memories
-from memory_pipeline.rebuild import Rebuild
-from memory_pipeline.sandwich import Sandwich
-from memory_pipeline.search import Search, _Found
-from memory_pipeline.sync import Sync
-from memory_pipeline.verify import SAMPLE, Verify
+from memory_pipeline.rebuild import chunks as filling
+from memory_pipeline.rebuild import tenant as rebuild
+from memory_pipeline.rebuild.chunks import Filling
+from memory_pipeline.rebuild.tenant import Rebuild
+from memory_pipeline.search.query import Search, _Found
+from memory_pipeline.sync import batch, generations, plan
+from memory_pipeline.sync.damage import Damage
+from memory_pipeline.sync.generations import Generations
+from memory_pipeline.sync.plan import EmbeddedDraft
+from memory_pipeline.sync.tenant import Sync
+from memory_pipeline.verify import double_check as sandwich
+from memory_pipeline.verify.double_check import Sandwich
+from memory_pipeline.verify.tenant import SAMPLE, Verify
 from memory_pipeline_tests.fakes import (
     FakeChange,
     FakeLease,

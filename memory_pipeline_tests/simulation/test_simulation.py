@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from memory_pipeline_tests.simulation.many import run_shares
+from memory_pipeline_tests.simulation.parallel import run_shares
 from memory_pipeline_tests.simulation.run import Report, Simulation
 
 A_FEW = 300

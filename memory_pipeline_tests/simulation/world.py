@@ -13,8 +13,7 @@ from uuid import UUID
 
 import numpy as np
 
-from memory_pipeline.errors import EmbedderUnavailable, PipelineError, Poison
-from memory_pipeline.model import (
+from memory_pipeline.domain.types import (
     DIMENSION,
     Claim,
     Document,
@@ -28,6 +27,7 @@ from memory_pipeline.model import (
     TenantId,
     Vector,
 )
+from memory_pipeline.errors import EmbedderUnavailable, PipelineError, Poison
 from memory_pipeline.ports import Hold, Lease
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.fakes import (

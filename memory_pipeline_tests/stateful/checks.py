@@ -10,9 +10,9 @@ from uuid import UUID
 import psycopg
 
 from memory_pipeline.chroma.client import ChromaClient
-from memory_pipeline.content import Recipe, compose
+from memory_pipeline.content.document import Recipe, compose
+from memory_pipeline.domain.types import Generation, Memory, MemoryId, TenantId, memory_id_of
 from memory_pipeline.errors import Corrupt
-from memory_pipeline.model import Generation, Memory, MemoryId, TenantId, memory_id_of
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline_tests.stateful.faults import SECONDS
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from memory_pipeline import rebuild, verify
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.local.postgres import EmbeddedPostgres
 from memory_pipeline.postgres import outbox
+from memory_pipeline.rebuild import tenant as rebuild
+from memory_pipeline.verify import tenant as verify
 from memory_pipeline_tests.conftest import new_database, unmark
 from memory_pipeline_tests.stateful.world import World, in_this_thread, open_world
 

@@ -9,7 +9,8 @@ from uuid import UUID
 
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.chroma.servers import Servers
-from memory_pipeline.embedding import HashingEmbedder
+from memory_pipeline.domain.types import Document, Generation, MemoryId, Vector
+from memory_pipeline.embedding.sentence import HashingEmbedder
 from memory_pipeline.errors import (
     ChromaUnavailable,
     EmbedderUnavailable,
@@ -17,7 +18,6 @@ from memory_pipeline.errors import (
     Poison,
     PostgresUnavailable,
 )
-from memory_pipeline.model import Document, Generation, MemoryId, Vector
 from memory_pipeline.ports import Hold
 
 T = TypeVar("T")

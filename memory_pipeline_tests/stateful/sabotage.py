@@ -7,21 +7,22 @@ from typing import Any
 
 import pytest
 
-from memory_pipeline import filling, sync
-from memory_pipeline.batch import write_documents
 from memory_pipeline.chroma.reads import Match
-from memory_pipeline.content import compose
+from memory_pipeline.content.document import compose
+from memory_pipeline.domain.types import Claim, Failure, Hit, Memory, MemoryId, TenantId
 from memory_pipeline.errors import ChromaUnavailable, Fenced
-from memory_pipeline.filters import Filter
-from memory_pipeline.generations import Generations
-from memory_pipeline.model import Claim, Failure, Hit, Memory, MemoryId, TenantId
-from memory_pipeline.plan import Plan, plan_batch
 from memory_pipeline.postgres.database import queries
 from memory_pipeline.postgres.lease import PostgresLease
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.outbox import PostgresOutbox
-from memory_pipeline.rebuild import Rebuild
-from memory_pipeline.search import Search, _Found
+from memory_pipeline.rebuild import chunks as filling
+from memory_pipeline.rebuild.tenant import Rebuild
+from memory_pipeline.search.filters import Filter
+from memory_pipeline.search.query import Search, _Found
+from memory_pipeline.sync import tenant as sync
+from memory_pipeline.sync.batch import write_documents
+from memory_pipeline.sync.generations import Generations
+from memory_pipeline.sync.plan import Plan, plan_batch
 from memory_pipeline_tests.stateful.world import World
 
 Plant = Callable[[World, pytest.MonkeyPatch], None]

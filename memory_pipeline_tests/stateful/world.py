@@ -14,19 +14,19 @@ from uuid import UUID
 import numpy as np
 import psycopg
 
-from memory_pipeline.content import parse
+from memory_pipeline.content.document import parse
+from memory_pipeline.domain.types import MemoryId, RebuildId, TenantId, document_id
 from memory_pipeline.errors import Corrupt, Fenced, PipelineError, PostgresUnavailable
 from memory_pipeline.local.chroma import ChromaProcess
-from memory_pipeline.model import MemoryId, RebuildId, TenantId, document_id
+from memory_pipeline.maintenance.cleanup import drop_ended
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.postgres.registry import PostgresRegistry
-from memory_pipeline.retire import drop_ended
 from memory_pipeline.settings import Settings
-from memory_pipeline.sync import Sync
+from memory_pipeline.sync.tenant import Sync
 from memory_pipeline_tests.stateful.application import (
     OWN_VECTORS,
     TENANTS,

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from memory_pipeline import alerts as alerting
-from memory_pipeline.alerts import Alerts
+from memory_pipeline.maintenance import alerts as alerting
+from memory_pipeline.maintenance.alerts import Alerts
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.webhook import webhook
 
@@ -26,7 +26,7 @@ class _Lines(logging.Handler):
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Return the lines that alerts log, however logging was set up before."""
-    logger, lines = logging.getLogger("memory_pipeline.alerts"), _Lines()
+    logger, lines = logging.getLogger("memory_pipeline.maintenance.alerts"), _Lines()
     monkeypatch.setattr(logger, "propagate", False)
     logger.addHandler(lines)
     yield lines.kept

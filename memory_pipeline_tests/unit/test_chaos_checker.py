@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from memory_pipeline.chaos.books import Books, Placed
-from memory_pipeline.chaos.checker import Ack, Final, Ledger, Violation, judge, lags
-from memory_pipeline.chaos.contents import digest
-from memory_pipeline.chaos.history import Broken, History, Reading, Row, Sight, Sort, Write
-from memory_pipeline.model import MemoryId, TenantId
+from memory_pipeline.domain.types import MemoryId, TenantId
+from memory_pipeline.testing.chaos.checker import Ack, Final, Ledger, Violation, judge, lags
+from memory_pipeline.testing.chaos.expected_state import Books, Placed
+from memory_pipeline.testing.chaos.history import Broken, History, Reading, Row, Sight, Sort, Write
+from memory_pipeline.testing.chaos.payloads import digest
 
 ANNA, BERT = TenantId("anna"), TenantId("bert")
 ONE, TWO, POISON = MemoryId(1), MemoryId(2), MemoryId(3)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from memory_pipeline.chaos.figures import Figures, Options
 from memory_pipeline.cli import app
+from memory_pipeline.testing.chaos.figures import Figures, Options
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
         ran.append(options)
         return Figures(options)
 
-    monkeypatch.setattr("memory_pipeline.chaos.run.chaos", run)
+    monkeypatch.setattr("memory_pipeline.testing.chaos.run.chaos", run)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     return ran
 

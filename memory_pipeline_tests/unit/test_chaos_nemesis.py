@@ -10,15 +10,15 @@ from typing import cast
 
 import pytest
 
-from memory_pipeline.chaos.checker import Violation, during
-from memory_pipeline.chaos.faults import Fault, fault
-from memory_pipeline.chaos.figures import Figures, Options
-from memory_pipeline.chaos.history import Broken, History, Reading
-from memory_pipeline.chaos.nemesis import AT_ONCE, Nemesis
-from memory_pipeline.chaos.report import as_json, as_page
-from memory_pipeline.chaos.stack import Stack
+from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.errors import Transient
-from memory_pipeline.model import MemoryId, TenantId
+from memory_pipeline.testing.chaos.checker import Violation, during
+from memory_pipeline.testing.chaos.faults import Fault, fault
+from memory_pipeline.testing.chaos.figures import Figures, Options
+from memory_pipeline.testing.chaos.history import Broken, History, Reading
+from memory_pipeline.testing.chaos.nemesis import AT_ONCE, Nemesis
+from memory_pipeline.testing.chaos.report import as_json, as_page
+from memory_pipeline.testing.chaos.stack import Stack
 
 
 @dataclass
@@ -121,7 +121,7 @@ def test_the_report_tells_the_system_and_no_more_of_the_machine(
     release: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What broke: the suffix of the release named the very machine."""
-    monkeypatch.setattr("memory_pipeline.benchmarks.machine.platform.release", lambda: release)
+    monkeypatch.setattr("memory_pipeline.testing.machine.platform.release", lambda: release)
     system = as_json(Figures(Options(10, 2, 3, 4.0, seed=77)))["machine"]["system"]
     assert system == "Linux 6.18"
 
@@ -148,7 +148,7 @@ def test_an_interrupted_run_heals_all_the_same(
         if next(pauses, "interrupt"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("memory_pipeline.chaos.nemesis._wait_until", interrupted)
+    monkeypatch.setattr("memory_pipeline.testing.chaos.nemesis._wait_until", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(parts, [parts.kind("a", "a"), parts.kind("b", "b")], tmp_path, count=9, seed=3)
     assert parts.broken == []

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from memory_pipeline.chaos.proxy import Link, Proxy
-from memory_pipeline.chaos.ways import PASS, Way
+from memory_pipeline.testing.link_faults import PASS, Way
+from memory_pipeline.testing.proxy import Link, Proxy
 
 
 @dataclass

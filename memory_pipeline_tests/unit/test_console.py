@@ -6,9 +6,9 @@ import pytest
 from rich.console import Console
 
 from memory_pipeline.cli import console, rebuild, verify
-from memory_pipeline.cli.letters import _cell, _table
-from memory_pipeline.letters import DeadLetter, Letters
-from memory_pipeline.model import MemoryId, RebuildId, Rebuilt, TenantId
+from memory_pipeline.cli.dead_letters import _cell, _table
+from memory_pipeline.domain.dead_letters import DeadLetter, Letters
+from memory_pipeline.domain.types import MemoryId, RebuildId, Rebuilt, TenantId
 
 HOSTILE = ["[/nope]", "x\\[/nope]", "\\\\[red]", "a\x1b]0;title\x07b", "\x9b31mred", ":smile:"]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_pipeline.content import (
+from memory_pipeline.content.document import (
     Recipe,
     compose,
     content_hash,
@@ -21,10 +21,10 @@ from memory_pipeline.content import (
     text_hash,
     vector_hash,
 )
+from memory_pipeline.content.json_text import Number
+from memory_pipeline.domain.types import Memory, MemoryId, Scalar, TenantId
 from memory_pipeline.errors import Poison
-from memory_pipeline.model import Memory, MemoryId, Scalar, TenantId
 from memory_pipeline.settings import Settings
-from memory_pipeline.text import Number
 
 RECIPE = recipe_from(Settings())
 DEPTH = 50_000
@@ -314,7 +314,8 @@ def test_the_config_hash_changes_with_every_setting_that_shapes_documents() -> N
 def test_text_and_hashes_are_the_same_in_another_process() -> None:
     """Nothing depends on the hash seed of a process."""
     program = (
-        "from memory_pipeline.content import *; from memory_pipeline.settings import Settings;"
+        "from memory_pipeline.content.document import *;"
+        "from memory_pipeline.settings import Settings;"
         "r = recipe_from(Settings());"
         'print(r.config_hash, text_hash(searchable_text(parse(\'{"b": "1", "a": "2"}\'), r)))'
     )

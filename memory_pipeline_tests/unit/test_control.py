@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from memory_pipeline.batch import embed_drafts
-from memory_pipeline.content import compose, recipe_from
-from memory_pipeline.embedding import CachedEmbedder
+from memory_pipeline.content.document import compose, recipe_from
+from memory_pipeline.domain.types import Failure, Memory, MemoryId, TenantId, Vector
+from memory_pipeline.embedding.hashing import HashingEmbedder
+from memory_pipeline.embedding.sentence import CachedEmbedder
 from memory_pipeline.errors import EmbedderUnavailable, Poison
-from memory_pipeline.hashing import HashingEmbedder
-from memory_pipeline.model import Failure, Memory, MemoryId, TenantId, Vector
-from memory_pipeline.plan import Draft
 from memory_pipeline.settings import Settings
+from memory_pipeline.sync.batch import embed_drafts
+from memory_pipeline.sync.plan import Draft
 
 
 class Breaking:

@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from memory_pipeline import embedding
-from memory_pipeline.embedding import (
+from memory_pipeline.domain.types import DIMENSION, Vector
+from memory_pipeline.embedding import sentence as embedding
+from memory_pipeline.embedding.sentence import (
     CachedEmbedder,
     HashingEmbedder,
     SentenceEmbedder,
     embedder_from,
 )
 from memory_pipeline.errors import EmbedderUnavailable, ModelMissing, Poison
-from memory_pipeline.model import DIMENSION, Vector
 from memory_pipeline.settings import Settings
 
 Matrix = npt.NDArray[np.float32]
@@ -72,7 +72,7 @@ def with_model(model: FakeModel, *, batch_size: int = 2) -> SentenceEmbedder:
 def test_importing_the_module_loads_no_model_library() -> None:
     """Nothing that does not embed pays the seconds that torch takes to import."""
     code = (
-        "import sys, memory_pipeline.embedding, memory_pipeline.model_files;"
+        "import sys, memory_pipeline.embedding.sentence, memory_pipeline.embedding.download;"
         "print({'torch', 'transformers', 'sentence_transformers', 'huggingface_hub'}"
         " & set(sys.modules))"
     )
@@ -104,7 +104,7 @@ def test_the_stand_in_puts_texts_that_share_words_near() -> None:
 def test_the_stand_in_gives_the_same_vector_in_every_process() -> None:
     """Vectors of yesterday's process and of today's can be compared."""
     code = (
-        "import hashlib; from memory_pipeline.embedding import HashingEmbedder;"
+        "import hashlib; from memory_pipeline.embedding.sentence import HashingEmbedder;"
         "(v,) = HashingEmbedder().embed(['a cat on a mat']);"
         "print(hashlib.sha256(v.tobytes()).hexdigest())"
     )

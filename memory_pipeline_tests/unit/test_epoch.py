@@ -1,10 +1,10 @@
-"""Has Postgres gone back in time: every line of the table in epoch.py, without a database."""
+"""Has Postgres gone back in time: each line of the table in domain/epoch.py, without a database."""
 
 from uuid import UUID, uuid4
 
 import pytest
 
-from memory_pipeline.epoch import AHEAD, Place, Setback, Stamp, setbacks
+from memory_pipeline.domain.epoch import AHEAD, Place, Setback, Stamp, setbacks
 
 HERE = Place("1/app", 3, 16_401)
 OLD, NEW, STRANGE, OTHER = uuid4(), uuid4(), uuid4(), uuid4()

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from memory_pipeline.content import recipe_from
+from memory_pipeline.content.document import recipe_from
+from memory_pipeline.domain.types import Document, Generation, MemoryId, RebuildId, TenantId
+from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import Poison
-from memory_pipeline.hashing import HashingEmbedder
-from memory_pipeline.model import Document, Generation, MemoryId, RebuildId, TenantId
 from memory_pipeline.ports import Hold
-from memory_pipeline.sandwich import Parts
 from memory_pipeline.settings import Settings
-from memory_pipeline.sync import Sync
-from memory_pipeline.verify import Verify
+from memory_pipeline.sync.tenant import Sync
+from memory_pipeline.verify.double_check import Parts
+from memory_pipeline.verify.tenant import Verify
 from memory_pipeline_tests.fakes import (
     FakeIndex,
     FakeMemories,

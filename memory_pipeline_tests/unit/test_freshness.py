@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_pipeline import freshness as module
-from memory_pipeline.freshness import (
+from memory_pipeline.domain.types import TenantId
+from memory_pipeline.sync import freshness as module
+from memory_pipeline.sync.freshness import (
     LAGS_A_TENANT,
     LAGS_IN_ALL,
     WINDOW_SECONDS,
@@ -20,7 +21,6 @@ from memory_pipeline.freshness import (
     Lags,
     lags_of,
 )
-from memory_pipeline.model import TenantId
 
 ADA, BOB = TenantId("ada"), TenantId("bob")
 

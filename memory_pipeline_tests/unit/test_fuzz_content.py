@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_pipeline.content import (
+from memory_pipeline.content.document import (
     METADATA_CHARACTERS,
     Recipe,
     compose,
@@ -17,9 +17,9 @@ from memory_pipeline.content import (
     parse,
     searchable_text,
 )
+from memory_pipeline.content.json_text import Number
+from memory_pipeline.domain.types import Memory, MemoryId, TenantId, document_id, memory_id_of
 from memory_pipeline.errors import Poison
-from memory_pipeline.model import Memory, MemoryId, TenantId, document_id, memory_id_of
-from memory_pipeline.text import Number
 
 HOSTILE_KEYS = (
     "$and", "$where", "#document", "chroma:document", "", " ", "*", "hash", "ts", "date", "task",

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory_pipeline.conditions import LISTS, OPERATORS, RANGES, Condition
-from memory_pipeline.content import METADATA_CHARACTERS, recipe_from
+from memory_pipeline.content.document import METADATA_CHARACTERS, recipe_from
+from memory_pipeline.domain.types import Scalar
 from memory_pipeline.errors import InvalidFilter
-from memory_pipeline.filters import MAX_CONDITIONS, MAX_VALUES, parse_filter
-from memory_pipeline.model import Scalar
+from memory_pipeline.search.conditions import LISTS, OPERATORS, RANGES, Condition
+from memory_pipeline.search.filters import MAX_CONDITIONS, MAX_VALUES, parse_filter
 from memory_pipeline.settings import Settings
 
 RECIPE = recipe_from(Settings())

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from memory_pipeline.cli import app
+from memory_pipeline.local.discovery import discover, service_states
 from memory_pipeline.local.home import (
     Listed,
     Stack,
@@ -18,7 +19,6 @@ from memory_pipeline.local.home import (
     without_own,
 )
 from memory_pipeline.local.processes import free_port, own_identity
-from memory_pipeline.local.running import discover, service_states
 from memory_pipeline.settings import Settings
 
 FIRST, SECOND, THIRD = (f"http://127.0.0.1:{port}" for port in (9101, 9102, 9103))

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import pytest
 
-from memory_pipeline.content import parse, recipe_from, searchable_text
+from memory_pipeline.content.document import parse, recipe_from, searchable_text
 from memory_pipeline.settings import Settings
 
 MEMORIES = [

@@ -14,8 +14,8 @@ from memory_pipeline.local import service as services
 from memory_pipeline.local import stack as stacks
 from memory_pipeline.local import supervisor as supervising
 from memory_pipeline.local.home import Stack, listed
-from memory_pipeline.local.parts import Watched
 from memory_pipeline.local.processes import Identity, ServiceFailed, own_identity
+from memory_pipeline.local.restarts import Watched
 from memory_pipeline.local.service import Service
 from memory_pipeline.local.stack import down, main, up
 from memory_pipeline.local.supervisor import Supervisor
@@ -67,7 +67,7 @@ def test_a_start_that_the_machine_refuses_is_tried_again(
 ) -> None:
     """What broke: the supervisor ended with a traceback, and the whole stack with it."""
     clock = [1000.0]
-    monkeypatch.setattr("memory_pipeline.local.parts.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("memory_pipeline.local.restarts.time.monotonic", lambda: clock[0])
     part = Fake(starts=starts)
     watched = Watched(part, started_at=clock[0])
     assert not watched.look()
@@ -118,7 +118,7 @@ def test_a_record_that_cannot_be_written_is_written_later(
     monkeypatch.setattr(supervisor, "_start", begin)
     monkeypatch.setattr(Stack, "write", write)
     monkeypatch.setattr("memory_pipeline.local.supervisor.time.sleep", sleep)
-    monkeypatch.setattr("memory_pipeline.local.parts.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("memory_pipeline.local.restarts.PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(supervising, "end_marked", lambda *_, **__: False)
     supervisor.run(lambda _: None)
     assert writes[0] == 4

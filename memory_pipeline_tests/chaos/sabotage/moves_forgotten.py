@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from memory_pipeline.chaos.program import main
 from memory_pipeline.chroma.index import ChromaIndex
-from memory_pipeline.model import Document, Generation, MemoryId
+from memory_pipeline.domain.types import Document, Generation, MemoryId
 from memory_pipeline.ports import Hold
+from memory_pipeline.testing.chaos.failing_embedder import main
 
 thorough = ChromaIndex.write
 

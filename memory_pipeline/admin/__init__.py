@@ -1,0 +1,1 @@
+"""What an operator does to a whole installation once: load a file, take the pipeline away."""

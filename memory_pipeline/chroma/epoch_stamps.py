@@ -1,0 +1,60 @@
+"""Compares what the markers say of Postgres with Postgres, and tells them of a new epoch.
+
+What that means is decided in domain/epoch.py; who the servers are, in servers.py.
+"""
+
+from collections.abc import Iterable, Mapping
+from uuid import UUID
+
+from memory_pipeline.chroma.client import ChromaClient
+from memory_pipeline.chroma.marker import write_stamp
+from memory_pipeline.chroma.server_identity import Marker
+from memory_pipeline.errors import PipelineError
+from memory_pipeline.logs import get_logger
+from memory_pipeline.postgres.epochs import Comparison, PostgresEpochs
+from memory_pipeline.postgres.registry import PostgresRegistry
+from memory_pipeline.settings import Settings
+
+log = get_logger("memory_pipeline.stamping")
+
+
+class Stamping:
+    """The stamps of one installation's servers."""
+
+    def __init__(
+        self, registry: PostgresRegistry, epochs: PostgresEpochs, settings: Settings
+    ) -> None:
+        self._registry = registry
+        self._epochs = epochs
+        self._settings = settings
+
+    def home(self) -> str:
+        """Return where the database is."""
+        return self._epochs.home()
+
+    def compare(self, markers: Iterable[Marker | None], *, note: bool = True) -> Comparison:
+        """Look for signs that Postgres went back; note them, so that every tenant is proven."""
+        stamps = [marker.stamp for marker in markers if marker and marker.stamp]
+        compared = self._epochs.compare(stamps)
+        if compared.setbacks and note:
+            for sign in self._epochs.note(stamps):
+                log.error("postgres_went_back", reason=sign.reason)
+        if compared.setbacks or compared.noted_since:
+            self._registry.forget()  # what this process remembers may be of the forgotten state
+        return compared
+
+    def rotate(self, clients: Mapping[UUID, ChromaClient], *, seconds: float) -> None:
+        """Begin an epoch where the newest is that old, and tell these servers of it.
+
+        One that does not take it says an older one, which is as it should be.
+        """
+        new = self._epochs.rotate(seconds=seconds)
+        if new is None:
+            return
+        for server, client in clients.items():
+            try:
+                write_stamp(client, self._settings, new)
+            except PipelineError as error:
+                log.info("marker_not_written", server=str(server), reason=str(error))
+            else:
+                self._epochs.stamped(server, new.home)

@@ -1,0 +1,190 @@
+"""Commands that look and change nothing: status and tenants."""
+
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from memory_pipeline.cli.console import err, out, plain, print_json
+from memory_pipeline.cli.memories import EXIT_UNAVAILABLE, AsJson
+from memory_pipeline.domain.types import Generation, TenantStatus
+from memory_pipeline.errors import PipelineError, PostgresUnavailable, Transient
+from memory_pipeline.local.discovery import discover, service_states
+from memory_pipeline.pipeline import Pipeline, opened
+from memory_pipeline.settings import Settings
+from memory_pipeline.sync.freshness import Lags
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this room."""
+    for command in (status, tenants):
+        app.command()(command)
+
+
+def status(as_json: AsJson = False) -> None:
+    """Show what runs, what is indexed, what waits and what failed."""
+    settings = discover(Settings.load())
+    services = service_states(settings)
+    figures: dict[str, Any] = {"services": services, "embedder": settings.embedder}
+    problems: list[str] = []
+    unavailable = False
+    try:
+        with opened(settings) as pipeline:
+            figures |= _figures(pipeline)
+            problems += pipeline.epochs.doubt().problems()
+            problems += pipeline.servers.problems()
+            figures["servers"] = _servers(pipeline)
+            problems += [f"capture is broken: {b}" for b in pipeline.status.broken_capture()]
+            problems += _documents(pipeline, figures)
+            problems += _damage(figures)
+    except PostgresUnavailable as error:
+        problems.append(str(error))
+        unavailable = True
+    figures |= {"problems": list(dict.fromkeys(problems)), "settings": settings.shown()}
+    if as_json:
+        print_json(figures)
+    else:
+        _show(figures, settings)
+    if unavailable:
+        raise typer.Exit(EXIT_UNAVAILABLE)
+
+
+def tenants(as_json: AsJson = False) -> None:
+    """List every tenant with its collection, its memories and what waits."""
+    with opened(discover(Settings.load())) as pipeline:
+        fresh = pipeline.workers.freshness()
+        lines = [
+            _line(pipeline, tenant) | {"freshness_ms": _milliseconds(fresh.get(tenant.tenant))}
+            for tenant in pipeline.status.tenants()
+        ]
+    if as_json:
+        print_json(lines)
+        return
+    table = Table(box=None, pad_edge=False)
+    shown = ("tenant", "memories", "documents", "pending_changes", "dead_letters", "lag_seconds")
+    for name in shown:
+        table.add_column(name.replace("_", " "), no_wrap=True)
+    for line in lines:
+        table.add_row(*(plain("?" if line[name] is None else line[name]) for name in shown))
+    out.print(table)
+
+
+def _figures(pipeline: Pipeline) -> dict[str, Any]:
+    totals = pipeline.status.totals()
+    return {
+        "memories": totals.memories,
+        "documents": None,
+        "pending_changes": totals.pending_changes,
+        "oldest_pending_seconds": round(totals.oldest_pending_seconds, 3),
+        "dead_letters": totals.dead_letters,
+        "waived_dead_letters": totals.waived_dead_letters,
+        "retrying": totals.retrying,
+        "tenants": totals.tenants,
+        "paused_tenants": totals.paused_tenants,
+        "damaged_tenants": totals.damaged_tenants,
+        "unproven_tenants": len(pipeline.epochs.doubt().tenants),
+        "rebuilding_tenants": totals.rebuilding_tenants,
+        "findings_of_last_verify": totals.findings,
+        "memories_without_tenant": totals.memories_without_tenant,
+        "live_processes": len(pipeline.workers.healthy()),
+        "freshness_ms": _milliseconds(pipeline.workers.freshness().get(None)),
+        "model": pipeline.embedder.model,
+    }
+
+
+def _milliseconds(lags: Lags | None) -> dict[str, float] | None:
+    """Tell lags as people read them; None where nothing was synced of late."""
+    return None if lags is None else lags.milliseconds()
+
+
+def _damage(figures: dict[str, Any]) -> list[str]:
+    damaged, found = figures["damaged_tenants"], figures["findings_of_last_verify"]
+    problems = []
+    if damaged:
+        problems.append(f"{damaged} collections are damaged or lost: `memory-pipeline rebuild`")
+    if found:
+        problems.append(f"the last verify found {found}: `memory-pipeline verify --repair`")
+    return problems
+
+
+def _servers(pipeline: Pipeline) -> list[dict[str, Any]]:
+    return [
+        {"id": str(s.id), "url": s.url, "state": s.state, "memories": s.memories}
+        for s in pipeline.registry.servers()
+    ]
+
+
+def _documents(pipeline: Pipeline, figures: dict[str, Any]) -> list[str]:
+    """Count the documents in Chroma; return what is wrong with it, once each."""
+    count, problems = 0, []
+    for tenant in pipeline.status.tenants():
+        documents, problem = _count(pipeline, tenant)
+        count += documents or 0
+        if tenant.last_error:
+            problems.append(f"tenant {tenant.tenant} waits: {tenant.last_error}")
+        if problem:
+            problems.append(problem)
+            if documents is None:
+                return list(dict.fromkeys(problems))
+    figures["documents"] = count
+    return list(dict.fromkeys(problems))
+
+
+def _count(pipeline: Pipeline, tenant: TenantStatus) -> tuple[int | None, str]:
+    if tenant.generation is None or tenant.server is None:
+        return 0, ""
+    generation = Generation(
+        tenant.generation, tenant.tenant, tenant.server, tenant.collection_id, "", ""
+    )
+    try:
+        return pipeline.index.count(generation, seconds=pipeline.settings.request_seconds), ""
+    except Transient as error:
+        return None, str(error)
+    except PipelineError as error:
+        return 0, f"tenant {tenant.tenant}: {error}"
+
+
+def _line(pipeline: Pipeline, tenant: TenantStatus) -> dict[str, Any]:
+    documents, _ = _count(pipeline, tenant)
+    return {
+        "tenant": tenant.tenant,
+        "partition_key": tenant.partition_key,
+        "collection": f"memories-{tenant.generation}" if tenant.generation else None,
+        "collection_id": str(tenant.collection_id) if tenant.collection_id else None,
+        "server": str(tenant.server) if tenant.server else None,
+        "generation": str(tenant.generation) if tenant.generation else None,
+        "memories": tenant.memories,
+        "documents": documents,
+        "pending_changes": tenant.pending_changes,
+        "dead_letters": tenant.dead_letters,
+        "waived_dead_letters": tenant.waived_dead_letters,
+        "lag_seconds": round(tenant.lag_seconds, 3),
+        "last_synced_at": tenant.last_synced_at.isoformat() if tenant.last_synced_at else None,
+        "last_error": tenant.last_error,
+    }
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{name} {figure}" for name, figure in value.items())
+    return "?" if value is None else str(value)
+
+
+def _show(figures: dict[str, Any], settings: Settings) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for name, state in figures["services"].items():
+        table.add_row(name, state)
+    for name, value in figures.items():
+        if name not in {"services", "servers", "problems", "embedder", "settings"}:
+            table.add_row(name.replace("_", " "), _shown(value))
+    for server in figures.get("servers", ()):
+        table.add_row(
+            f"server {server['state']}", f"{server['url']}: {server['memories']} memories"
+        )
+    out.print(table)
+    if settings.embedder == "hashing":
+        err.print("embedder: hashing. A lexical stand-in for tests: searches do not know meaning")
+    for problem in figures["problems"]:
+        err.print(plain(f"! {problem}"))

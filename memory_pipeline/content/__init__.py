@@ -1,0 +1,1 @@
+"""What a memory means as a document: its text, metadata and hash. No I/O."""

@@ -1,0 +1,105 @@
+"""Dead letters: memories that were given up, as facts; which of them are meant; what refused them.
+
+A dead letter never holds a memory's text. It names the content that was refused by its hash, and
+whoever replays it enqueues the memory's key: the batch reads the row as it stands then, so an old
+dead letter can never bring old content back.
+"""
+
+import hashlib
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib.metadata import version
+from typing import get_args
+
+from memory_pipeline.domain.types import FailureKind, MemoryId, TenantId
+
+KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
+REASON_LENGTH = 300
+# What an error quotes may be a part of the memory; shorter quotes are names of fields and types.
+QUOTED_LENGTH = 24
+_QUOTED = re.compile(r"([\"'`])((?:(?!\1).)*)(\1|$)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One memory that was given up: why, since when, and under what it was tried last.
+
+    A ``waived`` one was looked at by a person who lets it be, for as long as its content is that
+    of ``content_hash``; it is counted and shown all the same.
+    """
+
+    tenant: TenantId
+    memory_id: MemoryId
+    kind: FailureKind
+    first_error: str
+    last_error: str
+    attempts: int
+    first_at: datetime
+    last_at: datetime
+    buried_at: datetime
+    content_hash: str | None
+    model: str | None
+    config_hash: str | None
+    version: str | None
+    waived_at: datetime | None
+    waived_by: str | None
+    waived_because: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Which dead letters are meant: all that every given part fits; None fits all."""
+
+    tenants: Collection[TenantId] | None = None
+    kinds: Collection[FailureKind] | None = None
+    memory_ids: Collection[MemoryId] | None = None
+    older_than_seconds: float | None = None
+    waived: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Letters:
+    """How many dead letters there are, how many of them are waived, and the newest of them."""
+
+    count: int = 0
+    waived: int = 0
+    newest: tuple[DeadLetter, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Under what a memory was refused: whatever of it changes may have been to blame."""
+
+    model: str
+    config_hash: str
+    version: str
+
+    @classmethod
+    def of_now(cls, model: str, config_hash: str) -> "Cause":
+        """Return the cause of what this process refuses."""
+        return cls(model, config_hash, _version())
+
+    @property
+    def word(self) -> str:
+        """All of it in one short word, to be compared."""
+        whole = f"{self.model}\n{self.config_hash}\n{self.version}"
+        return hashlib.blake2b(whole.encode(), digest_size=8).hexdigest()
+
+
+@cache
+def _version() -> str:
+    return version("memory-pipeline")  # read from disk each time that it is asked for
+
+
+def without_quotes(reason: str) -> str:
+    """Return an error in one line of bounded length, without what it quotes at any length."""
+
+    def cut(match: re.Match[str]) -> str:
+        quote, quoted, end = match.groups()
+        return match[0] if len(quoted) < QUOTED_LENGTH else f"{quote}…{end or quote}"
+
+    said = _QUOTED.sub(cut, " ".join(reason.split()))
+    return said if len(said) <= REASON_LENGTH else said[: REASON_LENGTH - 1] + "…"

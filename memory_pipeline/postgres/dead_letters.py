@@ -1,0 +1,134 @@
+"""Dead letters in Postgres. Nothing here deletes one: what lands or goes clears its own."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from memory_pipeline.domain.dead_letters import Cause, DeadLetter, Letters, Which
+from memory_pipeline.domain.types import MemoryId, TenantId
+from memory_pipeline.postgres.database import Database, queries
+
+# Keys that one transaction touches: short enough that no batch waits long for a row of it.
+KEYS_AT_ONCE = 1000
+
+Keys = list[tuple[TenantId, MemoryId]]
+
+
+class PostgresLetters:
+    """The dead letters of all tenants."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def newest(self, which: Which, *, limit: int) -> Letters:
+        """Count the dead letters that are meant, and return the newest of them."""
+        with self._database.transaction() as connection:
+            rows = list(queries().newest_letters(connection, limit=limit, **_asked(which)))
+        if not rows:
+            return Letters()
+        return Letters(rows[0][0], rows[0][1], tuple(_letter(row[2:]) for row in rows))
+
+    def of_tenants(self) -> dict[TenantId, Letters]:
+        """Count the dead letters of each tenant that has any."""
+        with self._database.transaction() as connection:
+            rows = queries().letters_of_tenants(connection)
+            return {TenantId(row[0]): Letters(row[1], row[2]) for row in rows}
+
+    def buried(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> frozenset[MemoryId]:
+        """Return those of a tenant's memories that are dead letters, waived or not."""
+        with self._database.transaction() as connection:
+            rows = queries().buried_among(connection, tenant=tenant, memory_ids=list(memory_ids))
+            return frozenset(MemoryId(row.memory_id) for row in rows)
+
+    def replay(self, which: Which) -> int:
+        """Have dead letters tried again, with all their attempts; return how many.
+
+        It enqueues keys: the batch reads what stands then. What is waived stays so, if the same
+        content is refused again.
+        """
+        return sum(self._act("replay_letters", keys) for keys in self._pages(which))
+
+    def replay_cured(self, cause: Cause, *, limit: int = KEYS_AT_ONCE) -> int:
+        """Replay what was refused under another cause, once for each; return how many."""
+        with self._database.transaction() as connection:
+            return int(
+                queries().replay_cured(
+                    connection,
+                    model=cause.model,
+                    config_hash=cause.config_hash,
+                    cause=cause.word,
+                    limit=limit,
+                )
+            )
+
+    def waive(self, which: Which, *, by: str, because: str) -> int:
+        """Note that a person lets dead letters be; return how many were not waived before."""
+        return sum(
+            self._act("waive_letters", keys, by=by, because=because) for keys in self._pages(which)
+        )
+
+    def unwaive(self, which: Which) -> int:
+        """Take a waiver back; return of how many."""
+        return sum(self._act("unwaive_letters", keys) for keys in self._pages(which))
+
+    def unalerted(self, *, limit: int) -> list[DeadLetter]:
+        """Return dead letters that nobody was told of yet, oldest first."""
+        with self._database.transaction() as connection:
+            rows = queries().unalerted_letters(connection, limit=limit)
+            return [_letter(row) for row in rows]
+
+    def alerted(self, letters: Collection[DeadLetter]) -> None:
+        """Note that people were told of these."""
+        with self._database.transaction() as connection:
+            queries().alerted_letters(
+                connection,
+                tenants=[letter.tenant for letter in letters],
+                memory_ids=[letter.memory_id for letter in letters],
+                buried_at=[letter.buried_at for letter in letters],
+            )
+
+    def _pages(self, which: Which) -> Iterator[Keys]:
+        """Walk through the keys of dead letters, in order, a page at a time."""
+        tenant: TenantId | None = None
+        memory_id: MemoryId | None = None
+        while True:
+            with self._database.transaction() as connection:
+                rows = queries().letter_keys(
+                    connection,
+                    after_tenant=tenant,
+                    after_id=memory_id,
+                    limit=KEYS_AT_ONCE,
+                    **_asked(which),
+                )
+                keys = [(TenantId(row.tenant), MemoryId(row.memory_id)) for row in rows]
+            if keys:
+                yield keys
+                tenant, memory_id = keys[-1]
+            if len(keys) < KEYS_AT_ONCE:
+                return
+
+    def _act(self, query: str, keys: Keys, **more: str) -> int:
+        with self._database.transaction() as connection:
+            done = getattr(queries(), query)(
+                connection,
+                tenants=[tenant for tenant, _ in keys],
+                memory_ids=[memory_id for _, memory_id in keys],
+                **more,
+            )
+        return int(done)
+
+
+def _asked(which: Which) -> dict[str, Any]:
+    def listed(chosen: Collection[Any] | None) -> list[Any] | None:
+        return None if chosen is None else list(chosen)
+
+    return {
+        "tenants": listed(which.tenants),
+        "kinds": listed(which.kinds),
+        "memory_ids": listed(which.memory_ids),
+        "older_than_seconds": which.older_than_seconds,
+        "waived": which.waived,
+    }
+
+
+def _letter(row: Sequence[Any]) -> DeadLetter:
+    return DeadLetter(*row)

@@ -1,0 +1,90 @@
+"""The steps of a detach in Postgres. Each may be taken again, and none waits for a lock."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from memory_pipeline.domain.types import Generation
+from memory_pipeline.errors import ContractError
+from memory_pipeline.postgres.database import Database, queries
+from memory_pipeline.postgres.ddl import hasty_transaction, patient_attempts
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """How many rebuilds, and how many tenants that somebody holds now."""
+
+    rebuilds: int
+    leases: int
+
+
+class PostgresDetach:
+    """What is to be taken off this database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def is_attached(self) -> bool:
+        """Whether anything of the pipeline is there."""
+        with self._database.transaction() as connection:
+            return bool(queries().schema_exists(connection))
+
+    def under_way(self) -> UnderWay:
+        """Tell what goes on with the index now."""
+        with self._database.transaction() as connection:
+            return UnderWay(*queries().under_way(connection))
+
+    def triggers(self) -> list[str]:
+        """Name the triggers that would go."""
+        with self._database.transaction() as connection:
+            return [f"{row.name} on {row.on_table}" for row in queries().triggers(connection)]
+
+    def check(self) -> None:
+        """Check that nothing of somebody else's would go with the schema.
+
+        Raises:
+            ContractError: something would; the message names it.
+
+        """
+        with self._database.transaction() as connection:
+            triggers = {row.name for row in queries().triggers(connection)}
+            others = [row.name for row in queries().outsiders(connection)]
+        others = [o for o in others if not any(o.startswith(f"trigger {t} on") for t in triggers)]
+        if others:
+            raise ContractError(
+                "these depend on the schema memory_pipeline and would go with it, drop them "
+                f"first: {', '.join(others)}"
+            )
+
+    def stop_capture(self) -> None:
+        """Drop the triggers: from here on, no statement of the application runs any of our code.
+
+        Raises:
+            ContractError: a table stayed locked for a minute; nothing was changed.
+
+        """
+        for attempt in patient_attempts():
+            with attempt, hasty_transaction(self._database) as connection:
+                queries().drop_triggers(connection)
+
+    def stop_syncing(self) -> None:
+        """Forget what waits, and fence whoever has something in hand."""
+        with self._database.transaction() as connection:
+            queries().forget_changes(connection)
+            queries().raise_tokens(connection)
+
+    def generations(self, server: UUID) -> list[Generation]:
+        """Return the generations that may have a collection on a server."""
+        with self._database.transaction() as connection:
+            rows = queries().kept_generations(connection, server=server)
+            return [Generation(*row) for row in rows]
+
+    def drop_schema(self) -> None:
+        """Drop everything of the pipeline in Postgres, in one transaction.
+
+        Raises:
+            ContractError: a table of it stayed locked for a minute; nothing was dropped.
+
+        """
+        for attempt in patient_attempts():
+            with attempt, hasty_transaction(self._database) as connection:
+                queries().drop_schema(connection)

@@ -1,0 +1,1 @@
+"""A new generation of a tenant's collection, filled, proven and flipped to."""

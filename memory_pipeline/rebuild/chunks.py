@@ -1,0 +1,177 @@
+"""Fill a building generation: chunks are read and embedded ahead, then written under the lease."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from memory_pipeline.content.document import Recipe
+from memory_pipeline.domain.types import Build, Generation, Memory, MemoryId, Reading, TenantId
+from memory_pipeline.ports import Embedder, Hold, Index, Lease, Memories, Outbox, Rebuilds
+from memory_pipeline.sync.batch import embed_and_back_up, write_documents
+from memory_pipeline.sync.plan import EmbeddedDraft, Plan, plan_batch
+from memory_pipeline.verify.written_rows import Known
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some memories in id order, with vectors; ``again`` are those that a batch has to see to."""
+
+    through: MemoryId
+    ready: tuple[EmbeddedDraft, ...]
+    embedded: frozenset[MemoryId]
+    again: tuple[MemoryId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """Reads, embeds, writes and mends; whoever calls it holds what has to be held."""
+
+    outbox: Outbox
+    memories: Memories
+    rebuilds: Rebuilds
+    index: Index
+    embedder: Embedder
+    recipe: Recipe
+    trust: bool
+    slice_seconds: float
+
+    def chunks(
+        self, build: Build, reading: Reading, *, size: Callable[[], int], hold: Hold
+    ) -> Iterator[Chunk]:
+        """Read what was not read yet, in id order, and embed what no stored vector covers.
+
+        At most ``size()`` memories a chunk, asked each time, and no more bytes than a batch may
+        have. Outside the lease: a batch may change any of it meanwhile. New vectors are backed up
+        slice by slice, so that the next attempt finds them.
+        """
+        for page in self.memories.ids(build.tenant, after=reading.through):
+            while page:
+                most = size()
+                left: Sequence[MemoryId] = page[:most]
+                page = page[most:]  # noqa: PLW2901 - what is left of it
+                while left:
+                    rows, left_out = self.memories.read(left)
+                    taken = [i for i in left if not left_out or i < left_out[0]]
+                    left = left_out
+                    yield self._chunk(build, taken, rows, hold)
+
+    def _chunk(
+        self, build: Build, ids: Sequence[MemoryId], rows: dict[MemoryId, Memory], hold: Hold
+    ) -> Chunk:
+        plan = self._plan(build.tenant, ids, rows, re_embed=build.re_embed)
+        if plan.to_embed:
+            self.embedder.load()
+        embedded = embed_and_back_up(
+            self.embedder,
+            self.memories,
+            plan.to_embed,
+            hold=hold,
+            slice_seconds=self.slice_seconds,
+        )
+        return Chunk(
+            ids[-1],
+            (*plan.covered, *embedded.ready),
+            frozenset(d.memory.id for d in embedded.ready),
+            (*embedded.missed, *(f.memory_id for f in (*plan.refused, *embedded.failures))),
+        )
+
+    def write(
+        self,
+        build: Build,
+        lease: Lease,
+        generation: Generation,
+        chunk: Chunk,
+        *,
+        fresh: bool,
+        known: Known,
+    ) -> tuple[int, int]:
+        """Write what stands now of a chunk and record it as done, which gives the lease back.
+
+        What was written is noted in ``known``.
+
+        Returns:
+            How many documents were written, and how many of them with a new vector.
+
+        Raises:
+            Fenced: the lease was lost; whether the chunk was written is not known.
+            ChromaUnavailable, Corrupt: as the index raises them.
+
+        """
+        ready, again = self._current(build.tenant, chunk.ready)
+        hold = self._hold(build, lease)
+        failures = write_documents(self.index, generation, ready, (), hold=hold, fresh=fresh)
+        failed = {f.memory_id for f in failures}
+        landed = [d for d in ready if d.memory.id not in failed]
+        embedded = sum(d.memory.id in chunk.embedded for d in landed)
+        self.rebuilds.chunk_done(
+            build,
+            lease,
+            generation,
+            through=chunk.through,
+            provenance={d.memory.id: n for d in landed if (n := d.noting) is not None},
+            # A batch charges what is refused, and brings what has moved on.
+            again=[*chunk.again, *again, *failed],
+            landed=[d.memory.id for d in landed],
+            embedded=embedded,
+        )
+        for draft in sorted(landed, key=lambda d: d.memory.id):
+            known.note(draft.memory.id, draft.memory.version, draft.content.metadata)
+        return len(landed), embedded
+
+    def mend(
+        self, build: Build, lease: Lease, generation: Generation, ids: Sequence[MemoryId]
+    ) -> None:
+        """Bring documents right in this generation alone, from the rows as they stand now."""
+        rows = self.memories.get(lease.tenant, ids, vectors=True)
+        plan = self._plan(lease.tenant, ids, rows)
+        hold = self._hold(build, lease)
+        failures = write_documents(self.index, generation, plan.covered, plan.deletes, hold=hold)
+        refused = (*plan.refused, *failures)
+        again = [*(d.memory.id for d in plan.to_embed), *(f.memory_id for f in refused)]
+        self.outbox.enqueue(lease.tenant, again)
+
+    def _hold(self, build: Build, lease: Lease) -> Hold:
+        """Return what each request holds: the lease, and the part, which outlasts the request.
+
+        Whoever takes the part over does not wait: nothing of ours may still be on its way then.
+        """
+
+        def hold() -> float:
+            self.rebuilds.renew(build)
+            return lease.hold()
+
+        return hold
+
+    def _current(
+        self, tenant: TenantId, drafts: Sequence[EmbeddedDraft]
+    ) -> tuple[list[EmbeddedDraft], list[MemoryId]]:
+        """Return what stands in Postgres now, under the lease; and what still has to be embedded.
+
+        A row that went is dropped. One whose version moved, by an application or by anybody's
+        embedding backup, is read again.
+        """
+        now = self.memories.versions([d.memory.id for d in drafts])
+        unmoved = [d for d in drafts if now.get(d.memory.id) == (tenant, d.memory.version)]
+        same = {d.memory.id for d in unmoved}
+        moved = [i for i, (whose, _) in now.items() if whose == tenant and i not in same]
+        rows = self.memories.get(tenant, moved, vectors=True) if moved else {}
+        plan = self._plan(tenant, list(rows), rows)
+        refused = [f.memory_id for f in plan.refused]
+        return [*unmoved, *plan.covered], [*(d.memory.id for d in plan.to_embed), *refused]
+
+    def _plan(
+        self,
+        tenant: TenantId,
+        ids: Sequence[MemoryId],
+        rows: dict[MemoryId, Memory],
+        *,
+        re_embed: bool = False,
+    ) -> Plan:
+        return plan_batch(
+            tenant,
+            ids,
+            rows,
+            recipe=self.recipe,
+            model=self.embedder.model,
+            trust=self.trust,
+            re_embed=re_embed,
+        )

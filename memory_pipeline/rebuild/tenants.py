@@ -1,0 +1,81 @@
+"""Rebuild many tenants: several at once on every Chroma server, the largest first."""
+
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from uuid import uuid4
+
+from memory_pipeline.chroma.index import ChromaIndex
+from memory_pipeline.domain.types import RebuildId, Rebuilt, TenantId
+from memory_pipeline.maintenance.cleanup import drop_ended
+from memory_pipeline.postgres.memories import PostgresMemories
+from memory_pipeline.postgres.rebuilds import PostgresRebuilds
+from memory_pipeline.postgres.registry import PostgresRegistry
+from memory_pipeline.rebuild.tenant import Rebuild
+
+# A server applies writes one at a time: while it applies one tenant's, the next one's are sent, and
+# one tenant more is verified. More of them only make small writes of others wait longer.
+TENANTS_AT_ONCE_A_SERVER = 2
+VERIFIED_AT_ONCE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildAll:
+    """Rebuilds a list of tenants. Several may run at once; each tenant has one owner."""
+
+    rebuild: Rebuild
+    rebuilds: PostgresRebuilds
+    registry: PostgresRegistry
+    memories: PostgresMemories
+    index: ChromaIndex
+    grace_seconds: float
+
+    def alone(self, tenant: TenantId) -> Rebuilt:
+        """Rebuild one tenant, because its collection was found damaged. Raises as ``run`` does."""
+        (rebuilt,) = self.run(RebuildId(f"auto-{uuid4().hex[:12]}"), [tenant])
+        return rebuilt
+
+    def run(
+        self,
+        rebuild: RebuildId,
+        tenants: Sequence[TenantId],
+        *,
+        re_embed: bool = False,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Generator[Rebuilt]:
+        """Rebuild these tenants; yield each as it ends. Closing the iterator stops the others.
+
+        Args:
+            rebuild: names the rebuild: one that was cut off goes on under its name.
+            tenants: whom it is for; those that it has done before are skipped.
+            re_embed: compute every vector anew.
+            progress: told the documents of each chunk, from several threads.
+
+        Raises:
+            PostgresUnavailable, ChromaUnavailable: nothing more can be done.
+
+        """
+        workers = TENANTS_AT_ONCE_A_SERVER * len(self.index.servers()) + VERIFIED_AT_ONCE
+        registered = self.registry.keys()
+        for tenant in tenants:
+            if tenant not in registered:
+                self.registry.register(tenant)
+        self.rebuilds.ask(rebuild, tenants, re_embed=re_embed)
+        sizes = self.memories.sizes()
+        largest_first = sorted(tenants, key=lambda t: -sizes.get(t, 0))
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="rebuild")
+        try:
+            parts = [
+                pool.submit(self.rebuild.run, rebuild, tenant, progress=progress)
+                for tenant in largest_first
+            ]
+            for part in as_completed(parts):
+                yield part.result()
+                drop_ended(self.registry, self.index, grace_seconds=self.grace_seconds)
+        finally:
+            self.stop()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def stop(self) -> None:
+        """Have what is under way end at its next step; what is done stays done."""
+        self.rebuild.ownership.stop.set()

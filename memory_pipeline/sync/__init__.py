@@ -1,0 +1,1 @@
+"""How changes become documents, one tenant at a time."""

@@ -1,0 +1,94 @@
+"""How old changes were when they became searchable: the promise, measured where it is kept."""
+
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from memory_pipeline.domain.types import TenantId
+
+WINDOW_SECONDS = 900.0
+# Of one tenant, and of all of them together; the newest count.
+LAGS_A_TENANT = 512
+LAGS_IN_ALL = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Lags:
+    """Seconds from the writing of a memory to its being searchable, over the last while.
+
+    The clock starts with the statement: a transaction that stays open counts as lag.
+    """
+
+    changes: int
+    p50: float
+    p95: float
+    p99: float
+    slowest: float
+
+    def milliseconds(self) -> dict[str, float]:
+        """Return them as people read them."""
+        shown = {"p50": self.p50, "p95": self.p95, "p99": self.p99, "max": self.slowest}
+        return {name: round(seconds * 1000, 1) for name, seconds in shown.items()}
+
+
+class Freshness:
+    """Remembers the lags of a quarter of an hour, of each tenant and of all. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._all: deque[tuple[float, float]] = deque(maxlen=LAGS_IN_ALL)
+        self._tenants: dict[TenantId, deque[tuple[float, float]]] = {}
+        self._untold: set[TenantId] = set()
+        self._watch: Callable[[float], None] = lambda _: None
+
+    def watch(self, watch: Callable[[float], None]) -> None:
+        """Call ``watch`` with every lag from now on."""
+        self._watch = watch
+
+    def note(self, tenant: TenantId, lags: Sequence[float]) -> None:
+        """Note the lags of one batch, in seconds."""
+        if not lags:
+            return
+        now = time.monotonic()
+        with self._lock:
+            mine = self._tenants.setdefault(tenant, deque(maxlen=LAGS_A_TENANT))
+            for lag in lags:
+                mine.append((now, lag))
+                self._all.append((now, lag))
+            self._untold.add(tenant)
+        for lag in lags:
+            self._watch(lag)
+
+    def untold(self) -> dict[TenantId | None, Lags]:
+        """Return each tenant that has new lags since this was last asked, and all as None.
+
+        Forgets who has been quiet.
+        """
+        since = time.monotonic() - WINDOW_SECONDS
+        with self._lock:
+            told, self._untold = self._untold, set()
+            for tenant in [t for t, lags in self._tenants.items() if lags[-1][0] < since]:
+                del self._tenants[tenant]
+            recent: dict[TenantId | None, list[float]] = {
+                t: list(_since(self._tenants[t], since)) for t in told if t in self._tenants
+            }
+            if recent:
+                recent[None] = list(_since(self._all, since))
+        return {tenant: lags for tenant, of in recent.items() if (lags := lags_of(of)) is not None}
+
+
+def lags_of(lags: Sequence[float]) -> Lags | None:
+    """Sum lags up, in seconds; None where there is none."""
+    if not lags:
+        return None
+    if len(lags) == 1:
+        return Lags(1, *[lags[0]] * 4)
+    cuts = statistics.quantiles(lags, n=100, method="inclusive")
+    return Lags(len(lags), cuts[49], cuts[94], cuts[98], max(lags))
+
+
+def _since(lags: Iterable[tuple[float, float]], since: float) -> Iterator[float]:
+    return (lag for at, lag in lags if at >= since)

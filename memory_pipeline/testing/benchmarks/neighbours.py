@@ -1,0 +1,216 @@
+"""What one tenant's trouble costs all the others: their freshness with it and without it, in turns.
+
+In every block one tenant brings a batch of 250 memories every few seconds while the others go on.
+What differs is what is wrong with it: nothing, one memory of the batch, all of them, or its
+collection, which is deleted behind the pipeline's back. Chroma stands behind a proxy that refuses
+requests with a poisonous word in them; the observers ask past it.
+"""
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+from pgvector.psycopg import register_vector
+
+from memory_pipeline.domain.types import Memory, TenantId
+from memory_pipeline.local.postgres import start_postgres
+from memory_pipeline.local.processes import wait_until
+from memory_pipeline.settings import Settings
+from memory_pipeline.testing.benchmarks.freshness import opened_collections
+from memory_pipeline.testing.benchmarks.limit import connect, fresh_servers
+from memory_pipeline.testing.benchmarks.rebuild import filled, settings_of
+from memory_pipeline.testing.benchmarks.resident import insert, living, own
+from memory_pipeline.testing.benchmarks.rows import Load, new_memories
+from memory_pipeline.testing.benchmarks.traffic import Traffic, figures_of
+from memory_pipeline.testing.machine import machine
+from memory_pipeline.testing.proxy import Link, Proxy
+
+MEMORIES_A_TENANT = 50
+BATCH, BATCH_SECONDS = 250, 5.0
+# A collection is rebuilt by itself three times an hour, and damaged once a block.
+BLOCKS = 2
+WARM_SECONDS = 5.0
+# Five tries of everything with their pauses, or a rebuild.
+SETTLED_SECONDS = 600.0
+POISON = "hemlock"
+TROUBLED = TenantId("troubled")
+
+WAITS = "SELECT EXISTS (SELECT FROM memory_pipeline.change WHERE tenant = %s)"
+MEMORIES = "SELECT count(*) FROM public.memory_logs WHERE user_id = %s"
+DEAD = (
+    "SELECT count(*), coalesce(max(attempts), 0) FROM memory_pipeline.failure"
+    " WHERE tenant = %s AND buried_at IS NOT NULL"
+)
+LIVE = (
+    "SELECT 'memories-' || g.id FROM memory_pipeline.tenant t"
+    " JOIN memory_pipeline.generation g ON g.id = t.live WHERE t.tenant = %s"
+)
+REMOVE = "DELETE FROM public.memory_logs WHERE user_id = %s"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is wrong with the tenant: so many memories of each batch, or its collection."""
+
+    poison: int = 0
+    damage: bool = False
+
+
+TROUBLES = {
+    "calm": Trouble(),
+    "one_of_a_batch_is_poison": Trouble(poison=1),
+    "all_is_poison": Trouble(poison=BATCH),
+    "its_collection_is_deleted": Trouble(damage=True),
+}
+
+
+def bench_neighbours(
+    home: Path, *, rate: float, tenants: int, seconds: float, blocks: int = BLOCKS
+) -> dict[str, object]:
+    """Measure on services of its own below ``home``; nothing of the user's is touched.
+
+    ``seconds`` are of each kind of trouble.
+
+    Returns:
+        For each trouble the others' lags, ``ratio_to_calm`` of their p99, and what became of the
+        troubled tenant: memories that were written, documents that are there, dead letters.
+
+    Raises:
+        RuntimeError: the troubled tenant does not come to rest.
+
+    """
+    load = Load(MEMORIES_A_TENANT * tenants, tenants)
+    settings = Settings.load(embedder="hashing", document="full")
+    postgres = start_postgres(home / "postgres")
+    lags: defaultdict[str, list[float]] = defaultdict(list)
+    ends: dict[str, dict[str, int]] = {}
+    try:
+        filled(postgres, settings, load, "filled")
+        url = postgres.url("filled")
+        with fresh_servers(home, 1) as (chroma,), Proxy() as proxy:
+            port = urlsplit(chroma).port or 0
+            link = proxy.add(Link("chroma", port, http=True, refused=POISON.encode()))
+            way = f"http://127.0.0.1:{link.port}"
+            mine = own(settings_of(settings, postgres, "filled", [way]), home)
+            client = connect(chroma)
+            traffic = Traffic(url, opened_collections(mine, client), load, rate, real=False)
+            with living(mine, home / "live.log"):
+                traffic.run(WARM_SECONDS, counts=False)
+                for block in range(blocks):
+                    names = list(TROUBLES)
+                    for name in names if block % 2 else reversed(names):
+                        troubled = Troubled(url, client, TROUBLES[name], load)
+                        with troubled.beside():
+                            traffic.run(seconds / blocks)
+                        lags[name] += chain(*traffic.taken().values())
+                        if block == blocks - 1:
+                            ends[name] = troubled.end()
+                        troubled.remove()
+    finally:
+        postgres.remove()
+    found = {name: figures_of(lags[name]) for name in TROUBLES}
+    calm = found["calm"]["p99_ms"]
+    return {
+        "rate": rate,
+        "tenants": tenants,
+        "seconds": seconds,
+        "lost": traffic.lost,
+        "ratio_to_calm": {n: round(f["p99_ms"] / calm, 2) for n, f in found.items() if n != "calm"},
+        **found,
+        # Of the last block of each.
+        "troubled": ends,
+        "machine": machine(),
+    }
+
+
+class Troubled:
+    """One tenant that brings a batch every few seconds, with something wrong with it."""
+
+    def __init__(self, url: str, client: Any, trouble: Trouble, load: Load) -> None:
+        self._url = url
+        self._client = client
+        self._trouble = trouble
+        self._fresh = new_memories(replace(load, seed=1))
+        self._over = threading.Event()
+        self._whole = True
+        self._failed: list[BaseException] = []
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Bring batches while the body runs. Raises what went wrong with that."""
+        thread = threading.Thread(target=self._run, name="troubled")
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+        if self._failed:
+            raise self._failed[0]
+
+    def end(self) -> dict[str, int]:
+        """Wait until nothing of it waits any more, and count what has become of it."""
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            self._rest(connection)
+            (written,) = self._one(connection, MEMORIES)
+            buried, attempts = self._one(connection, DEAD)
+            documents = self._client.get_collection(self._live(connection)).count()
+        return {
+            "written": written,
+            "documents": documents,
+            "dead_letters": buried,
+            "most_attempts": attempts,
+        }
+
+    def remove(self) -> None:
+        """Take all of it away again."""
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            connection.execute(REMOVE, (TROUBLED,))
+            self._rest(connection)
+
+    def _run(self) -> None:
+        try:
+            with psycopg.connect(self._url, autocommit=True) as connection:
+                register_vector(connection)
+                while True:
+                    self._bring(connection)
+                    if self._over.wait(BATCH_SECONDS):
+                        return
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that measures
+            self._failed.append(error)
+
+    def _bring(self, connection: psycopg.Connection) -> None:
+        if self._trouble.damage and self._whole and (live := self._live(connection)):
+            self._client.delete_collection(live)
+            self._whole = False
+        with connection.transaction():
+            for number in range(BATCH):
+                insert(connection, self._memory(poison=number < self._trouble.poison))
+
+    def _memory(self, *, poison: bool) -> Memory:
+        memory = replace(next(self._fresh), tenant=TROUBLED, user_id=TROUBLED)
+        if not poison:
+            return memory
+        return replace(memory, raw=json.dumps(json.loads(memory.raw) | {"served": POISON}))
+
+    def _rest(self, connection: psycopg.Connection) -> None:
+        if not wait_until(lambda: not self._one(connection, WAITS)[0], within=SETTLED_SECONDS):
+            raise RuntimeError(f"changes of {TROUBLED} still wait after {SETTLED_SECONDS:.0f} s")
+
+    def _live(self, connection: psycopg.Connection) -> str:
+        row = connection.execute(LIVE, (TROUBLED,)).fetchone()
+        return str(row[0]) if row else ""
+
+    def _one(self, connection: psycopg.Connection, query: str) -> tuple[Any, ...]:
+        row = connection.execute(query.encode(), (TROUBLED,)).fetchone()
+        if row is None:
+            raise RuntimeError("a count returned no row")
+        return row

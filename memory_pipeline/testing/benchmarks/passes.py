@@ -1,0 +1,96 @@
+"""How long a pass over few changes takes, and one that finds nothing to do.
+
+The pass is what ``sync`` and Dagster's runs do, in this process, after one that warmed it up.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psycopg
+from pgvector.psycopg import register_vector
+
+from memory_pipeline.domain.types import Memory, TenantId, Verified
+from memory_pipeline.local.chroma import start_chroma
+from memory_pipeline.local.postgres import EmbeddedPostgres
+from memory_pipeline.pipeline import Pipeline, opened
+from memory_pipeline.settings import Settings
+from memory_pipeline.testing.benchmarks.rebuild import filled, settings_of
+from memory_pipeline.testing.benchmarks.resident import delete, insert, own, rebuilt, update
+from memory_pipeline.testing.benchmarks.rows import Load, new_memories
+from memory_pipeline.testing.machine import median
+from memory_pipeline.verify.tenants import verify_all
+
+LOAD = Load(rows=5_000, tenants=10)
+# One in a hundred of a tenant's 500; it stays as large as it is.
+UPDATES, INSERTS, DELETES = 3, 1, 1
+PASSES = 5
+IDLE_PASSES = 20
+SOME = "SELECT id FROM public.memory_logs WHERE user_id = %s ORDER BY md5((id + %s)::text) LIMIT %s"
+
+
+def time_passes(home: Path, postgres: EmbeddedPostgres, settings: Settings) -> dict[str, object]:
+    """Time passes over one change in a hundred, then passes with nothing to do."""
+    filled(postgres, settings, LOAD, "pass")
+    server = start_chroma(home / "pass", home / "pass.log")
+    try:
+        mine = own(settings_of(settings, postgres, "pass", [server.url]), home)
+        with opened(mine) as pipeline:
+            tenants = rebuilt(pipeline)
+            fresh = new_memories(LOAD)
+            seconds: list[float] = []
+            for number in range(PASSES + 1):
+                changes = _change(pipeline.database.url, tenants, fresh, number)
+                seconds.append(_pass(pipeline))
+            verdicts = list(verify_all(pipeline.verify(), tenants))
+            before = _files(home / "pass")
+            idle = [_pass(pipeline) for _ in range(IDLE_PASSES)]
+            wrote = _files(home / "pass") != before
+    finally:
+        server.stop()
+    findings = sum(len(v.findings) if isinstance(v, Verified) else 1 for v in verdicts)
+    return {
+        "pass_tenants": LOAD.tenants,
+        "pass_memories": LOAD.rows,
+        "pass_changes": changes,
+        "pass_seconds": median(seconds[1:]),  # the first one warms up
+        "pass_runs": [round(s, 3) for s in seconds],
+        "pass_findings": findings,
+        "idle_pass_ms": median([s * 1e3 for s in idle]),
+        "idle_pass_wrote": wrote,
+    }
+
+
+def _change(url: str, tenants: Sequence[TenantId], fresh: Iterator[Memory], number: int) -> int:
+    """Change one memory in a hundred of each tenant, one statement a commit; return how many."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        register_vector(connection)
+        for tenant in tenants:
+            few = (tenant, number, UPDATES + DELETES)
+            for at, (memory_id,) in enumerate(connection.execute(SOME, few).fetchall()):
+                if at < UPDATES:
+                    update(connection, memory_id, _for(tenant, fresh))
+                else:
+                    delete(connection, memory_id)
+            for _ in range(INSERTS):
+                insert(connection, _for(tenant, fresh))
+    return len(tenants) * (UPDATES + INSERTS + DELETES)
+
+
+def _for(tenant: TenantId, fresh: Iterator[Memory]) -> Memory:
+    return next(memory for memory in fresh if memory.tenant == tenant)
+
+
+def _pass(pipeline: Pipeline) -> float:
+    began = time.perf_counter()
+    outcomes = list(pipeline.drain().run())
+    seconds = time.perf_counter() - began
+    if wrong := [o for o in outcomes if o.verdict != "done"]:
+        raise RuntimeError(f"{len(wrong)} tenants were not synced: {wrong[0].reason}")
+    return seconds
+
+
+def _files(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Tell of each of a server's files how large it is and when it was written."""
+    stats = {path: path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}

@@ -1,0 +1,95 @@
+"""The kinds of fault of single parts: how long each lasts, and what it needs for itself."""
+
+import random
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from memory_pipeline.testing.chaos.injections import (
+    Break,
+    backends_killed,
+    chroma_frozen,
+    chroma_killed,
+    disk_full,
+    frozen,
+    killed,
+    link_broken,
+    model_fails,
+    postgres_down,
+    rows_locked,
+    stopped,
+    transaction_open,
+)
+from memory_pipeline.testing.chaos.stack import LEASE_SECONDS
+from memory_pipeline.testing.link_faults import Way
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A kind of fault: what it needs for itself, and for how many seconds it lasts."""
+
+    kind: str
+    needs: frozenset[str]
+    seconds: tuple[float, float]
+    does: Break
+    # Whether the application's own statements may fail while it lasts.
+    hits_application: bool = False
+
+
+def fault(kind: str, needs: str, seconds: tuple[float, float], does: Break) -> Fault:
+    """Name a fault; ``needs`` are separated by spaces."""
+    return Fault(kind, frozenset(needs.split()), seconds, does)
+
+
+def some(low: float, high: float) -> Callable[[random.Random], float]:
+    """Choose between two bounds."""
+    return lambda chance: chance.uniform(low, high)
+
+
+SHARE = some(0.2, 1.0)
+FREEZE = (1.0, 3 * LEASE_SECONDS)
+LINKS = (
+    ("lost replies", "chroma", lambda c: Way("lost", share=SHARE(c))),
+    ("429", "chroma", lambda c: Way("answer", status=429, share=SHARE(c))),
+    ("500", "chroma", lambda c: Way("answer", status=c.choice([500, 502, 503]), share=SHARE(c))),
+    ("resets", "chroma", lambda c: Way("reset", share=SHARE(c))),
+    ("refused", "chroma", lambda _: Way("refuse")),
+    ("stalled", "chroma", lambda c: Way(c.choice(["stall", "deaf"]))),
+    ("slow", "chroma", lambda c: Way("slow", seconds=c.uniform(0, 0.3), bytes_a_second=2e5)),
+    ("cut replies", "chroma", lambda c: Way("cut", bytes=c.randint(0, 300), share=SHARE(c))),
+    ("resets", "postgres", lambda c: Way("reset", share=c.uniform(0.02, 0.5))),
+    ("stalled", "postgres", lambda c: Way(c.choice(["stall", "deaf"]))),
+    ("slow", "postgres", lambda c: Way("slow", seconds=c.uniform(0, 0.05), bytes_a_second=1e6)),
+    ("lost replies", "postgres", lambda c: Way("lost", share=c.uniform(0.02, 0.3))),
+)
+
+
+def faults() -> list[Fault]:
+    """List every kind of fault of single parts."""
+    down = (
+        ("postgres killed", signal.SIGKILL),
+        ("postgres restarted at once", signal.SIGQUIT),
+    )
+    return [
+        fault("live killed", "live", (0.5, 5.0), killed),
+        fault("live frozen", "live", FREEZE, frozen),
+        fault("live told to end", "live", (0.0, 3.0), stopped),
+        fault("backends killed", "postgres", (0.0, 1.0), backends_killed),
+        *(
+            replace(
+                fault(kind, "postgres", (0.2, 3.0), postgres_down(number)), hits_application=True
+            )
+            for kind, number in down
+        ),
+        fault("rows locked", "postgres locks", (1.0, 8.0), rows_locked),
+        fault("transaction left open", "postgres", (3.0, 10.0), transaction_open),
+        fault("chroma killed", "chroma", (0.2, 5.0), chroma_killed),
+        fault("chroma frozen", "chroma", (1.0, 10.0), chroma_frozen),
+        fault("chroma's disk full", "chroma disk", (2.0, 8.0), disk_full),
+        *(
+            fault(f"{which} link: {kind}", f"{which}-link", (2.0, 8.0), link_broken(which, make))
+            for kind, which, make in LINKS
+        ),
+        fault("model unavailable", "model", (1.0, 6.0), model_fails("unavailable")),
+        fault("model refuses everything", "model", (1.0, 6.0), model_fails("refuses")),
+    ]

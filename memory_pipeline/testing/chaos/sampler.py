@@ -1,0 +1,183 @@
+"""Looks at tenants while everything is being broken, and writes down what must never be seen.
+
+Each turn: a search as an application makes it (its way to Chroma is the broken one), judged by what
+the application knows; and both sides of some memories, read around the pipeline, twice: a
+difference that stands with nothing on its way breaks the promise that nothing is lost.
+"""
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import httpx
+import psycopg
+from chromadb.errors import ChromaError
+from pydantic import SecretStr
+
+from memory_pipeline.domain.types import MemoryId, TenantId
+from memory_pipeline.embedding.hashing import HashingEmbedder
+from memory_pipeline.errors import ChromaUnavailable, Corrupt, PostgresUnavailable
+from memory_pipeline.pipeline import Pipeline, opened
+from memory_pipeline.testing.chaos.expected_state import Books
+from memory_pipeline.testing.chaos.ground_truth import Eyes, Source
+from memory_pipeline.testing.chaos.history import Sight, now
+from memory_pipeline.testing.chaos.payloads import digest, question
+from memory_pipeline.testing.chaos.stack import Stack
+
+TURN_SECONDS = 0.1
+DOCUMENTS, MEMORIES = 60, 60
+HITS = 5
+# A change that was committed just before the first look is seen by the second as what it is.
+BETWEEN_LOOKS_SECONDS = 0.3
+MOST_OFFSET = 1_000
+# What an application has to expect while things are broken.
+EXPECTED = (ChromaUnavailable, PostgresUnavailable, Corrupt)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How a document differs from its memory, and what was read on either side."""
+
+    kind: str
+    generation: str
+    version: str
+
+
+class Sampler:
+    """Two threads: one searches, one compares both sides."""
+
+    def __init__(
+        self, stack: Stack, tenants: Sequence[TenantId], books: Books, *, seed: int
+    ) -> None:
+        self.seen: Counter[str] = Counter()
+        self._stack = stack
+        self._tenants = tenants
+        self._books = books
+        self._seed = seed
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._reported: set[tuple[str, TenantId, MemoryId]] = set()
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._stop.clear()
+        self._threads = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for name, work in (("searches", self._search), ("compares", self._compare))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _report(self, kind: str, tenant: TenantId, memory_id: MemoryId, detail: str) -> None:
+        self.seen[f"violation: {kind}"] += 1
+        if (kind, tenant, memory_id) not in self._reported:
+            self._reported.add((kind, tenant, memory_id))
+            self._stack.history.note(Sight(kind, tenant, memory_id, now(), detail))
+
+    # ---- searches, as an application makes them
+
+    def _search(self) -> None:
+        chance = random.Random(self._seed)  # noqa: S311 - no cryptography
+        # Its memories come from Postgres directly, or it would see little while that way is broken.
+        settings = self._stack.settings.model_copy(
+            update={"database_url": SecretStr(self._stack.url)}
+        )
+        with opened(settings, embedder=HashingEmbedder()) as pipeline:
+            while not self._stop.wait(TURN_SECONDS):
+                tenant = chance.choice(self._tenants)
+                self._search_once(pipeline, tenant, question(chance))
+
+    def _search_once(self, pipeline: Pipeline, tenant: TenantId, text: str) -> None:
+        began = now()
+        try:
+            hits = pipeline.search.search(tenant, text, k=HITS)
+        except EXPECTED:
+            self.seen["searches refused"] += 1
+            return
+        except Exception as error:  # noqa: BLE001 - any other is a broken promise, and is told
+            detail = f"{type(error).__name__}: {str(error)[:200]}"
+            self._report("search broke", tenant, MemoryId(0), detail)
+            return
+        self.seen["searches"] += 1
+        for hit in hits:
+            self.seen["hits"] += 1
+            certain, state = self._books.certain(hit.memory_id, since=began)
+            if not certain:
+                continue
+            if state is None:
+                self._report("search: resurrected", tenant, hit.memory_id, "it was deleted before")
+            elif state.tenant != tenant:
+                self._report("search: foreign", tenant, hit.memory_id, f"it is {state.tenant}'s")
+            elif state.digest != digest(hit.memory):
+                self._report("search: stale", tenant, hit.memory_id, "it says something else")
+
+    # ---- both sides, around the pipeline
+
+    def _compare(self) -> None:
+        chance = random.Random(self._seed + 1)  # noqa: S311 - no cryptography
+        while not self._stop.is_set():
+            try:
+                with self._stack.connect("chaos-eyes") as connection:
+                    eyes = Eyes(connection, self._stack.chroma_url)
+                    while not self._stop.wait(TURN_SECONDS):
+                        self._compare_once(eyes, chance.choice(self._tenants), chance)
+            except (psycopg.Error, httpx.HTTPError, ChromaError, ValueError):
+                self.seen["looks refused"] += 1
+                self._stop.wait(TURN_SECONDS)
+
+    def _compare_once(self, eyes: Eyes, tenant: TenantId, chance: random.Random) -> None:
+        generation = eyes.live(tenant)
+        if generation is None:
+            return
+        offset = chance.choice([0, chance.randrange(MOST_OFFSET)])
+        listed = eyes.some_documents(generation, DOCUMENTS, offset=offset)
+        ids = sorted({*listed, *eyes.some_ids(tenant, MEMORIES)})
+        self.seen["documents looked at"] += len(ids)
+        first = self._differences(eyes, tenant, ids)
+        if not first or self._stop.wait(BETWEEN_LOOKS_SECONDS):
+            return
+        second = self._differences(eyes, tenant, sorted(first))
+        if tenant in self._stack.tampered:
+            return
+        for memory_id, found in second.items():
+            if first[memory_id] == found:
+                self._report(f"at rest: {found.kind}", tenant, memory_id, found.generation)
+
+    @staticmethod
+    def _differences(
+        eyes: Eyes, tenant: TenantId, ids: Sequence[MemoryId]
+    ) -> dict[MemoryId, Difference]:
+        """Look at documents between two looks at Postgres; return what differs for no reason."""
+        generation, before, excused = eyes.live(tenant), eyes.rows(ids), eyes.excused(tenant, ids)
+        if generation is None or excused.everything:
+            return {}
+        texts = eyes.texts(generation, ids)
+        after, still = eyes.rows(ids), eyes.excused(tenant, ids)
+        if still.everything or eyes.live(tenant) != generation:
+            return {}
+        found = {}
+        for memory_id in ids:
+            row = before.get(memory_id)
+            kind = difference(tenant, row, texts.get(memory_id), there=memory_id in texts)
+            if kind and row == after.get(memory_id) and memory_id not in excused.ids | still.ids:
+                found[memory_id] = Difference(kind, generation, row.version if row else "")
+        return found
+
+
+def difference(tenant: TenantId, row: Source | None, text: str | None, *, there: bool) -> str:
+    """Name how a tenant's document differs from what Postgres has; empty: it does not."""
+    if row is None or row.tenant != tenant:
+        if not there:
+            return ""
+        return "extra" if row is None else "foreign"
+    if not there:
+        return "missing"
+    return "" if text == row.raw else "stale"

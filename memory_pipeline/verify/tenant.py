@@ -1,0 +1,260 @@
+"""Tell the truth about a tenant's collection: what differs from Postgres with nothing on its way.
+
+1. walk through the collection in pages and compare each with Postgres; then the ids of Postgres
+   with those that were seen. That gives *doubts*, some of which are only writes under way
+2. ask for everything that can be found, by one query with no end; and look closely at a sample:
+   vector, text, and whether a search by its own vector finds it
+3. look at each doubt again, between two looks at Postgres, and all of that twice. It becomes a
+   finding only if the row was the same before and after (version), nothing was pending for it, and
+   the document disagreed both times
+
+Memory is bounded by a page and by 8 bytes a memory. Nothing is paused, locked or written.
+"""
+
+from __future__ import annotations  # array[int] is for the type checker alone
+
+import time
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from memory_pipeline.content.document import describe
+from memory_pipeline.domain.types import (
+    Finding,
+    FindingKind,
+    Generation,
+    MemoryId,
+    Scalar,
+    TenantId,
+    Verified,
+    memory_id_of,
+)
+from memory_pipeline.errors import ChromaUnavailable, Corrupt, ServerLost
+from memory_pipeline.ports import Hold
+from memory_pipeline.postgres.registry import PostgresRegistry
+from memory_pipeline.prefetch import ahead
+from memory_pipeline.verify.double_check import CLOSE_LOOKS, LOOKS, Parts, Sandwich, cut
+from memory_pipeline.verify.written_rows import Known
+
+SAMPLE = 100
+# A flip in the middle means that another collection has to be looked at.
+FLIPS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a walk through a collection has seen: its memories, the doubts, names not of ours."""
+
+    present: array[int]
+    doubts: set[MemoryId]
+    strangers: tuple[str, ...]
+    memories: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Verifies tenants, one after the other in each thread."""
+
+    parts: Parts
+    registry: PostgresRegistry
+    seconds: float
+
+    def run(
+        self,
+        tenant: TenantId,
+        *,
+        generation: Generation | None = None,
+        sample: int | None = SAMPLE,
+        known: Known | None = None,
+        hold: Hold | None = None,
+    ) -> Verified:
+        """Verify the live generation of a tenant, or the given one.
+
+        Args:
+            tenant: whose collection.
+            generation: a building generation, before it goes live.
+            sample: how many documents are compared in full and searched by their own vector;
+                None: all of them; 0: none, nor is it asked what can be found.
+            known: what the caller has just written, so that rows of the same version need not be
+                read again.
+            hold: called before each request; tells the seconds that it may take.
+
+        Returns:
+            What was looked at and found. A finding without a memory id is about the whole tenant.
+
+        Raises:
+            ChromaUnavailable, PostgresUnavailable: nothing can be said now; also where the
+                collection was replaced amid every look, for nobody writes the old one any more.
+
+        """
+        began = time.monotonic()
+        hold = hold or (lambda: self.seconds)
+        for _ in range(FLIPS):
+            target = generation or self.registry.live(tenant)
+            verified = self._look(tenant, target, sample, known, hold)
+            now = generation or self.registry.live(tenant)
+            if (now and (now.id, now.state)) == (target and (target.id, target.state)):
+                return replace(verified, seconds=time.monotonic() - began)
+        raise ChromaUnavailable(
+            f"its collection was replaced {FLIPS} times while it was looked at", sent=False
+        )
+
+    def _look(
+        self,
+        tenant: TenantId,
+        generation: Generation | None,
+        sample: int | None,
+        known: Known | None,
+        hold: Hold,
+    ) -> Verified:
+        whole = self._of_the_whole(tenant, generation)
+        if generation is None or whole is not None:
+            return Verified(
+                tenant,
+                generation.id if generation else None,
+                findings=() if whole is None else (whole,),
+            )
+        try:
+            return self._compare(tenant, generation, sample, known, hold)
+        except ServerLost as lost:
+            return _condemned(tenant, generation, "lost", str(lost))
+        except Corrupt as damage:
+            return _condemned(tenant, generation, "damaged", str(damage))
+
+    def _of_the_whole(self, tenant: TenantId, generation: Generation | None) -> Finding | None:
+        """Tell what is wrong with all of a tenant's collection, without asking it."""
+        if generation is None:
+            # Counted first: what is written from now on waits, or is in a collection by the end.
+            memories = self.parts.memories.count(tenant)
+            waits = self.parts.outbox.pending(tenant) or self.registry.building(tenant)
+            if waits or not memories:
+                return None
+            return Finding("no collection", tenant, detail="it has memories, and nothing waits")
+        wrong: dict[FindingKind, str] = {}
+        if generation.state == "lost":
+            wrong["lost"] = "its server was given up"
+        elif generation.state == "corrupt":
+            wrong["damaged"] = "it was found damaged before"
+        elif generation.model != self.parts.model:
+            wrong["wrong model"] = f"it was built with {generation.model}"
+        elif generation.config_hash != self.parts.recipe.config_hash:
+            wrong["wrong model"] = "it was built with other settings"
+        return next((Finding(kind, tenant, detail=said) for kind, said in wrong.items()), None)
+
+    def _compare(
+        self,
+        tenant: TenantId,
+        generation: Generation,
+        sample: int | None,
+        known: Known | None,
+        hold: Hold,
+    ) -> Verified:
+        scan = self._scan(tenant, generation, known, hold)  # 1
+        began = time.monotonic()
+        look = Sandwich(self.parts, tenant, generation, hold)
+        close: set[MemoryId] = set()
+        chosen: Sequence[MemoryId] = ()
+        if sample != 0 and scan.present:
+            chosen = _choose(scan.present, sample)
+            for part in cut(chosen, CLOSE_LOOKS):  # 2
+                close |= look.doubt(part, closely=True)
+            close |= self._unlisted(generation, scan.present, hold)
+        reach_seconds = time.monotonic() - began
+        findings = [
+            *look.confirm(sorted(scan.doubts - close), closely=False),  # 3
+            *look.confirm(sorted(close), closely=True),
+            *(
+                Finding("foreign", tenant, detail=f"a document named {name[:40]!r}")
+                for name in scan.strangers
+            ),
+        ]
+        return Verified(
+            tenant,
+            generation.id,
+            documents=len(scan.present) + len(scan.strangers),
+            memories=scan.memories,
+            excused=len(look.pending),
+            buried=len(look.buried),
+            waived=len(look.waived),
+            sampled=len(chosen),
+            reach_seconds=reach_seconds,
+            findings=tuple(findings),
+        )
+
+    # ---- 1: everything, by metadata
+
+    def _scan(
+        self, tenant: TenantId, generation: Generation, known: Known | None, hold: Hold
+    ) -> Scan:
+        present: array[int] = array("q")
+        doubts: set[MemoryId] = set()
+        strangers: list[str] = []
+        pages = ahead(self.parts.index.pages(generation, hold=hold), depth=1)
+        try:
+            for page in pages:
+                held: dict[MemoryId, Mapping[str, Scalar]] = {}
+                for name, metadata in page:
+                    memory_id = memory_id_of(name)
+                    if memory_id is None:
+                        strangers.append(name)
+                    else:
+                        held[memory_id] = metadata
+                present.extend(held)
+                for part in cut(held, LOOKS):
+                    doubts |= self._differing(tenant, part, held, known)
+        finally:
+            pages.close()
+        memories = 0
+        seen = np.sort(np.frombuffer(present, dtype=np.int64)) if present else np.empty(0, np.int64)
+        for ids in self.parts.memories.ids(tenant):
+            memories += len(ids)
+            there = np.isin(np.asarray(ids, dtype=np.int64), seen)
+            doubts.update(i for i, found in zip(ids, there.tolist(), strict=True) if not found)
+        return Scan(present, doubts, tuple(strangers), memories)
+
+    def _differing(
+        self,
+        tenant: TenantId,
+        ids: Sequence[MemoryId],
+        held: Mapping[MemoryId, Mapping[str, Scalar]],
+        known: Known | None,
+    ) -> set[MemoryId]:
+        """Compare documents with their rows, but for those whose rows are known by version."""
+        covered: set[MemoryId] = set()
+        if known is not None:
+            covered = {
+                i
+                for i, (whose, version) in self.parts.memories.versions(ids).items()
+                if whose == tenant and known.covers(i, version)
+            }
+        rows = self.parts.memories.get(tenant, [i for i in ids if i not in covered])
+        return {
+            i
+            for i in ids
+            if not (known is not None and i in covered and known.agrees(i, held[i]))
+            and ((row := rows.get(i)) is None or describe(row, self.parts.recipe) != dict(held[i]))
+        }
+
+    # ---- 2: what can be found
+
+    def _unlisted(self, generation: Generation, present: array[int], hold: Hold) -> set[MemoryId]:
+        """Return the documents that no query lists, however many results it may have."""
+        names = self.parts.index.listed(generation, len(present), seconds=hold())
+        listed = {memory_id_of(name) for name in names}
+        return {MemoryId(i) for i in present if i not in listed}
+
+
+def _condemned(
+    tenant: TenantId, generation: Generation, kind: FindingKind, detail: str
+) -> Verified:
+    return Verified(tenant, generation.id, findings=(Finding(kind, tenant, detail=detail),))
+
+
+def _choose(present: array[int], sample: int | None) -> list[MemoryId]:
+    """Choose other documents each time, so that in time every one was looked at."""
+    if sample is None or sample >= len(present):
+        return [MemoryId(i) for i in present]
+    places = np.random.default_rng().choice(len(present), size=sample, replace=False)
+    return [MemoryId(present[int(at)]) for at in places]

@@ -1,0 +1,42 @@
+"""Verify many tenants, two at once: while one side of a tenant is read, another is compared."""
+
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from memory_pipeline.domain.types import TenantId, Verified
+from memory_pipeline.errors import ChromaUnavailable
+from memory_pipeline.verify.tenant import SAMPLE, Verify
+
+TENANTS_AT_ONCE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Unverified:
+    """A tenant that could not be verified now, and why."""
+
+    tenant: TenantId
+    reason: str
+
+
+def verify_all(
+    verify: Verify, tenants: Sequence[TenantId], *, sample: int | None = SAMPLE
+) -> Generator[Verified | Unverified]:
+    """Verify these tenants; yield each verdict in their order.
+
+    Raises:
+        PostgresUnavailable: nothing more can be said.
+
+    """
+
+    def one(tenant: TenantId) -> Verified | Unverified:
+        try:
+            return verify.run(tenant, sample=sample)
+        except ChromaUnavailable as error:
+            return Unverified(tenant, str(error))
+
+    pool = ThreadPoolExecutor(TENANTS_AT_ONCE, thread_name_prefix="verify")
+    try:
+        yield from pool.map(one, tenants)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

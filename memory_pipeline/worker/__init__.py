@@ -1,0 +1,1 @@
+"""The resident process: who is next, what runs in the background, its metrics."""

@@ -1,0 +1,104 @@
+"""Figures for Prometheus, on loopback unless told otherwise. No tenant's name is a label."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from memory_pipeline.domain.types import Outcome
+from memory_pipeline.errors import SettingsError
+from memory_pipeline.postgres.workers import Backlog
+from memory_pipeline.settings import PREFIX
+from memory_pipeline.sync.freshness import Freshness
+
+LOOPBACK = "127.0.0.1"
+LAG_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0)
+
+
+class Metrics:
+    """What a live process measures. Always counted; served only where a port is given."""
+
+    def __init__(
+        self, freshness: Freshness, *, port: int | None = None, address: str = LOOPBACK
+    ) -> None:
+        self._registry = CollectorRegistry()
+        self._ready = self._gauge("live_ready", "1 once the process syncs")
+        self._backlog = self._gauge("pending_changes", "changes that wait")
+        self._oldest = self._gauge("oldest_change_seconds", "age of the oldest of them")
+        self._dead = self._gauge("dead_letters", "memories that were given up")
+        self._documents = Counter(
+            "memory_pipeline_documents",
+            "documents brought right in Chroma",
+            ["how"],
+            registry=self._registry,
+        )
+        self._vectors = Counter(
+            "memory_pipeline_vectors",
+            "vectors that were embedded, or reused",
+            ["how"],
+            registry=self._registry,
+        )
+        self._turns = Counter(
+            "memory_pipeline_turns",
+            "turns of tenants by how they ended",
+            ["verdict"],
+            registry=self._registry,
+        )
+        self._errors = Counter(
+            "memory_pipeline_errors",
+            "turns that ended in an error, by its class",
+            ["error"],
+            registry=self._registry,
+        )
+        self._closed = self._gauge("closed_servers", "Chroma servers that take no writes")
+        self._seconds = self._histogram("turn_seconds", "how long turns took")
+        self._embed_seconds = self._histogram("embed_seconds", "embedding and its backup, a turn")
+        self._write_seconds = self._histogram("write_seconds", "writing to Chroma, a turn")
+        lag = Histogram(
+            "memory_pipeline_lag_seconds",
+            "from the writing of a memory to its being searchable",
+            buckets=LAG_BUCKETS,
+            registry=self._registry,
+        )
+        freshness.watch(lag.observe)
+        if port is not None:
+            self._serve(port, address)
+
+    def _serve(self, port: int, address: str) -> None:
+        try:
+            start_http_server(port, addr=address, registry=self._registry)
+        except OSError as error:
+            raise SettingsError(f"{PREFIX}METRICS_PORT={port}: {error.strerror}") from error
+
+    def ready(self) -> None:
+        """Say that changes are synced from now on."""
+        self._ready.set(1)
+
+    def note(self, outcome: Outcome) -> None:
+        """Count what a turn did."""
+        self._turns.labels(outcome.verdict).inc()
+        self._seconds.observe(outcome.seconds)
+        if outcome.error:
+            self._errors.labels(outcome.error).inc()
+        if outcome.embedded:
+            self._embed_seconds.observe(outcome.embed_seconds)
+        if outcome.written or outcome.deleted:
+            self._write_seconds.observe(outcome.write_seconds)
+        self._documents.labels("written").inc(outcome.written)
+        self._documents.labels("deleted").inc(outcome.deleted)
+        self._documents.labels("failed").inc(outcome.failed)
+        self._vectors.labels("embedded").inc(outcome.embedded)
+        self._vectors.labels("reused").inc(outcome.reused)
+
+    def waiting(self, backlog: Backlog) -> None:
+        """Show what waits."""
+        self._backlog.set(backlog.changes)
+        self._oldest.set(backlog.oldest_seconds)
+        self._dead.set(backlog.dead_letters)
+
+    def closed(self, servers: int) -> None:
+        """Show how many servers take no writes."""
+        self._closed.set(servers)
+
+    def _histogram(self, name: str, meaning: str) -> Histogram:
+        return Histogram(f"memory_pipeline_{name}", meaning, registry=self._registry)
+
+    def _gauge(self, name: str, meaning: str) -> Gauge:
+        return Gauge(f"memory_pipeline_{name}", meaning, registry=self._registry)

@@ -1,0 +1,238 @@
+"""Live processes in Postgres: who counts as there, how fresh things are, what waits."""
+
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+
+from memory_pipeline.domain.types import TenantId
+from memory_pipeline.postgres.database import Database
+from memory_pipeline.postgres.registry import PostgresRegistry
+from memory_pipeline.postgres.workers import HEALTHY_SECONDS, Backlog, PostgresWorkers
+from memory_pipeline.sync.freshness import WINDOW_SECONDS, Lags
+from memory_pipeline_tests.builders import remember
+
+ADA, BOB, EVE = TenantId("ada"), TenantId("bob"), TenantId("eve")
+LAGS = Lags(7, 0.1, 0.2, 0.3, 0.4)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """Connect as the pipeline does."""
+    opened = Database(database_url, size=8)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def workers(database: Database) -> PostgresWorkers:
+    """Return one live process's view."""
+    return PostgresWorkers(database)
+
+
+def one(db: psycopg.Connection, query: str, *values: object) -> Any:
+    """Ask for one value."""
+    row = db.execute(query.encode(), values).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def silent(db: psycopg.Connection, seconds: float) -> None:
+    """Let every live process have been silent for longer."""
+    db.execute(
+        "UPDATE memory_pipeline.worker SET beat_at = beat_at - make_interval(secs => %s)",
+        (seconds,),
+    )
+
+
+# ---- who is there
+
+
+def test_who_beats_is_there(workers: PostgresWorkers) -> None:
+    """With what a person needs to find the process."""
+    assert workers.healthy() == []
+    workers.beat()
+    (found,) = workers.healthy()
+    assert (found.host, found.pid) == (socket.gethostname(), os.getpid())
+    assert found.version
+    assert 0 <= found.silent_seconds < HEALTHY_SECONDS
+
+
+def test_a_beat_is_no_second_process(workers: PostgresWorkers) -> None:
+    """It goes on under the id and the start that it had."""
+    workers.beat()
+    (before,) = workers.healthy()
+    workers.beat()
+    (after,) = workers.healthy()
+    assert (after.id, after.started_at) == (before.id, before.started_at)
+
+
+def test_who_was_silent_is_not_counted_on(workers: PostgresWorkers, db: psycopg.Connection) -> None:
+    """A process that was killed is healthy for some seconds and no longer; its next beat counts."""
+    workers.beat()
+    silent(db, HEALTHY_SECONDS - 2)
+    assert len(workers.healthy()) == 1
+    silent(db, 3)
+    assert workers.healthy() == []
+    workers.beat()
+    assert len(workers.healthy()) == 1
+
+
+def test_who_leaves_is_gone_at_once_and_alone(workers: PostgresWorkers, database: Database) -> None:
+    """An orderly end needs no time to be noticed, and says nothing about others."""
+    other = PostgresWorkers(database)
+    workers.beat()
+    other.beat()
+    workers.leave()
+    (left,) = workers.healthy()
+    other.leave()
+    assert workers.healthy() == []
+    other.beat()
+    assert [w.id for w in workers.healthy()] == [left.id]
+
+
+def test_the_dead_are_forgotten_after_a_day(
+    workers: PostgresWorkers, database: Database, db: psycopg.Connection
+) -> None:
+    """The table does not grow by every kill, and nobody who may come back is forgotten."""
+    hour = 3600.0
+    workers.beat()
+    silent(db, 23 * hour)
+    other = PostgresWorkers(database)
+    other.beat()
+    assert one(db, "SELECT count(*) FROM memory_pipeline.worker") == 2
+    silent(db, 2 * hour)
+    other.beat()
+    assert one(db, "SELECT count(*) FROM memory_pipeline.worker") == 1
+    silent(db, 25 * hour)
+    other.beat()  # after a day of sleep it is the same process still
+    assert len(workers.healthy()) == 1
+
+
+# ---- how fresh
+
+
+def test_freshness_comes_back_as_it_was_recorded(workers: PostgresWorkers) -> None:
+    """Of each tenant, and of all of them together, whose name is none."""
+    measured: dict[TenantId | None, Lags] = {
+        BOB: LAGS,
+        None: Lags(9, 0.01, 0.02, 0.03, 0.04),
+        TenantId(""): Lags(1, 1.0, 1.0, 1.0, 1.0),
+        TenantId("Zoë, „ü“ \\ '%s'"): Lags(2, 0.5, 0.6, 0.7, 0.8),
+    }
+    workers.record_freshness(measured)
+    assert workers.freshness() == measured
+    assert workers.freshness([BOB, EVE]) == {BOB: LAGS}
+
+
+def test_newer_figures_replace_older_ones(workers: PostgresWorkers, db: psycopg.Connection) -> None:
+    """One row a tenant, and one for all of them, however often it is told."""
+    newer = Lags(8, 1.0, 2.0, 3.0, 4.0)
+    workers.record_freshness({ADA: LAGS, BOB: LAGS, None: LAGS})
+    workers.record_freshness({ADA: newer, None: newer})
+    assert workers.freshness() == {ADA: newer, BOB: LAGS, None: newer}
+    assert one(db, "SELECT count(*) FROM memory_pipeline.freshness") == 3
+
+
+def test_figures_of_the_past_are_not_told(workers: PostgresWorkers, db: psycopg.Connection) -> None:
+    """When all live processes are gone, nothing claims to be fresh."""
+    workers.record_freshness({ADA: LAGS, None: LAGS})
+    db.execute(
+        "UPDATE memory_pipeline.freshness SET measured_at = measured_at - make_interval(secs => %s)"
+        " WHERE tenant IS NULL",
+        (WINDOW_SECONDS + 1,),
+    )
+    assert workers.freshness() == {ADA: LAGS}
+    workers.record_freshness({None: LAGS})
+    assert workers.freshness() == {ADA: LAGS, None: LAGS}
+
+
+def test_nothing_measured_is_nothing_recorded(
+    workers: PostgresWorkers, db: psycopg.Connection
+) -> None:
+    """A quiet quarter of an hour writes no row."""
+    workers.record_freshness({})
+    assert one(db, "SELECT count(*) FROM memory_pipeline.freshness") == 0
+
+
+def test_two_processes_record_the_same_tenants_at_once(database: Database) -> None:
+    """In one order, whatever the order they measured in: neither ends as a deadlock's victim."""
+    tenants = [TenantId(f"tenant {n}") for n in range(100)]
+    forward: dict[TenantId | None, Lags] = {**dict.fromkeys(tenants, LAGS), None: LAGS}
+    backward: dict[TenantId | None, Lags] = dict(reversed(forward.items()))
+
+    def record(measured: dict[TenantId | None, Lags]) -> None:
+        for _ in range(60):
+            PostgresWorkers(database).record_freshness(measured)
+
+    with ThreadPoolExecutor(2) as threads:
+        for recorded in [threads.submit(record, m) for m in (forward, backward)]:
+            recorded.result()
+    assert len(PostgresWorkers(database).freshness()) == len(forward)
+
+
+# ---- what waits
+
+
+def test_who_pauses_may_try_at_once(
+    workers: PostgresWorkers, database: Database, db: psycopg.Connection
+) -> None:
+    """What they waited for is back; how often they failed is not forgotten, nor the lease moved."""
+    registry = PostgresRegistry(database)
+    for tenant in (ADA, BOB, EVE):
+        registry.register(tenant)
+    db.execute(
+        "UPDATE memory_pipeline.tenant SET retries = 3, lease_token = 5,"
+        " lease_until = now() + interval '1 minute',"
+        " retry_at = now() + CASE tenant WHEN 'ada' THEN interval '1 minute'"
+        " WHEN 'bob' THEN interval '-1 minute' END"
+    )
+    assert workers.resume_paused() == 1
+    assert workers.resume_paused() == 0
+    state = "SELECT tenant, retry_at > now(), retries, lease_token, lease_until > now()"
+    assert set(db.execute(f"{state} FROM memory_pipeline.tenant".encode())) == {
+        ("ada", None, 3, 5, True),
+        ("bob", False, 3, 5, True),
+        ("eve", None, 3, 5, True),
+    }
+
+
+def test_the_backlog_is_what_waits_and_for_how_long(
+    workers: PostgresWorkers, db: psycopg.Connection
+) -> None:
+    """Changes of all tenants, the age of the oldest, and what was given up."""
+    assert workers.backlog() == Backlog(0, 0.0, 0)
+    for user in ("ada", "ada", "bob"):
+        remember(db, user)
+    db.execute(
+        "UPDATE memory_pipeline.change SET changed_at = changed_at - interval '100 seconds'"
+        " WHERE tenant = 'bob'"
+    )
+    for memory_id, buried_at in ((1, "now"), (2, None)):
+        db.execute(
+            "INSERT INTO memory_pipeline.failure VALUES"
+            " ('ada', %s, 1, 'why', 'why', now(), now(), %s)",
+            (memory_id, buried_at),
+        )
+    backlog = workers.backlog()
+    assert (backlog.changes, backlog.dead_letters) == (3, 1)
+    assert 100 <= backlog.oldest_seconds < 160
+
+
+def test_a_tenant_waits_as_long_as_its_oldest_change(
+    workers: PostgresWorkers, db: psycopg.Connection
+) -> None:
+    """Who has none is not named."""
+    for user in ("ada", "ada", "bob"):
+        remember(db, user)
+    db.execute(
+        "UPDATE memory_pipeline.change SET changed_at = changed_at - interval '50 seconds'"
+        " WHERE seq = (SELECT min(seq) FROM memory_pipeline.change)"
+    )
+    waits = workers.waits([ADA, EVE])
+    assert waits.keys() == {ADA}
+    assert 50 <= waits[ADA] < 110

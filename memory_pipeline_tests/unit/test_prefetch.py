@@ -1,0 +1,53 @@
+"""Working ahead: in order, bounded, and with an end."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from memory_pipeline.prefetch import ahead
+
+
+def counting(made: list[int], most: int = 10) -> Iterator[int]:
+    """Make numbers and note each."""
+    for number in range(most):
+        made.append(number)
+        yield number
+
+
+def alive() -> int:
+    """Count the threads that work ahead."""
+    return sum(thread.name == "ahead" for thread in threading.enumerate())
+
+
+def test_results_come_in_order_and_the_thread_ends() -> None:
+    """All of them, once."""
+    assert list(ahead(counting([]), depth=2)) == list(range(10))
+    assert alive() == 0
+
+
+def test_no_more_is_made_than_there_is_room_for(wait_until: Callable[..., None]) -> None:
+    """Memory is bounded: the caller's result, and ``depth`` more."""
+    made: list[int] = []
+    results = ahead(counting(made), depth=2)
+    assert next(results) == 0
+    wait_until(lambda: made == [0, 1, 2])
+    assert next(results) == 1
+    wait_until(lambda: made == [0, 1, 2, 3])
+    results.close()
+    assert alive() == 0
+    assert len(made) <= 5
+
+
+def test_an_error_comes_where_its_result_would_have_come() -> None:
+    """What was made before it is not lost."""
+
+    def failing() -> Iterator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    results = ahead(failing(), depth=3)
+    assert next(results) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(results)
+    assert alive() == 0
