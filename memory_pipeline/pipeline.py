@@ -11,10 +11,10 @@ from memory_pipeline.content.document import Recipe, recipe_from
 from memory_pipeline.domain.dead_letters import Cause
 from memory_pipeline.domain.types import Rebuilt, TenantId
 from memory_pipeline.embedding.sentence import embedder_from
-from memory_pipeline.maintenance.restore_watch import Source
+from memory_pipeline.maintenance.restore_watch import RestoreWatch
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.database import Database
-from memory_pipeline.postgres.dead_letters import PostgresLetters
+from memory_pipeline.postgres.dead_letters import PostgresDeadLetters
 from memory_pipeline.postgres.epochs import PostgresEpochs
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.outbox import PostgresOutbox
@@ -23,7 +23,7 @@ from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.postgres.replay import PostgresReplay
 from memory_pipeline.postgres.status import PostgresStatus
 from memory_pipeline.postgres.workers import PostgresWorkers
-from memory_pipeline.rebuild.chunks import Filling
+from memory_pipeline.rebuild.chunks import ChunkWriter
 from memory_pipeline.rebuild.ownership import Ownership
 from memory_pipeline.rebuild.tenant import Rebuild
 from memory_pipeline.rebuild.tenants import RebuildAll
@@ -32,7 +32,7 @@ from memory_pipeline.settings import Settings
 from memory_pipeline.sync.drain import Drain
 from memory_pipeline.sync.freshness import Freshness
 from memory_pipeline.sync.tenant import Sync
-from memory_pipeline.verify.double_check import Parts
+from memory_pipeline.verify.double_check import Sides
 from memory_pipeline.verify.repair import Repair
 from memory_pipeline.verify.tenant import Verify
 
@@ -58,10 +58,10 @@ class Pipeline:
     search: Search
     workers: PostgresWorkers
     freshness: Freshness
-    letters: PostgresLetters
+    dead_letters: PostgresDeadLetters
     replay: PostgresReplay
     epochs: PostgresEpochs
-    source: Source
+    restore_watch: RestoreWatch
 
     def sync(self) -> Sync:
         """Return the heart, which asks Postgres once what stored vectors are."""
@@ -75,7 +75,7 @@ class Pipeline:
             trust=self.status.trusts_vectors(),
             slice_seconds=self.settings.lease_seconds / 4,
             freshness=self.freshness,
-            buried=self.settings.buried,
+            dead_letter_search=self.settings.dead_letter_search,
         )
 
     def replay_cured(self) -> int:
@@ -83,7 +83,9 @@ class Pipeline:
 
         Once for each of them, some at a time: cheap to ask often.
         """
-        return self.letters.replay_cured(Cause.of_now(self.embedder.model, self.recipe.config_hash))
+        return self.dead_letters.replay_cured(
+            Cause.of_now(self.embedder.model, self.recipe.config_hash)
+        )
 
     def drain(self) -> Drain:
         """Return what brings every tenant up to date."""
@@ -97,7 +99,7 @@ class Pipeline:
 
     def verify(self) -> Verify:
         """Return what compares the index with Postgres."""
-        parts = Parts(
+        parts = Sides(
             memories=self.memories,
             outbox=self.outbox,
             index=self.index,
@@ -114,7 +116,7 @@ class Pipeline:
     def rebuild(self, *, proves: bool = True) -> RebuildAll:
         """Return what rebuilds any number of tenants; to be run once."""
         sync = self.sync()
-        filling = Filling(
+        chunk_writer = ChunkWriter(
             outbox=self.outbox,
             memories=self.memories,
             rebuilds=self.rebuilds,
@@ -131,11 +133,11 @@ class Pipeline:
             registry=self.registry,
             rebuilds=self.rebuilds,
             index=self.index,
-            filling=filling,
+            chunk_writer=chunk_writer,
             sync=sync,
             verify=verify,
             chunk_documents=self.settings.rebuild_batch_size,
-            chunk_documents_alone=self.settings.rebuild_batch_size_alone,
+            chunk_documents_idle=self.settings.rebuild_batch_size_idle,
             proves=proves,
         )
         return RebuildAll(
@@ -167,7 +169,7 @@ def opened(settings: Settings, *, embedder: Embedder | None = None) -> Iterator[
     epochs = PostgresEpochs(database, settings)
     servers = Servers(registry, settings, epochs)
     index = ChromaIndex(servers)
-    letters = PostgresLetters(database)
+    dead_letters = PostgresDeadLetters(database)
     embedder = embedder or embedder_from(settings)
     try:
         yield Pipeline(
@@ -189,16 +191,16 @@ def opened(settings: Settings, *, embedder: Embedder | None = None) -> Iterator[
                 embedder=embedder,
                 recipe=recipe,
                 seconds=settings.request_seconds,
-                letters=letters,
-                buried=settings.buried,
+                dead_letters=dead_letters,
+                dead_letter_search=settings.dead_letter_search,
             ),
             workers=PostgresWorkers(database),
             freshness=Freshness(),
-            letters=letters,
+            dead_letters=dead_letters,
             replay=PostgresReplay(database),
             epochs=epochs,
-            source=Source(servers, epochs, registry, index),
+            restore_watch=RestoreWatch(servers, epochs, registry, index),
         )
     finally:
-        servers.forget()
+        servers.close()
         database.close()

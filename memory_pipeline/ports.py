@@ -9,24 +9,24 @@ from typing import Protocol
 from uuid import UUID
 
 from memory_pipeline.domain.types import (
-    Build,
+    Checkpoint,
     Claim,
     Document,
     Failure,
     Generation,
     Memory,
     MemoryId,
-    Noting,
     Outcome,
     Provenance,
-    Reading,
+    ProvenanceUpdate,
     RebuildId,
+    RebuildPart,
     TenantId,
     Token,
     Vector,
 )
 
-Hold = Callable[[], float]
+RenewLease = Callable[[], float]
 """Renew the lease; return the seconds that the next call may take. Raises Fenced."""
 
 
@@ -48,7 +48,7 @@ class Lease(Protocol):
         """How often in a row the tenant was tried in vain."""
         ...
 
-    def hold(self) -> float:
+    def renew(self) -> float:
         """Renew; return the seconds that the next call may take. Raises Fenced."""
         ...
 
@@ -56,7 +56,7 @@ class Lease(Protocol):
 class Outbox(Protocol):
     """Changes that wait, and the leases under which they are claimed and acked."""
 
-    def take(self, tenant: TenantId) -> Lease | None:
+    def acquire_lease(self, tenant: TenantId) -> Lease | None:
         """Take the tenant's lease with a new token; None while another worker holds it."""
         ...
 
@@ -69,19 +69,19 @@ class Outbox(Protocol):
         lease: Lease,
         claim: Claim,
         *,
-        landed: dict[MemoryId, Noting | None],
+        landed: dict[MemoryId, ProvenanceUpdate | None],
         failures: Sequence[Failure],
         missed: Sequence[MemoryId],
-        again: Sequence[MemoryId],
+        recheck: Sequence[MemoryId],
     ) -> int:
         """Forget what landed, charge what failed; return how many were buried."""
         ...
 
-    def newest(self, tenant: TenantId) -> int:
+    def newest_seq(self, tenant: TenantId) -> int:
         """Return the number of the tenant's newest change; 0 where it has none."""
         ...
 
-    def due(self, tenant: TenantId) -> bool:
+    def has_due_changes(self, tenant: TenantId) -> bool:
         """Whether the tenant has a change that could be claimed now."""
         ...
 
@@ -89,11 +89,11 @@ class Outbox(Protocol):
         """Have memories looked at again, as if they had changed."""
         ...
 
-    def let_go(self, lease: Lease, claim: Claim) -> None:
+    def unclaim(self, lease: Lease, claim: Claim) -> None:
         """Give changes back for which nothing was sent."""
         ...
 
-    def release(self, lease: Lease, *, error: str | None = None) -> None:
+    def release_lease(self, lease: Lease, *, error: str | None = None) -> None:
         """Give the lease back; with an error, not before a pause that grows."""
         ...
 
@@ -161,7 +161,7 @@ class Embedder(Protocol):
 class Index(Protocol):
     """Collections of documents, one a generation."""
 
-    def recognise(self, server: UUID) -> None:
+    def check_identity(self, server: UUID) -> None:
         """Check that a server is who it is. Raises ServerLost or ChromaUnavailable."""
         ...
 
@@ -169,15 +169,15 @@ class Index(Protocol):
         """Whether a server that is who it should be takes a write now."""
         ...
 
-    def place(self) -> UUID:
+    def choose_server(self) -> UUID:
         """Choose the server of a new generation."""
         ...
 
-    def create(self, generation: Generation, *, memories: int, hold: Hold) -> Generation:
+    def create(self, generation: Generation, *, memories: int, renew: RenewLease) -> Generation:
         """Create the generation's collection; return it with the collection's id."""
         ...
 
-    def prime(self, generation: Generation, *, hold: Hold) -> None:
+    def prime(self, generation: Generation, *, renew: RenewLease) -> None:
         """Prepare a collection for the first write after a lease was taken."""
         ...
 
@@ -187,7 +187,7 @@ class Index(Protocol):
         documents: Sequence[Document],
         deletes: Sequence[MemoryId],
         *,
-        hold: Hold,
+        renew: RenewLease,
         fresh: bool = False,
     ) -> None:
         """Bring the documents and deletes into the collection, findable by their vectors.
@@ -196,15 +196,15 @@ class Index(Protocol):
         """
         ...
 
-    def control(self, generation: Generation, *, hold: Hold) -> None:
+    def control_write(self, generation: Generation, *, renew: RenewLease) -> None:
         """Send a write that changes nothing and cannot be refused. Raises what the write raises."""
         ...
 
-    def unlisted(self, generation: Generation, *, hold: Hold) -> list[MemoryId]:
+    def unreachable(self, generation: Generation, *, renew: RenewLease) -> list[MemoryId]:
         """Return documents of a small collection that no query lists, whatever it asks for."""
         ...
 
-    def hashes(self, generation: Generation, *, hold: Hold) -> dict[str, str]:
+    def hashes(self, generation: Generation, *, renew: RenewLease) -> dict[str, str]:
         """Return document id to content hash of all that the collection holds."""
         ...
 
@@ -232,7 +232,7 @@ class Registry(Protocol):
         """Whether a rebuild under way fills this generation."""
         ...
 
-    def begin(
+    def begin_generation(
         self, tenant: TenantId, server: UUID, *, model: str, config_hash: str, memories: int
     ) -> Generation:
         """Note a new generation before its collection exists."""
@@ -247,7 +247,7 @@ class Registry(Protocol):
         ...
 
 
-class Lineage(Protocol):
+class Reporter(Protocol):
     """Where it is shown what was synced."""
 
     def report(self, outcomes: Sequence[Outcome]) -> None:
@@ -263,61 +263,65 @@ class Rebuilds(Protocol):
         """How long a chunk waits that may have been written, before it is written again."""
         ...
 
-    def own(self, rebuild: RebuildId, tenant: TenantId) -> Build | None:
+    def acquire_part(self, rebuild: RebuildId, tenant: TenantId) -> RebuildPart | None:
         """Become the owner of a tenant's part; None where it is done or somebody else's."""
         ...
 
-    def state(self, rebuild: RebuildId, tenant: TenantId) -> str | None:
+    def part_state(self, rebuild: RebuildId, tenant: TenantId) -> str | None:
         """Tell how far a rebuild is with a tenant: waiting, running, done or failed."""
         ...
 
-    def renew(self, build: Build) -> None:
+    def renew_part(self, part: RebuildPart) -> None:
         """Go on being the owner. Raises Fenced where somebody else is by now."""
         ...
 
-    def reading(self, generation: Generation) -> Reading:
+    def checkpoint(self, generation: Generation) -> Checkpoint:
         """Tell how far a building generation was filled."""
         ...
 
-    def resume(self, build: Build, generation: Generation, reading: Reading) -> None:
+    def resume_part(
+        self, part: RebuildPart, generation: Generation, checkpoint: Checkpoint
+    ) -> None:
         """Go on with a generation from where it was left. Raises Fenced."""
         ...
 
-    def register(self, build: Build, lease: Lease, generation: Generation) -> None:
+    def register_building(self, part: RebuildPart, lease: Lease, generation: Generation) -> None:
         """Make a generation the building one, which every batch writes too. Raises Fenced."""
         ...
 
-    def may_fill(self, build: Build, lease: Lease, generation: Generation) -> bool:
+    def may_fill(self, part: RebuildPart, lease: Lease, generation: Generation) -> bool:
         """Whether this generation is still the one to fill, by this owner, under this lease."""
         ...
 
-    def chunk_done(
+    def record_chunk(
         self,
-        build: Build,
+        part: RebuildPart,
         lease: Lease,
         generation: Generation,
         *,
         through: MemoryId,
-        provenance: Mapping[MemoryId, Noting],
-        again: Sequence[MemoryId],
+        provenance: Mapping[MemoryId, ProvenanceUpdate],
+        recheck: Sequence[MemoryId],
         landed: Sequence[MemoryId],
         embedded: int,
     ) -> None:
         """Record a chunk as done, only under the token that wrote it. Raises Fenced."""
         ...
 
-    def flip(self, build: Build, lease: Lease, generation: Generation, *, memories: int) -> None:
+    def flip(
+        self, part: RebuildPart, lease: Lease, generation: Generation, *, memories: int
+    ) -> None:
         """Let searches go to the building generation; retire the old one. Raises Fenced."""
         ...
 
-    def give_back(self, lease: Lease) -> None:
+    def return_lease(self, lease: Lease) -> None:
         """Give a lease back under which no sync took place."""
         ...
 
-    def lay_down(self, build: Build) -> None:
+    def release_part(self, part: RebuildPart) -> None:
         """Leave a part to whoever goes on with the rebuild."""
         ...
 
-    def close(self, build: Build, error: str) -> None:
+    def fail_part(self, part: RebuildPart, error: str) -> None:
         """Close a part that did not end well."""
         ...

@@ -15,7 +15,7 @@ class _End:
         self.error = error
 
 
-def ahead(source: Iterable[T], *, depth: int) -> Generator[T]:
+def prefetch(source: Iterable[T], *, depth: int) -> Generator[T]:
     """Iterate over ``source`` in a thread of its own, at most ``depth`` results ahead.
 
     No result is begun before there is room for it: memory holds ``depth`` of them, and the one that
@@ -40,7 +40,7 @@ def ahead(source: Iterable[T], *, depth: int) -> Generator[T]:
             error = raised
         results.put(_End(error))
 
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
         while not isinstance(result := results.get(), _End):

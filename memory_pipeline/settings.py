@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     rebuild_batch_size: int = Field(
         250, ge=1, le=5000, description="documents in one write of a rebuild; others wait for it"
     )
-    rebuild_batch_size_alone: int = Field(
+    rebuild_batch_size_idle: int = Field(
         500,
         ge=1,
         le=5000,
@@ -87,16 +87,16 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(5.0, ge=0, le=3600, description="how late a lost request may land")
     max_attempts: int = Field(5, ge=1, le=100, description="tries before a memory is a dead letter")
     retry_seconds: float = Field(2.0, gt=0, le=3600, description="first pause after an error")
-    retry_limit_seconds: float = Field(60.0, gt=0, le=86400, description="longest such pause")
+    retry_max_seconds: float = Field(60.0, gt=0, le=86400, description="longest such pause")
     retire_seconds: float = Field(
         60.0, ge=0, description="how long a replaced collection is kept for searches under way"
     )
-    buried: Literal["older", "nothing"] = Field(
-        "older",
+    dead_letter_search: Literal["previous", "hidden"] = Field(
+        "previous",
         description="how a memory is found whose newest content is refused: by its older vector "
         "(and shown as it is now), or not at all",
     )
-    on_loss: Literal["wait", "rebuild"] = Field(
+    on_server_loss: Literal["wait", "rebuild"] = Field(
         "wait",
         description="what happens when a Chroma server has lost its data: "
         "wait for an operator, or rebuild by itself",
@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(
         0.25, gt=0, le=60, description="how often the live process looks, whatever the hints say"
     )
-    live_grace_seconds: float = Field(
+    run_takeover_seconds: float = Field(
         30.0, ge=0, description="age of a change that runs take over from a live process"
     )
     metrics_port: int | None = Field(

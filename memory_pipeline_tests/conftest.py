@@ -101,7 +101,7 @@ def settings(database_url: str, chroma: ChromaProcess, tmp_path: Path) -> Settin
         chroma_url=chroma.url,
         embedder="hashing",
         retry_seconds=0.05,
-        retry_limit_seconds=0.2,
+        retry_max_seconds=0.2,
         grace_seconds=0.1,
         request_seconds=3.0,
         lease_seconds=6.0,

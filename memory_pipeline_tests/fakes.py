@@ -19,11 +19,11 @@ import numpy as np
 
 from memory_pipeline.chroma.client import CONTROL_ID
 from memory_pipeline.chroma.reads import NEIGHBOURS, SAME_DISTANCE, Match, Stored
-from memory_pipeline.domain.dead_letters import Cause, Which
+from memory_pipeline.domain.dead_letters import Cause, DeadLetterFilter
 from memory_pipeline.domain.types import (
     DIMENSION,
-    Build,
     Change,
+    Checkpoint,
     Claim,
     Document,
     Failure,
@@ -31,10 +31,10 @@ from memory_pipeline.domain.types import (
     GenerationState,
     Memory,
     MemoryId,
-    Noting,
     Provenance,
-    Reading,
+    ProvenanceUpdate,
     RebuildId,
+    RebuildPart,
     Scalar,
     TenantId,
     Token,
@@ -43,10 +43,10 @@ from memory_pipeline.domain.types import (
     memory_id_of,
 )
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, Fenced, Poison, ServerLost
-from memory_pipeline.ports import Hold, Index, Lease
+from memory_pipeline.ports import Index, Lease, RenewLease
 from memory_pipeline.postgres import memories as postgres_memories
-from memory_pipeline.postgres.outbox import MISSED_PAUSE_SECONDS, Excuses
-from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR, OF_LATE_SECONDS
+from memory_pipeline.postgres.outbox import MISSED_PAUSE_SECONDS, ExpectedDifferences
+from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR, RECENT_SECONDS
 from memory_pipeline.search.conditions import RANGES, kind_of
 from memory_pipeline.settings import Settings
 
@@ -112,7 +112,7 @@ class FakeChange:
     claim_token: Token | None = None
     confirm: bool = False
     covered_by: UUID | None = None
-    again: bool = False
+    recheck: bool = False
 
 
 @dataclass(slots=True)
@@ -290,10 +290,12 @@ class FakeWorld:
         self.watch(name)
         return Step(self._faults[name].popleft() if self._faults[name] else None)
 
-    def enqueue(self, tenant: TenantId, memory_id: MemoryId | None, *, again: bool = False) -> None:
+    def enqueue(
+        self, tenant: TenantId, memory_id: MemoryId | None, *, recheck: bool = False
+    ) -> None:
         """Append a change, as the trigger does."""
         seq = self.number()
-        self.changes[seq] = FakeChange(seq, tenant, memory_id, again=again)
+        self.changes[seq] = FakeChange(seq, tenant, memory_id, recheck=recheck)
 
     def claimable(self, tenant: TenantId) -> list[FakeChange]:
         """Return the changes that are due and that no rebuild under way covers."""
@@ -316,11 +318,11 @@ class FakeWorld:
         self.generations[generation] = replace(self.generations[generation], state=state)
         self.ended[generation] = self.now
 
-    def note_provenance(self, notings: Mapping[MemoryId, Noting]) -> None:
+    def note_provenance(self, updates: Mapping[MemoryId, ProvenanceUpdate]) -> None:
         """Note where vectors come from, where nobody has since their rows were read."""
-        for memory_id, noting in notings.items():
-            if self.provenance.get(memory_id) == noting.before:
-                self.provenance[memory_id] = noting.now
+        for memory_id, update in updates.items():
+            if self.provenance.get(memory_id) == update.before:
+                self.provenance[memory_id] = update.now
 
     def forget_failures_of_gone(self, tenant: TenantId) -> None:
         """Forget the failures of memories that a tenant has no more."""
@@ -353,9 +355,9 @@ class FakeLease:
     token: Token
     retries: int = 0
 
-    def hold(self) -> float:
+    def renew(self) -> float:
         """Renew; return the seconds that the next call may take. Raises Fenced."""
-        with self.world.step("lease.hold"):
+        with self.world.step("lease.renew"):
             self.world.fence(self)
             settings = self.world.settings
             self.world.tenant(self.tenant).lease_until = self.world.now + settings.lease_seconds
@@ -392,10 +394,12 @@ class FakeOutbox:
         with self.world.step("outbox.pending"):
             return sum(c.tenant == tenant for c in self.world.changes.values())
 
-    def excuses(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> Excuses:
+    def expected_differences(
+        self, tenant: TenantId, memory_ids: Sequence[MemoryId]
+    ) -> ExpectedDifferences:
         """Tell for which of these memories a document may differ, and why."""
         world = self.world
-        with world.step("outbox.excuses"):
+        with world.step("outbox.expected_differences"):
             building = world.tenant(tenant).building
             waiting = {
                 c.memory_id
@@ -404,16 +408,16 @@ class FakeOutbox:
                 and (c.claim_token or c.covered_by is None or c.covered_by != building)
             }
             buried = {i for (t, i), f in world.failures.items() if t == tenant and f.buried}
-            return Excuses(
+            return ExpectedDifferences(
                 frozenset(i for i in waiting if i is not None).intersection(memory_ids),
                 frozenset(buried).intersection(memory_ids),
                 None in waiting or bool(world.truncations),
             )
 
-    def take(self, tenant: TenantId) -> FakeLease | None:
+    def acquire_lease(self, tenant: TenantId) -> FakeLease | None:
         """Take the tenant's lease with a new token; None while another worker holds it."""
         world = self.world
-        with world.step("outbox.take"):
+        with world.step("outbox.acquire_lease"):
             known = world.tenants.get(tenant)
             if known is None or known.lease_until > world.now:
                 return None
@@ -427,15 +431,15 @@ class FakeOutbox:
         with world.step("outbox.claim"):
             world.fence(lease)
             due = world.claimable(lease.tenant)[: world.settings.batch_size]
-            again = {c.memory_id for c in due if c.claim_token and c.memory_id is not None}
+            recheck = {c.memory_id for c in due if c.claim_token and c.memory_id is not None}
             for change in due:
                 change.claim_token = lease.token
-            for memory_id in sorted(again):
+            for memory_id in sorted(recheck):
                 self._confirm(lease.tenant, memory_id)
             tenant = world.tenant(lease.tenant)
             pointed = [world.generations[g] for g in (tenant.live, tenant.building) if g]
             return Claim(
-                tuple(Change(c.seq, c.memory_id, again=c.again) for c in due),
+                tuple(Change(c.seq, c.memory_id, recheck=c.recheck) for c in due),
                 tuple(g for g in pointed if g.id == tenant.building or g.state == "live"),
                 full=len(due) == world.settings.batch_size,
             )
@@ -445,10 +449,10 @@ class FakeOutbox:
         lease: Lease,
         claim: Claim,
         *,
-        landed: dict[MemoryId, Noting | None],
+        landed: dict[MemoryId, ProvenanceUpdate | None],
         failures: Sequence[Failure],
         missed: Sequence[MemoryId],
-        again: Sequence[MemoryId],
+        recheck: Sequence[MemoryId],
     ) -> int:
         """Forget what landed, charge what failed, let go what was missed, enqueue ``again``."""
         world = self.world
@@ -457,50 +461,50 @@ class FakeOutbox:
             once = {f.memory_id: f for f in failures}  # and not once a target
             cause = _cause(claim.targets) if failures else ""
             buried = {i for i, f in once.items() if self._charge(lease.tenant, f, cause)}
-            for memory_id in sorted(set(again)):
-                world.enqueue(lease.tenant, memory_id, again=True)
+            for memory_id in sorted(set(recheck)):
+                world.enqueue(lease.tenant, memory_id, recheck=True)
             for change in self._claimed(lease, claim):
                 if change.memory_id is None or change.memory_id in {*landed, *buried}:
                     del world.changes[change.seq]
             retried = {f.memory_id for f in failures} - buried
             self._give_back(lease, claim, set(missed), MISSED_PAUSE_SECONDS)
             self._give_back(lease, claim, retried, world.settings.retry_seconds)
-            for memory_id, noting in landed.items():
+            for memory_id, update in landed.items():
                 world.failures.pop((lease.tenant, memory_id), None)
-                if noting is not None:
-                    world.note_provenance({memory_id: noting})
+                if update is not None:
+                    world.note_provenance({memory_id: update})
                 elif memory_id not in world.rows:
                     world.provenance.pop(memory_id, None)
             if claim.resets:
                 world.forget_failures_of_gone(lease.tenant)
             return len(buried)
 
-    def newest(self, tenant: TenantId) -> int:
+    def newest_seq(self, tenant: TenantId) -> int:
         """Return the number of the tenant's newest change; 0 where it has none."""
-        with self.world.step("outbox.newest"):
+        with self.world.step("outbox.newest_seq"):
             mine = [c.seq for c in self.world.changes.values() if c.tenant == tenant]
             return max(mine, default=0)
 
-    def due(self, tenant: TenantId) -> bool:
+    def has_due_changes(self, tenant: TenantId) -> bool:
         """Whether the tenant has a change that could be claimed now."""
-        with self.world.step("outbox.due"):
+        with self.world.step("outbox.has_due_changes"):
             return tenant in self.world.tenants and bool(self.world.claimable(tenant))
 
     def enqueue(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> None:
         """Have memories looked at again, as if they had changed."""
         with self.world.step("outbox.enqueue"):
             for memory_id in sorted(set(memory_ids)):
-                self.world.enqueue(tenant, memory_id, again=True)
+                self.world.enqueue(tenant, memory_id, recheck=True)
 
-    def let_go(self, lease: Lease, claim: Claim) -> None:
+    def unclaim(self, lease: Lease, claim: Claim) -> None:
         """Give changes back for which nothing was sent."""
-        with self.world.step("outbox.let_go"):
+        with self.world.step("outbox.unclaim"):
             self._give_back(lease, claim, {c.memory_id for c in claim.changes}, 0.0)
 
-    def release(self, lease: Lease, *, error: str | None = None) -> None:
+    def release_lease(self, lease: Lease, *, error: str | None = None) -> None:
         """Give the lease back; with an error, not before a pause that grows. Harmless when lost."""
         world = self.world
-        with world.step("outbox.release"):
+        with world.step("outbox.release_lease"):
             tenant = world.tenant(lease.tenant)
             if tenant.token != lease.token:
                 return
@@ -510,7 +514,7 @@ class FakeOutbox:
                 tenant.synced_at = world.now
             else:
                 pause_seconds = world.settings.retry_seconds * 2.0 ** min(tenant.retries, 16)
-                tenant.retry_at = world.now + min(world.settings.retry_limit_seconds, pause_seconds)
+                tenant.retry_at = world.now + min(world.settings.retry_max_seconds, pause_seconds)
                 tenant.retries += 1
 
     def _confirm(self, tenant: TenantId, memory_id: MemoryId) -> None:
@@ -572,7 +576,7 @@ class FakeLetters:
     def __init__(self, world: FakeWorld) -> None:
         self.world = world
 
-    def replay(self, which: Which) -> int:
+    def replay(self, which: DeadLetterFilter) -> int:
         """Have dead letters tried again, with all their attempts; return how many."""
         return sum(self._rise(key) for key in self._chosen(which))
 
@@ -580,7 +584,7 @@ class FakeLetters:
         """Replay what was refused under another cause, once for each; return how many."""
         world = self.world
         risen = 0
-        for key in self._chosen(Which(waived=False)):
+        for key in self._chosen(DeadLetterFilter(waived=False)):
             failure, live = world.failures[key], world.tenant(key[0]).live
             built = None if live is None else world.generations[live]
             if (
@@ -593,7 +597,7 @@ class FakeLetters:
                 risen += self._rise(key)
         return risen
 
-    def waive(self, which: Which, *, by: str, because: str) -> int:
+    def waive(self, which: DeadLetterFilter, *, by: str, because: str) -> int:
         """Note that a person lets dead letters be; return how many were not waived before."""
         del by, because
         chosen = [key for key in self._chosen(which) if not self.world.failures[key].waived]
@@ -601,7 +605,7 @@ class FakeLetters:
             self.world.failures[key].waived = True
         return len(chosen)
 
-    def unwaive(self, which: Which) -> int:
+    def unwaive(self, which: DeadLetterFilter) -> int:
         """Take a waiver back; return of how many."""
         chosen = [key for key in self._chosen(which) if self.world.failures[key].waived]
         for key in chosen:
@@ -610,10 +614,10 @@ class FakeLetters:
 
     def buried(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> frozenset[MemoryId]:
         """Return those of a tenant's memories that are dead letters, waived or not."""
-        mine = self._chosen(Which(tenants=[tenant], memory_ids=memory_ids))
+        mine = self._chosen(DeadLetterFilter(tenants=[tenant], memory_ids=memory_ids))
         return frozenset(memory_id for _, memory_id in mine)
 
-    def _chosen(self, which: Which) -> list[tuple[TenantId, MemoryId]]:
+    def _chosen(self, which: DeadLetterFilter) -> list[tuple[TenantId, MemoryId]]:
         return [
             (tenant, memory_id)
             for (tenant, memory_id), failure in sorted(self.world.failures.items())
@@ -626,7 +630,7 @@ class FakeLetters:
     def _rise(self, key: tuple[TenantId, MemoryId]) -> int:
         failure = self.world.failures[key]
         failure.attempts, failure.buried = 0, False
-        self.world.enqueue(*key, again=True)
+        self.world.enqueue(*key, recheck=True)
         return 1
 
 
@@ -744,7 +748,7 @@ class FakeRegistry:
             return any(
                 self.world.generations[f.live].server == server
                 and t != tenant
-                and f.synced_at > self.world.now - OF_LATE_SECONDS
+                and f.synced_at > self.world.now - RECENT_SECONDS
                 for t, f in self.world.tenants.items()
                 if f.live is not None
             )
@@ -759,12 +763,12 @@ class FakeRegistry:
                 for part in self.world.parts.values()
             )
 
-    def begin(
+    def begin_generation(
         self, tenant: TenantId, server: UUID, *, model: str, config_hash: str, memories: int
     ) -> Generation:
         """Note a new generation before its collection exists."""
         del memories  # decides where the next real generation is placed
-        with self.world.step("registry.begin"):
+        with self.world.step("registry.begin_generation"):
             generation = Generation(
                 self.world.uuid(), tenant, server, None, model, config_hash, "new"
             )
@@ -872,16 +876,16 @@ class FakeRebuilds:
         settings = self.world.settings
         return max(settings.lease_seconds, settings.request_seconds + settings.grace_seconds)
 
-    def ask(self, rebuild: RebuildId, tenants: Sequence[TenantId], *, re_embed: bool) -> None:
+    def request(self, rebuild: RebuildId, tenants: Sequence[TenantId], *, re_embed: bool) -> None:
         """Note which tenants a rebuild is for; those it has already stay as they are."""
-        with self.world.step("rebuilds.ask"):
+        with self.world.step("rebuilds.request"):
             for tenant in tenants:
                 self.world.parts.setdefault((rebuild, tenant), FakePart(re_embed))
 
-    def own(self, rebuild: RebuildId, tenant: TenantId) -> Build | None:
+    def acquire_part(self, rebuild: RebuildId, tenant: TenantId) -> RebuildPart | None:
         """Become the owner of a tenant's part; None where it is done or somebody else's."""
         world = self.world
-        with world.step("rebuilds.own"):
+        with world.step("rebuilds.acquire_part"):
             part = world.parts.get((rebuild, tenant))
             others = [
                 p for (i, whose), p in world.parts.items() if whose == tenant and i != rebuild
@@ -897,101 +901,105 @@ class FakeRebuilds:
                 return None
             part.state, part.owner, part.error = "running", world.uuid().hex, None
             part.owned_until = world.now + self.redo_seconds
-            return Build(rebuild, tenant, part.owner, part.re_embed)
+            return RebuildPart(rebuild, tenant, part.owner, part.re_embed)
 
-    def state(self, rebuild: RebuildId, tenant: TenantId) -> str | None:
+    def part_state(self, rebuild: RebuildId, tenant: TenantId) -> str | None:
         """Tell how far a rebuild is with a tenant: waiting, running, done or failed."""
-        with self.world.step("rebuilds.state"):
+        with self.world.step("rebuilds.part_state"):
             part = self.world.parts.get((rebuild, tenant))
             return None if part is None else part.state
 
-    def renew(self, build: Build) -> None:
+    def renew_part(self, part: RebuildPart) -> None:
         """Go on being the owner. Raises Fenced where somebody else is by now."""
-        with self.world.step("rebuilds.renew"):
-            self._mine(build).owned_until = self.world.now + self.redo_seconds
+        with self.world.step("rebuilds.renew_part"):
+            self._mine(part).owned_until = self.world.now + self.redo_seconds
 
-    def reading(self, generation: Generation) -> Reading:
+    def checkpoint(self, generation: Generation) -> Checkpoint:
         """Tell how far a building generation was filled."""
-        with self.world.step("rebuilds.reading"):
+        with self.world.step("rebuilds.checkpoint"):
             filled = [
                 part
                 for (_, tenant), part in self.world.parts.items()
                 if tenant == generation.tenant and part.generation == generation.id
             ]
             if not filled:
-                return Reading()
+                return Checkpoint()
             through = [part.through for part in filled if part.through is not None]
             anew = all(part.re_embed for part in filled)
-            return Reading(max(through, default=None), anew)
+            return Checkpoint(max(through, default=None), anew)
 
-    def resume(self, build: Build, generation: Generation, reading: Reading) -> None:
+    def resume_part(
+        self, part: RebuildPart, generation: Generation, checkpoint: Checkpoint
+    ) -> None:
         """Go on with a generation from where it was left. Raises Fenced."""
-        with self.world.step("rebuilds.resume"):
-            part = self._mine(build)
-            part.generation, part.through = generation.id, reading.through
+        with self.world.step("rebuilds.resume_part"):
+            row = self._mine(part)
+            row.generation, row.through = generation.id, checkpoint.through
 
-    def register(self, build: Build, lease: Lease, generation: Generation) -> None:
+    def register_building(self, part: RebuildPart, lease: Lease, generation: Generation) -> None:
         """Make a generation the tenant's building one. Raises Fenced."""
         world = self.world
-        with world.step("rebuilds.register"):
+        with world.step("rebuilds.register_building"):
             world.fence(lease)
-            part = self._mine(build)
-            tenant = world.tenant(build.tenant)
+            row = self._mine(part)
+            tenant = world.tenant(part.tenant)
             if tenant.building is not None:
                 raise Fenced("another generation is building")
             if world.generations[generation.id].state != "new":
                 raise Fenced("its server was given up")
             tenant.building = generation.id
             world.generations[generation.id] = replace(generation, state="building")
-            part.generation, part.through = generation.id, None
+            row.generation, row.through = generation.id, None
             if tenant.live is not None and world.generations[tenant.live].state == "live":
                 return
             for change in world.changes.values():
-                if change.tenant == build.tenant and not (change.claim_token or change.confirm):
+                if change.tenant == part.tenant and not (change.claim_token or change.confirm):
                     change.covered_by = generation.id
 
-    def may_fill(self, build: Build, lease: Lease, generation: Generation) -> bool:
+    def may_fill(self, part: RebuildPart, lease: Lease, generation: Generation) -> bool:
         """Whether this generation is still the one to fill, by this owner, under this lease."""
         with self.world.step("rebuilds.may_fill"):
-            return self._fills(build, lease, generation)
+            return self._fills(part, lease, generation)
 
-    def chunk_done(
+    def record_chunk(
         self,
-        build: Build,
+        part: RebuildPart,
         lease: Lease,
         generation: Generation,
         *,
         through: MemoryId,
-        provenance: Mapping[MemoryId, Noting],
-        again: Sequence[MemoryId],
+        provenance: Mapping[MemoryId, ProvenanceUpdate],
+        recheck: Sequence[MemoryId],
         landed: Sequence[MemoryId],
         embedded: int,
     ) -> None:
         """Record a chunk as done, enqueue ``again``, give the lease back. Raises Fenced."""
         world = self.world
-        with world.step("rebuilds.chunk_done"):
-            part = self._filled(build, lease, generation)
-            for memory_id in sorted(set(again)):
-                world.enqueue(build.tenant, memory_id)
+        with world.step("rebuilds.record_chunk"):
+            row = self._filled(part, lease, generation)
+            for memory_id in sorted(set(recheck)):
+                world.enqueue(part.tenant, memory_id)
             world.note_provenance(provenance)
-            world.tenant(build.tenant).lease_until = 0.0
-            part.through = through
-            part.reused += len(landed) - embedded
-            part.embedded += embedded
-            for key in [(build.tenant, i) for i in landed if (build.tenant, i) in world.failures]:
+            world.tenant(part.tenant).lease_until = 0.0
+            row.through = through
+            row.reused += len(landed) - embedded
+            row.embedded += embedded
+            for key in [(part.tenant, i) for i in landed if (part.tenant, i) in world.failures]:
                 failure = world.failures[key]
                 failure.attempts *= not failure.buried
                 failure.buried = False
-                world.enqueue(*key, again=True)
-            part.owned_until = world.now + self.redo_seconds
+                world.enqueue(*key, recheck=True)
+            row.owned_until = world.now + self.redo_seconds
 
-    def flip(self, build: Build, lease: Lease, generation: Generation, *, memories: int) -> None:
+    def flip(
+        self, part: RebuildPart, lease: Lease, generation: Generation, *, memories: int
+    ) -> None:
         """Let searches go to the building generation; retire the old one. Raises Fenced."""
         del memories  # decides where the next real generation is placed
         world = self.world
         with world.step("rebuilds.flip"):
-            part = self._filled(build, lease, generation)
-            tenant = world.tenant(build.tenant)
+            row = self._filled(part, lease, generation)
+            tenant = world.tenant(part.tenant)
             if tenant.live is not None:
                 state = world.generations[tenant.live].state
                 world.end(tenant.live, "retired" if state == "live" else state)
@@ -1003,51 +1011,51 @@ class FakeRebuilds:
             for change in list(world.changes.values()):
                 if change.covered_by == generation.id and change.claim_token is None:
                     del world.changes[change.seq]
-            part.state = "done"
-            world.forget_failures_of_gone(build.tenant)
+            row.state = "done"
+            world.forget_failures_of_gone(part.tenant)
 
-    def give_back(self, lease: Lease) -> None:
+    def return_lease(self, lease: Lease) -> None:
         """Give a lease back under which no sync took place. Harmless when it is lost."""
-        with self.world.step("rebuilds.give_back"):
+        with self.world.step("rebuilds.return_lease"):
             tenant = self.world.tenant(lease.tenant)
             if tenant.token == lease.token:
                 tenant.lease_until = 0.0
 
-    def lay_down(self, build: Build) -> None:
+    def release_part(self, part: RebuildPart) -> None:
         """Leave a part to whoever goes on with the rebuild; nothing where somebody else has it."""
-        with self.world.step("rebuilds.lay_down"):
-            part = self._part(build)
-            if part is not None:
-                part.state, part.owner, part.owned_until = "waiting", None, 0.0
+        with self.world.step("rebuilds.release_part"):
+            row = self._part(part)
+            if row is not None:
+                row.state, row.owner, row.owned_until = "waiting", None, 0.0
 
-    def close(self, build: Build, error: str) -> None:
+    def fail_part(self, part: RebuildPart, error: str) -> None:
         """Close a part that did not end well; nothing where somebody else has it."""
-        with self.world.step("rebuilds.close"):
-            part = self._part(build)
-            if part is not None:
-                part.state, part.error = "failed", error
+        with self.world.step("rebuilds.fail_part"):
+            row = self._part(part)
+            if row is not None:
+                row.state, row.error = "failed", error
 
-    def _part(self, build: Build) -> FakePart | None:
-        part = self.world.parts[build.rebuild, build.tenant]
-        return part if (part.owner, part.state) == (build.owner, "running") else None
+    def _part(self, part: RebuildPart) -> FakePart | None:
+        row = self.world.parts[part.rebuild, part.tenant]
+        return row if (row.owner, row.state) == (part.owner, "running") else None
 
-    def _mine(self, build: Build) -> FakePart:
-        part = self._part(build)
-        if part is None:
+    def _mine(self, part: RebuildPart) -> FakePart:
+        row = self._part(part)
+        if row is None:
             raise Fenced("this part of the rebuild is no longer ours")
-        return part
+        return row
 
-    def _fills(self, build: Build, lease: Lease, generation: Generation) -> bool:
+    def _fills(self, part: RebuildPart, lease: Lease, generation: Generation) -> bool:
         return (
             self.world.holds(lease)
-            and self.world.tenant(build.tenant).building == generation.id
-            and self._part(build) is not None
+            and self.world.tenant(part.tenant).building == generation.id
+            and self._part(part) is not None
         )
 
-    def _filled(self, build: Build, lease: Lease, generation: Generation) -> FakePart:
-        if not self._fills(build, lease, generation):
+    def _filled(self, part: RebuildPart, lease: Lease, generation: Generation) -> FakePart:
+        if not self._fills(part, lease, generation):
             raise Fenced("the lease, or this part of the rebuild, is no longer ours")
-        return self._mine(build)
+        return self._mine(part)
 
 
 class FakeIndex:
@@ -1056,9 +1064,9 @@ class FakeIndex:
     def __init__(self, world: FakeWorld) -> None:
         self.world = world
 
-    def recognise(self, server: UUID) -> None:
+    def check_identity(self, server: UUID) -> None:
         """Check that a server is who it is. Raises ServerLost."""
-        with self.world.step("index.recognise"):
+        with self.world.step("index.check_identity"):
             if server != self.world.server:
                 raise ServerLost(f"no server {server} answers here")
 
@@ -1070,15 +1078,15 @@ class FakeIndex:
         except ChromaUnavailable:
             return False
 
-    def place(self) -> UUID:
+    def choose_server(self) -> UUID:
         """Choose the server of a new generation."""
-        with self.world.step("index.place"):
+        with self.world.step("index.choose_server"):
             return self.world.server
 
-    def create(self, generation: Generation, *, memories: int, hold: Hold) -> Generation:
+    def create(self, generation: Generation, *, memories: int, renew: RenewLease) -> Generation:
         """Create the generation's collection; return it with the collection's id."""
         del memories  # decides how a real collection is tuned
-        hold()
+        renew()
         with self.world.step("index.create"):
             self._server(generation)
             if generation.collection in self.world.collections:
@@ -1087,9 +1095,9 @@ class FakeIndex:
             self.world.collections[generation.collection] = collection
             return replace(generation, collection_id=collection.id)
 
-    def prime(self, generation: Generation, *, hold: Hold) -> None:
+    def prime(self, generation: Generation, *, renew: RenewLease) -> None:
         """Prepare a collection for the first write after a lease was taken."""
-        hold()
+        renew()
         with self.world.step("index.prime"):
             self._collection(generation)
 
@@ -1099,13 +1107,13 @@ class FakeIndex:
         documents: Sequence[Document],
         deletes: Sequence[MemoryId],
         *,
-        hold: Hold,
+        renew: RenewLease,
         fresh: bool = False,
     ) -> None:
         """Bring the documents and deletes into the collection; a fresh one displaces nothing."""
         if not documents and not deletes:
             return
-        hold()
+        renew()
 
         def land() -> None:
             self._apply(generation, documents, deletes, fresh=fresh)
@@ -1118,22 +1126,22 @@ class FakeIndex:
             else:
                 land()
 
-    def control(self, generation: Generation, *, hold: Hold) -> None:
+    def control_write(self, generation: Generation, *, renew: RenewLease) -> None:
         """Send a write that changes nothing and cannot be refused."""
-        hold()
-        with self.world.step("index.control"):
+        renew()
+        with self.world.step("index.control_write"):
             self._collection(generation).documents.pop(CONTROL_ID, None)
 
-    def unlisted(self, generation: Generation, *, hold: Hold) -> list[MemoryId]:
+    def unreachable(self, generation: Generation, *, renew: RenewLease) -> list[MemoryId]:
         """Return documents that no query lists: none, here."""
-        hold()
-        with self.world.step("index.unlisted"):
+        renew()
+        with self.world.step("index.unreachable"):
             self._collection(generation)
             return []
 
-    def hashes(self, generation: Generation, *, hold: Hold) -> dict[str, str]:
+    def hashes(self, generation: Generation, *, renew: RenewLease) -> dict[str, str]:
         """Return document id to content hash of all that the collection holds."""
-        hold()
+        renew()
         with self.world.step("index.hashes"):
             held = self._collection(generation).documents
             return {name: str(d.metadata.get("hash", "")) for name, d in held.items()}
@@ -1164,10 +1172,10 @@ class FakeIndex:
             return len(self._collection(generation).documents)
 
     def pages(
-        self, generation: Generation, *, hold: Hold
+        self, generation: Generation, *, renew: RenewLease
     ) -> Iterator[list[tuple[str, Mapping[str, Scalar]]]]:
         """Walk through the ids and metadata of all documents, a page at a time."""
-        hold()
+        renew()
         with self.world.step("index.pages"):
             held = self._collection(generation).documents
             page: list[tuple[str, Mapping[str, Scalar]]] = [
@@ -1197,26 +1205,26 @@ class FakeIndex:
                 if (found := held.get(document_id(i))) is not None
             }
 
-    def listed(self, generation: Generation, count: int, *, seconds: float) -> list[str]:
+    def reachable_ids(self, generation: Generation, count: int, *, seconds: float) -> list[str]:
         """Return the ids of all documents that a query can find: all of them, here."""
         del count, seconds  # nothing is lost here, and nothing takes time
-        with self.world.step("index.listed"):
+        with self.world.step("index.reachable_ids"):
             return list(self._collection(generation).documents)
 
-    def hidden(
+    def unreachable_by_vector(
         self, generation: Generation, vectors: Mapping[MemoryId, Vector], *, seconds: float
     ) -> set[MemoryId]:
         """Return those that a query by their own vector does not find, twins apart."""
         if not vectors:
             return set()
         del seconds  # nothing here takes any
-        with self.world.step("index.hidden"):
+        with self.world.step("index.unreachable_by_vector"):
             held = self._collection(generation).documents
             if len(held) <= NEIGHBOURS:  # a query lists them all
                 return {i for i in vectors if document_id(i) not in held}
             return {i for i, vector in vectors.items() if _is_beaten(held, i, vector)}
 
-    def thin_out(self, generation: Generation, *, seconds: float) -> bool:
+    def delete_in_batches(self, generation: Generation, *, seconds: float) -> bool:
         """Delete some documents of a large collection that has ended: none is large, here."""
         del seconds  # nothing here takes any
         with self.world.step("index.thin_out"):

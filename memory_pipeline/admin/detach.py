@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from memory_pipeline.errors import ChromaUnavailable, ContractError, StillInUse, Transient
 from memory_pipeline.logs import get_logger
-from memory_pipeline.maintenance.cleanup import drop_little_by_little
+from memory_pipeline.maintenance.cleanup import drop_in_batches
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.detach import PostgresDetach
 from memory_pipeline.postgres.registry import Server
@@ -101,7 +101,7 @@ class Detach:
         troubles = dict.fromkeys(self._pipeline.servers.problems())
         gone, unreachable = 0, []
         try:
-            self._pipeline.servers.recognise()
+            self._pipeline.servers.check_identity()
         except Transient as error:
             log.info("no_server", reason=str(error))
         for server in self._servers():
@@ -116,9 +116,9 @@ class Detach:
         """Drop everything of this installation on a server, and then its marker."""
         pipeline = self._pipeline
         known = self._postgres.generations(server.id)
-        forgotten = pipeline.source.forgotten(server.id)
+        forgotten = pipeline.restore_watch.forgotten(server.id)
         for generation in [*known, *forgotten]:
-            drop_little_by_little(pipeline.index, generation, math.inf)
+            drop_in_batches(pipeline.index, generation, math.inf)
             pipeline.registry.dropped(generation.id)
-        pipeline.servers.give_back(server.id)
+        pipeline.servers.remove_marker(server.id)
         return len(known) + len(forgotten)

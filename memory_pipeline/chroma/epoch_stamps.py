@@ -18,7 +18,7 @@ from memory_pipeline.settings import Settings
 log = get_logger("memory_pipeline.stamping")
 
 
-class Stamping:
+class EpochStamps:
     """The stamps of one installation's servers."""
 
     def __init__(
@@ -28,19 +28,20 @@ class Stamping:
         self._epochs = epochs
         self._settings = settings
 
-    def home(self) -> str:
+    def database_id(self) -> str:
         """Return where the database is."""
-        return self._epochs.home()
+        return self._epochs.database_id()
 
     def compare(self, markers: Iterable[Marker | None], *, note: bool = True) -> Comparison:
         """Look for signs that Postgres went back; note them, so that every tenant is proven."""
         stamps = [marker.stamp for marker in markers if marker and marker.stamp]
         compared = self._epochs.compare(stamps)
-        if compared.setbacks and note:
-            for sign in self._epochs.note(stamps):
+        if compared.signs and note:
+            for sign in self._epochs.record(stamps):
                 log.error("postgres_went_back", reason=sign.reason)
-        if compared.setbacks or compared.noted_since:
-            self._registry.forget()  # what this process remembers may be of the forgotten state
+        if compared.signs or compared.recorded_since:
+            # What this process remembers may be of the forgotten state.
+            self._registry.clear_cache()
         return compared
 
     def rotate(self, clients: Mapping[UUID, ChromaClient], *, seconds: float) -> None:
@@ -57,4 +58,4 @@ class Stamping:
             except PipelineError as error:
                 log.info("marker_not_written", server=str(server), reason=str(error))
             else:
-                self._epochs.stamped(server, new.home)
+                self._epochs.record_stamp(server, new.database_id)

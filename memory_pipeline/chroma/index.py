@@ -26,7 +26,7 @@ from memory_pipeline.domain.types import (
     generation_of,
 )
 from memory_pipeline.errors import Corrupt
-from memory_pipeline.ports import Hold
+from memory_pipeline.ports import RenewLease
 
 # A larger write delays every other tenant of the server: 250 rows take about 0.3 s.
 DOCUMENTS_A_WRITE = 250
@@ -50,9 +50,9 @@ DROPPED_AT_ONCE = 2_000
 class ChromaIndex(Reads):
     """Writes and queries generations on whichever server each lives."""
 
-    def recognise(self, server: UUID) -> None:
+    def check_identity(self, server: UUID) -> None:
         """Check a server's marker again. Raises ServerLost or ChromaUnavailable."""
-        self._servers.recognise(server)
+        self._servers.check_identity(server)
 
     def takes_writes(self, server: UUID) -> bool:
         """Whether a server that is who it should be takes a write now."""
@@ -60,17 +60,17 @@ class ChromaIndex(Reads):
 
     def servers(self) -> list[UUID]:
         """Return the servers that can be used now. Raises ChromaUnavailable when there is none."""
-        self._servers.recognise()
+        self._servers.check_identity()
         return self._servers.usable()
 
-    def place(self) -> UUID:
+    def choose_server(self) -> UUID:
         """Choose the server of a new generation."""
         return self._servers.for_new_generation()
 
-    def create(self, generation: Generation, *, memories: int, hold: Hold) -> Generation:
+    def create(self, generation: Generation, *, memories: int, renew: RenewLease) -> Generation:
         """Create the generation's collection; return the generation with the collection's id."""
         client = self._servers.client(generation.server)
-        with client.call(hold(), generation=generation.id) as server:
+        with client.call(renew(), generation=generation.id) as server:
             from chromadb.api.collection_configuration import (  # noqa: PLC0415 - chromadb is slow
                 CreateCollectionConfiguration,
             )
@@ -91,9 +91,9 @@ class ChromaIndex(Reads):
             )
             return replace(generation, collection_id=opened(server, model).id)
 
-    def prime(self, generation: Generation, *, hold: Hold) -> None:
+    def prime(self, generation: Generation, *, renew: RenewLease) -> None:
         """Prepare a collection for the first write after a lease was taken."""
-        self.count(generation, seconds=hold())
+        self.count(generation, seconds=renew())
 
     def write(
         self,
@@ -101,7 +101,7 @@ class ChromaIndex(Reads):
         documents: Sequence[Document],
         deletes: Sequence[MemoryId],
         *,
-        hold: Hold,
+        renew: RenewLease,
         fresh: bool = False,
     ) -> None:
         """Bring documents and deletes into the collection, findable as far as Chroma can.
@@ -122,22 +122,22 @@ class ChromaIndex(Reads):
 
         """
         if deletes:
-            self._delete(generation, deletes, hold)
+            self._delete(generation, deletes, renew)
         for part in _parts(documents, len(documents) if fresh else DOCUMENTS_A_WRITE):
-            self._send(generation, part, hold, fresh=fresh)
+            self._send(generation, part, renew, fresh=fresh)
             if fresh:
                 continue
             rewritten = [d for d in part if d.rewritten]
-            if lost := self._unreachable(generation, rewritten, hold):
-                self._delete(generation, [d.memory_id for d in lost], hold)
-                self._send(generation, lost, hold)
+            if lost := self._unreachable(generation, rewritten, renew):
+                self._delete(generation, [d.memory_id for d in lost], renew)
+                self._send(generation, lost, renew)
 
-    def control(self, generation: Generation, *, hold: Hold) -> None:
+    def control_write(self, generation: Generation, *, renew: RenewLease) -> None:
         """Send a write that changes nothing through the log, to learn whether it applies."""
-        with self._servers.client(generation.server).collection(generation, hold()) as collection:
+        with self._servers.client(generation.server).collection(generation, renew()) as collection:
             collection.delete(ids=[CONTROL_ID])
 
-    def thin_out(self, generation: Generation, *, seconds: float) -> bool:
+    def delete_in_batches(self, generation: Generation, *, seconds: float) -> bool:
         """Delete some documents of a large collection that has ended; False once it is small.
 
         Nobody waits for long for so few, as everybody would for all of them at once.
@@ -179,12 +179,12 @@ class ChromaIndex(Reads):
         self,
         generation: Generation,
         documents: Sequence[Document],
-        hold: Hold,
+        renew: RenewLease,
         *,
         fresh: bool = False,
     ) -> None:
         texts = [d.text for d in documents if d.text is not None]
-        with self._servers.client(generation.server).collection(generation, hold()) as collection:
+        with self._servers.client(generation.server).collection(generation, renew()) as collection:
             # Not by the collection's own method: that looks at every key and value once more.
             server = collection._client  # noqa: SLF001
             (server._add if fresh else server._upsert)(  # noqa: SLF001
@@ -195,17 +195,17 @@ class ChromaIndex(Reads):
                 documents=texts or None,
             )
 
-    def _delete(self, generation: Generation, ids: Sequence[MemoryId], hold: Hold) -> None:
-        with self._servers.client(generation.server).collection(generation, hold()) as collection:
+    def _delete(self, generation: Generation, ids: Sequence[MemoryId], renew: RenewLease) -> None:
+        with self._servers.client(generation.server).collection(generation, renew()) as collection:
             collection.delete(ids=[document_id(i) for i in ids])
 
     def _unreachable(
-        self, generation: Generation, documents: Sequence[Document], hold: Hold
+        self, generation: Generation, documents: Sequence[Document], renew: RenewLease
     ) -> list[Document]:
         if not documents:
             return []
         vectors = {d.memory_id: d.vector for d in documents}
-        lost = self.hidden(generation, vectors, seconds=hold())
+        lost = self.unreachable_by_vector(generation, vectors, seconds=renew())
         return [d for d in documents if d.memory_id in lost]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from uuid import UUID
 
 from memory_pipeline.chroma.client import CONTROL_ID, ChromaClient, opened
-from memory_pipeline.chroma.server_identity import Answer, Marker
-from memory_pipeline.domain.epoch import Stamp
+from memory_pipeline.chroma.server_identity import Marker, ProbeResult
+from memory_pipeline.domain.epoch import EpochStamp
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, Poison, ServerLost
 from memory_pipeline.settings import Settings
 
@@ -23,7 +23,7 @@ EPOCH_KEY = "epoch"
 ASKING_SECONDS = 3.0
 
 
-def ask(url: str, settings: Settings, new: Marker | None = None) -> Answer:
+def ask(url: str, settings: Settings, new: Marker | None = None) -> ProbeResult:
     """Read an address's marker, or write a new one, over a connection of its own."""
     client = ChromaClient(url, settings)
     try:
@@ -32,21 +32,21 @@ def ask(url: str, settings: Settings, new: Marker | None = None) -> Answer:
         client.close()
 
 
-def answered(client: ChromaClient, settings: Settings, new: Marker | None = None) -> Answer:
+def answered(client: ChromaClient, settings: Settings, new: Marker | None = None) -> ProbeResult:
     """Read a marker, or write a new one; what goes wrong is an answer too."""
     url, asked_at = client.url, time.monotonic()
     try:
         marker = _read(client, settings) if new is None else _mark(client, settings, new)
     except ServerLost as error:
-        return Answer(url, asked_at, strange=str(error))
+        return ProbeResult(url, asked_at, strange=str(error))
     except ChromaUnavailable as error:
-        return Answer(url, asked_at, unreachable=str(error))
+        return ProbeResult(url, asked_at, unreachable=str(error))
     except (Corrupt, Poison) as error:
-        return Answer(url, asked_at, unreachable=f"{url}: the marker cannot be read: {error}")
-    return Answer(url, asked_at, marker)
+        return ProbeResult(url, asked_at, unreachable=f"{url}: the marker cannot be read: {error}")
+    return ProbeResult(url, asked_at, marker)
 
 
-def write_stamp(client: ChromaClient, settings: Settings, stamp: Stamp) -> None:
+def write_stamp(client: ChromaClient, settings: Settings, stamp: EpochStamp) -> None:
     """Write a stamp into the marker that stands there, and leave the rest of it as it is.
 
     Raises:
@@ -56,7 +56,11 @@ def write_stamp(client: ChromaClient, settings: Settings, stamp: Stamp) -> None:
     """
     with client.call(settings.request_seconds) as server:
         model = server.get_collection(MARKER)
-        metadata = {**(model.metadata or {}), HOME_KEY: stamp.home, EPOCH_KEY: str(stamp.nonce)}
+        metadata = {
+            **(model.metadata or {}),
+            HOME_KEY: stamp.database_id,
+            EPOCH_KEY: str(stamp.nonce),
+        }
         server._modify(model.id, new_metadata=metadata)  # noqa: SLF001 - as the library itself does
 
 
@@ -112,7 +116,7 @@ def _marker(url: str, metadata: Mapping[str, Any] | None) -> Marker:
     try:
         stamp = None
         if EPOCH_KEY in read:
-            stamp = Stamp(str(read[HOME_KEY]), UUID(str(read[EPOCH_KEY])))
+            stamp = EpochStamp(str(read[HOME_KEY]), UUID(str(read[EPOCH_KEY])))
         return Marker(UUID(str(read[SERVER_KEY])), UUID(str(read[INSTALLATION_KEY])), stamp)
     except (KeyError, ValueError) as error:
         raise ServerLost(

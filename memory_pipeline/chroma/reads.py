@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from memory_pipeline.chroma.servers import Servers
-from memory_pipeline.chroma.torn import untorn
+from memory_pipeline.chroma.torn import retry_torn_reads
 from memory_pipeline.domain.types import (
     DIMENSION,
     Generation,
@@ -20,7 +20,7 @@ from memory_pipeline.domain.types import (
     document_id,
     memory_id_of,
 )
-from memory_pipeline.ports import Hold
+from memory_pipeline.ports import RenewLease
 
 # Far below SQLite's limit of 32,766 variables, of which Chroma spends one a row; larger pages take
 # twice as long a row.
@@ -63,7 +63,7 @@ class Reads:
         with self._servers.client(generation.server).collection(generation, seconds) as collection:
             return collection.count()
 
-    @untorn
+    @retry_torn_reads
     def query(
         self,
         generation: Generation,
@@ -88,16 +88,16 @@ class Reads:
             if (memory_id := memory_id_of(name)) is not None
         ]
 
-    def hashes(self, generation: Generation, *, hold: Hold) -> dict[str, str]:
+    def hashes(self, generation: Generation, *, renew: RenewLease) -> dict[str, str]:
         """Return document id to content hash of all that the collection holds."""
         return {
             name: str(metadata.get("hash", ""))
-            for page in self.pages(generation, hold=hold)
+            for page in self.pages(generation, renew=renew)
             for name, metadata in page
         }
 
     def pages(
-        self, generation: Generation, *, hold: Hold
+        self, generation: Generation, *, renew: RenewLease
     ) -> Iterator[list[tuple[str, Mapping[str, Scalar]]]]:
         """Walk through the ids and metadata of all documents, a page at a time.
 
@@ -105,18 +105,18 @@ class Reads:
         """
         offset = 0
         while True:
-            page = self._page(generation, offset, seconds=hold())
+            page = self._page(generation, offset, seconds=renew())
             yield [(n, m or {}) for n, m in zip(page["ids"], page["metadatas"], strict=True)]
             if len(page["ids"]) < PAGE:
                 return
             offset += PAGE
 
-    @untorn
+    @retry_torn_reads
     def _page(self, generation: Generation, offset: int, *, seconds: float) -> Any:
         with self._servers.client(generation.server).collection(generation, seconds) as collection:
             return collection.get(limit=PAGE, offset=offset, include=["metadatas"])
 
-    @untorn
+    @retry_torn_reads
     def fetch(
         self,
         generation: Generation,
@@ -144,8 +144,8 @@ class Reads:
             )
         }
 
-    @untorn
-    def listed(self, generation: Generation, count: int, *, seconds: float) -> list[str]:
+    @retry_torn_reads
+    def reachable_ids(self, generation: Generation, count: int, *, seconds: float) -> list[str]:
         """Return the ids of all documents that a query can find, of some ``count`` that there are.
 
         Where the query starts makes no difference: it has no end.
@@ -160,23 +160,23 @@ class Reads:
         names: list[str] = found["ids"][0]
         return names
 
-    def unlisted(self, generation: Generation, *, hold: Hold) -> list[MemoryId]:
+    def unreachable(self, generation: Generation, *, renew: RenewLease) -> list[MemoryId]:
         """Return the documents that no query lists, however many results it may have.
 
         Chroma loses some whenever others beside them are rewritten: 2 of 45 after 150 changes.
         Looks at small collections alone, in some milliseconds; verification looks at all.
         """
-        count = self.count(generation, seconds=hold())
+        count = self.count(generation, seconds=renew())
         if count > EXHAUSTIVE:
             return []
-        listed = self.listed(generation, count, seconds=hold())
+        listed = self.reachable_ids(generation, count, seconds=renew())
         if len(listed) >= count:
             return []
-        names = {name for page in self.pages(generation, hold=hold) for name, _ in page}
+        names = {name for page in self.pages(generation, renew=renew) for name, _ in page}
         return sorted(i for n in names.difference(listed) if (i := memory_id_of(n)) is not None)
 
-    @untorn
-    def hidden(
+    @retry_torn_reads
+    def unreachable_by_vector(
         self, generation: Generation, vectors: Mapping[MemoryId, Vector], *, seconds: float
     ) -> set[MemoryId]:
         """Return those that a query by their own vector does not find, twins apart.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from memory_pipeline.domain.epoch import Stamp
+from memory_pipeline.domain.epoch import EpochStamp
 from memory_pipeline.errors import ChromaUnavailable, ServerLost
 from memory_pipeline.postgres.registry import Server
 
@@ -18,16 +18,16 @@ class Marker:
 
     server: UUID
     installation: UUID
-    stamp: Stamp | None = None
+    stamp: EpochStamp | None = None
 
     @property
-    def home(self) -> str | None:
+    def database_id(self) -> str | None:
         """From where it was last written."""
-        return self.stamp.home if self.stamp else None
+        return self.stamp.database_id if self.stamp else None
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProbeResult:
     """What an address said when it was asked for its marker; nothing of the three: there is none.
 
     ``asked_at`` is a moment of this process's monotonic clock.
@@ -41,7 +41,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class ServerProblem:
     """Why an address or a server cannot be used.
 
     ``lost``: waiting does not help. ``url``: the address to ask before anything can have changed.
@@ -59,7 +59,7 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ServerMap:
     """Where every server is, as far as the addresses tell.
 
     ``found``: the address of each server that can be used. ``idle``: the addresses that cannot.
@@ -68,32 +68,32 @@ class View:
     """
 
     found: Mapping[UUID, str] = field(default_factory=dict)
-    idle: Mapping[str, Trouble] = field(default_factory=dict)
-    absent: Mapping[UUID, Trouble] = field(default_factory=dict)
+    idle: Mapping[str, ServerProblem] = field(default_factory=dict)
+    absent: Mapping[UUID, ServerProblem] = field(default_factory=dict)
     lost: Mapping[UUID, str] = field(default_factory=dict)
     new: tuple[str, ...] = ()
 
-    def problems(self) -> list[Trouble]:
+    def problems(self) -> list[ServerProblem]:
         """Return everything that is not fine, once each, the addresses first."""
         return list(dict.fromkeys([*self.idle.values(), *self.absent.values()]))
 
-    def trouble(self, server: UUID) -> Trouble:
+    def trouble(self, server: UUID) -> ServerProblem:
         """Return why a server that is not among those found cannot be used."""
         unknown = f"Chroma server {server} is retired or not registered: its collections are lost"
-        return self.absent.get(server) or Trouble(unknown, lost=True)
+        return self.absent.get(server) or ServerProblem(unknown, lost=True)
 
 
-def recognised(
-    answers: Sequence[Answer],
+def identify_servers(
+    answers: Sequence[ProbeResult],
     registered: Sequence[Server],
     installation: UUID,
-    home: str | None = None,
-) -> View:
+    database_id: str | None = None,
+) -> ServerMap:
     """Tell servers by what the addresses answer and by what was registered before that.
 
-    ``home``: where the database is now; None: no matter.
+    ``database_id``: where the database is now; None: no matter.
     """
-    found, idle = _by_marker(answers, registered, installation, home)
+    found, idle = _by_marker(answers, registered, installation, database_id)
     missing = [s for s in registered if s.state != "retired" and s.id not in found]
     unmarked = [a.url for a in answers if a.marker is None and a.url not in idle]
     down = [a.url for a in answers if a.unreachable]
@@ -104,7 +104,7 @@ def recognised(
     if gone and unknown:
         idle |= {url: _left_alone(url, gone, unknown) for url in unmarked}
         absent |= {s.id: _perhaps_there(s, unknown) for s in gone}
-        return View(found, _in_order(idle, answers), absent)
+        return ServerMap(found, _in_order(idle, answers), absent)
     lost: dict[UUID, str] = {}
     for places, owners in _places(gone, unmarked):
         idle |= {url: _emptied(url, owners) for url in places}
@@ -112,30 +112,30 @@ def recognised(
         lost |= {s.id: places[0] for s in owners}
     absent |= {s.id: _nowhere(s) for s in gone if s.id not in lost}
     new = tuple(url for url in unmarked if url not in idle)
-    return View(found, _in_order(idle, answers), absent, lost, new)
+    return ServerMap(found, _in_order(idle, answers), absent, lost, new)
 
 
 def _by_marker(
-    answers: Sequence[Answer],
+    answers: Sequence[ProbeResult],
     registered: Sequence[Server],
     installation: UUID,
-    home: str | None,
-) -> tuple[dict[UUID, str], dict[str, Trouble]]:
+    database_id: str | None,
+) -> tuple[dict[UUID, str], dict[str, ServerProblem]]:
     """Take each marker at its word, where it may be taken; return the rest as trouble."""
     usual = {s.id: s.url for s in registered}
-    free = {s.id for s in registered if s.home is None}
+    free = {s.id for s in registered if s.database_id is None}
     retired = {s.id for s in registered if s.state == "retired"}
     found: dict[UUID, str] = {}
-    idle: dict[str, Trouble] = {}
+    idle: dict[str, ServerProblem] = {}
     # The usual address first: of two that answer as one server, the other one is the copy.
     for answer in sorted(
         answers, key=lambda a: not (a.marker and usual.get(a.marker.server) == a.url)
     ):
         url, marker = answer.url, answer.marker
         if answer.unreachable:
-            idle[url] = Trouble(answer.unreachable, url=url)
+            idle[url] = ServerProblem(answer.unreachable, url=url)
         elif answer.strange:
-            idle[url] = Trouble(answer.strange, lost=True)
+            idle[url] = ServerProblem(answer.strange, lost=True)
         elif marker is None:
             continue
         elif marker.installation != installation:
@@ -144,8 +144,12 @@ def _by_marker(
             idle[url] = _returned(url, marker)
         elif marker.server in found:
             idle[url] = _twin(url, marker, found[marker.server])
-        elif home and marker.home not in {None, home} and marker.server not in free:
-            idle[url] = _elsewhere(url, marker.home, home)
+        elif (
+            database_id
+            and marker.database_id not in {None, database_id}
+            and marker.server not in free
+        ):
+            idle[url] = _elsewhere(url, marker.database_id, database_id)
         else:
             found[marker.server] = url
     return found, idle
@@ -169,45 +173,47 @@ def _places(
         yield left, others
 
 
-def _in_order(idle: Mapping[str, Trouble], answers: Sequence[Answer]) -> dict[str, Trouble]:
+def _in_order(
+    idle: Mapping[str, ServerProblem], answers: Sequence[ProbeResult]
+) -> dict[str, ServerProblem]:
     return {a.url: idle[a.url] for a in answers if a.url in idle}
 
 
-def _foreign(url: str, marker: Marker) -> Trouble:
-    return Trouble(
+def _foreign(url: str, marker: Marker) -> ServerProblem:
+    return ServerProblem(
         f"Chroma at {url} belongs to another installation ({marker.installation}): point "
         "MEMORY_PIPELINE_CHROMA_URL or MEMORY_PIPELINE_CHROMA_URLS at a server of this one",
         lost=True,
     )
 
 
-def _returned(url: str, marker: Marker) -> Trouble:
-    return Trouble(
+def _returned(url: str, marker: Marker) -> ServerProblem:
+    return ServerProblem(
         f"Chroma at {url} is server {marker.server}, which was given up as lost: its collections "
         "are of the past; empty its volume, and it is taken as a new server",
         lost=True,
     )
 
 
-def _twin(url: str, marker: Marker, other: str) -> Trouble:
-    return Trouble(
+def _twin(url: str, marker: Marker, other: str) -> ServerProblem:
+    return ServerProblem(
         f"Chroma at {url} answers as server {marker.server}, as {other} does: name one address a "
         "server, and empty a copied volume",
         lost=True,
     )
 
 
-def _elsewhere(url: str, there: str | None, home: str) -> Trouble:
-    return Trouble(
+def _elsewhere(url: str, there: str | None, database_id: str) -> ServerProblem:
+    return ServerProblem(
         f"Chroma at {url} is used by a copy of this database, or this one is the copy: it was last "
-        f"written from {there}, and this is {home}. If that one is gone for good: "
+        f"written from {there}, and this is {database_id}. If that one is gone for good: "
         "`memory-pipeline migrate --take-over`; otherwise give this one a Chroma of its own",
         lost=True,
     )
 
 
-def _emptied(url: str, owners: Sequence[Server]) -> Trouble:
-    return Trouble(
+def _emptied(url: str, owners: Sequence[Server]) -> ServerProblem:
+    return ServerProblem(
         f"Chroma at {url} has lost its data (no marker; expected server {_named(owners)}): "
         "bring its volume back, or give it up with `memory-pipeline rebuild`",
         lost=True,
@@ -215,23 +221,23 @@ def _emptied(url: str, owners: Sequence[Server]) -> Trouble:
     )
 
 
-def _nowhere(server: Server) -> Trouble:
-    return Trouble(
+def _nowhere(server: Server) -> ServerProblem:
+    return ServerProblem(
         f"Chroma server {server.id}, last seen at {server.url}, is at none of the addresses that "
         "are set: add its address to MEMORY_PIPELINE_CHROMA_URLS",
         lost=True,
     )
 
 
-def _perhaps_there(server: Server, unknown: Sequence[str]) -> Trouble:
-    return Trouble(
+def _perhaps_there(server: Server, unknown: Sequence[str]) -> ServerProblem:
+    return ServerProblem(
         f"Chroma server {server.id}, last seen at {server.url}, may be at {', '.join(unknown)}, "
         "which cannot be reached"
     )
 
 
-def _left_alone(url: str, gone: Sequence[Server], unknown: Sequence[str]) -> Trouble:
-    return Trouble(
+def _left_alone(url: str, gone: Sequence[Server], unknown: Sequence[str]) -> ServerProblem:
+    return ServerProblem(
         f"Chroma at {url} has no marker, and gets none while {', '.join(unknown)} cannot be "
         f"reached: server {_named(gone)} may be there, or have been here"
     )

@@ -28,9 +28,9 @@ from contextlib import suppress
 from uuid import UUID, uuid4
 
 from memory_pipeline.chroma.client import ChromaClient
-from memory_pipeline.chroma.epoch_stamps import Stamping
+from memory_pipeline.chroma.epoch_stamps import EpochStamps
 from memory_pipeline.chroma.marker import answered, ask, remove_marker, takes_control
-from memory_pipeline.chroma.server_identity import Answer, Marker, View, recognised
+from memory_pipeline.chroma.server_identity import Marker, ProbeResult, ServerMap, identify_servers
 from memory_pipeline.errors import ChromaUnavailable, Corrupt
 from memory_pipeline.postgres.epochs import PostgresEpochs
 from memory_pipeline.postgres.registry import PostgresRegistry, Server
@@ -62,13 +62,13 @@ class Servers:
     ) -> None:
         self._registry = registry
         # None: it is not noticed that Postgres went back.
-        self._stamping = None if epochs is None else Stamping(registry, epochs, settings)
+        self._stamping = None if epochs is None else EpochStamps(registry, epochs, settings)
         self._settings = settings
         self._lock = threading.Lock()  # for all that follows; clients are also read without it
         self._clients: Mapping[UUID, ChromaClient] = {}
         self._connections: dict[str, ChromaClient] = {}
-        self._answers: dict[str, Answer] = {}
-        self._view = View()
+        self._answers: dict[str, ProbeResult] = {}
+        self._view = ServerMap()
 
     def client(self, server: UUID) -> ChromaClient:
         """Return a connection to a registered server.
@@ -98,14 +98,14 @@ class Servers:
             ChromaUnavailable: no server can be used.
 
         """
-        self.recognise()
+        self.check_identity()
         usable = set(self.usable())
         ready = [s for s in self._registry.servers() if s.id in usable and s.state == "ready"]
         if not ready:
             raise ChromaUnavailable("no Chroma server can take a new collection now", sent=False)
         return min(ready, key=lambda s: (s.memories, str(s.id))).id
 
-    def recognise(self, server: UUID | None = None) -> None:
+    def check_identity(self, server: UUID | None = None) -> None:
         """Find out anew which server answers at which address, and register new ones.
 
         Args:
@@ -137,10 +137,10 @@ class Servers:
         except ChromaUnavailable as error:
             return [str(error)]
         problems = [trouble.message for trouble in view.problems()]
-        problems += [TAKES_NO_WRITES.format(url) for url in self._closed(view).values()]
+        problems += [TAKES_NO_WRITES.format(url) for url in self._unwritable(view).values()]
         if self._stamping is None:
             return problems
-        signs = self._stamping.compare(self._markers(self._answers), note=False).setbacks
+        signs = self._stamping.compare(self._markers(self._answers), note=False).signs
         went_back = [f"Postgres went back in time ({s.reason}): no tenant is proven" for s in signs]
         return [*went_back, *problems]
 
@@ -159,11 +159,14 @@ class Servers:
         """
         if self._stamping is None:
             return
-        home = self._stamping.home()
+        database_id = self._stamping.database_id()
         answers = {s: answered(client, self._settings) for s, client in self._clients.items()}
         markers = {s: a.marker for s, a in answers.items() if not a.unreachable}
         compared = list(markers.values())
-        if not all(m and (m.server, m.home or home) == (s, home) for s, m in markers.items()):
+        if not all(
+            m and (m.server, m.database_id or database_id) == (s, database_id)
+            for s, m in markers.items()
+        ):
             self._look(again=True)
             compared = self._markers(self._answers)
         if self._stamping.compare(compared).settled:
@@ -173,12 +176,12 @@ class Servers:
     def takes_writes(self, server: UUID) -> bool:
         """Whether a server that is who it should be takes a write now."""
         try:
-            self.recognise(server)
+            self.check_identity(server)
             return takes_control(self.client(server).url, self._settings)
         except ChromaUnavailable:
             return False
 
-    def open_and_closed(self) -> tuple[set[UUID], set[UUID]]:
+    def writable_and_unwritable(self) -> tuple[set[UUID], set[UUID]]:
         """Look at every registered server; return those that take writes now, and the others.
 
         Raises:
@@ -186,8 +189,8 @@ class Servers:
 
         """
         view = self._look(again=True)
-        open_ = view.found.keys() - self._closed(view).keys()
-        return open_, {*view.found, *view.absent} - open_
+        writable = view.found.keys() - self._unwritable(view).keys()
+        return writable, {*view.found, *view.absent} - writable
 
     def replace_lost(self) -> list[UUID]:
         """Give up the servers whose data is gone; return them. What is at their places is marked.
@@ -206,7 +209,7 @@ class Servers:
             self._look(again=True)
         return list(lost)
 
-    def give_back(self, server: UUID) -> None:
+    def remove_marker(self, server: UUID) -> None:
         """Take the marker off a server in use, which nothing of ours is left on.
 
         Raises:
@@ -216,15 +219,15 @@ class Servers:
         with suppress(Corrupt):  # it is gone already
             remove_marker(self.client(server), self._settings)
 
-    def forget(self) -> None:
+    def close(self) -> None:
         """Close every connection; the markers are checked again before the next use."""
         with self._lock:
-            self._clients, self._view = {}, View()
+            self._clients, self._view = {}, ServerMap()
             self._answers.clear()
             while self._connections:
                 self._connections.popitem()[1].close()
 
-    def _look(self, *, again: bool, mark: bool = True) -> View:
+    def _look(self, *, again: bool, mark: bool = True) -> ServerMap:
         """Ask the addresses for their markers, and decide what that means.
 
         Args:
@@ -246,13 +249,13 @@ class Servers:
             answers = dict(self._answers)
             with ThreadPoolExecutor(len(addresses), thread_name_prefix="chroma-marker") as threads:
                 answers |= zip(asked, threads.map(self._ask, asked), strict=True)
-            home = self._stamping.home() if self._stamping else None
+            database_id = self._stamping.database_id() if self._stamping else None
             said = [answers[url] for url in addresses]
-            view = recognised(said, registered, installation, home)
+            view = identify_servers(said, registered, installation, database_id)
             if mark and view.new:
                 answers |= {url: ask(url, self._settings, _new(installation)) for url in view.new}
                 said = [answers[url] for url in addresses]
-                view = recognised(said, registered, installation, home)
+                view = identify_servers(said, registered, installation, database_id)
             self._note(view, registered)
             self._view, self._answers = view, answers
             if mark and self._stamping is not None:
@@ -261,7 +264,7 @@ class Servers:
             self._clients = {s: self._connection(url) for s, url in view.found.items()}
             return view
 
-    def _closed(self, view: View) -> dict[UUID, str]:
+    def _unwritable(self, view: ServerMap) -> dict[UUID, str]:
         """Return which of the servers that were found take no write now, and their addresses."""
         urls = view.found.values()
         with ThreadPoolExecutor(max(1, len(urls)), thread_name_prefix="control") as threads:
@@ -273,7 +276,7 @@ class Servers:
         """Whether another thread has just looked, from ``began`` on."""
         return all(url in self._answers and self._answers[url].asked_at >= began for url in asked)
 
-    def _note(self, view: View, registered: Sequence[Server]) -> None:
+    def _note(self, view: ServerMap, registered: Sequence[Server]) -> None:
         """Write down what was found where it is not what the registry says."""
         before = {s.id: s for s in registered}
         for server, url in view.found.items():
@@ -294,7 +297,7 @@ class Servers:
             self._connections[url] = ChromaClient(url, self._settings)
         return self._connections[url]
 
-    def _ask(self, url: str) -> Answer:
+    def _ask(self, url: str) -> ProbeResult:
         return ask(url, self._settings)
 
 

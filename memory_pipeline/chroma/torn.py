@@ -20,7 +20,7 @@ SIGNS = ("Error finding id", "Error getting embedding", "Nothing found on disk")
 PAUSES = (0.02, 0.1, 0.4)
 
 
-def untorn(read: Callable[P, T]) -> Callable[P, T]:
+def retry_torn_reads(read: Callable[P, T]) -> Callable[P, T]:
     """Have a read asked again, up to three times; four torn answers in a row are damage."""
 
     @wraps(read)

@@ -13,7 +13,7 @@ from memory_pipeline.cli.console import err, fail, out, plain, print_json
 from memory_pipeline.cli.memories import EXIT_FINDINGS, AsJson
 from memory_pipeline.cli.selection import All, Classes, Ids, OlderThan, check_said, which_letters
 from memory_pipeline.cli.tenants import Tenants
-from memory_pipeline.domain.dead_letters import DeadLetter, Letters, Which
+from memory_pipeline.domain.dead_letters import DeadLetter, DeadLetterFilter, DeadLetters
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings
@@ -49,11 +49,11 @@ def list_(
         which = which_letters(
             pipeline, tenants=tenant, kinds=kind, older_than=older_than, memories=memory
         )
-        found = pipeline.letters.newest(which, limit=limit)
+        found = pipeline.dead_letters.newest(which, limit=limit)
     if as_json:
         print_json(_figures(found))
     elif not found.count:
-        err.print("no dead letters" if which == Which() else "no dead letter fits")
+        err.print("no dead letters" if which == DeadLetterFilter() else "no dead letter fits")
     else:
         out.print(_table(found))
         err.print(_counted(found))
@@ -75,7 +75,7 @@ def show(
         which = which_letters(
             pipeline, tenants=tenant, kinds=kind, older_than=older_than, memories=named
         )
-        found = pipeline.letters.newest(which, limit=limit)
+        found = pipeline.dead_letters.newest(which, limit=limit)
     _refuse_nothing(found.count)
     if as_json:
         print_json(_figures(found))
@@ -109,7 +109,7 @@ def replay_letters(
         )
         check_said(which, everything=everything)
         which = which if memory else replace(which, waived=False)
-        replayed = pipeline.letters.replay(which)
+        replayed = pipeline.dead_letters.replay(which)
     _tell("replayed", replayed, as_json=as_json)
 
 
@@ -132,7 +132,7 @@ def waive(
             pipeline, tenants=tenant, kinds=kind, older_than=older_than, memories=memory
         )
         check_said(which, everything=everything)
-        waived = pipeline.letters.waive(
+        waived = pipeline.dead_letters.waive(
             replace(which, waived=False), by=by or _who(), because=because.strip()
         )
     _tell("waived", waived, as_json=as_json)
@@ -153,7 +153,7 @@ def unwaive(
             pipeline, tenants=tenant, kinds=kind, older_than=older_than, memories=memory
         )
         check_said(which, everything=everything)
-        unwaived = pipeline.letters.unwaive(replace(which, waived=True))
+        unwaived = pipeline.dead_letters.unwaive(replace(which, waived=True))
     _tell("unwaived", unwaived, as_json=as_json)
 
 
@@ -173,7 +173,7 @@ def _refuse_nothing(number: int) -> None:
         fail("no dead letter fits", code=EXIT_FINDINGS)
 
 
-def _figures(found: Letters) -> dict[str, Any]:
+def _figures(found: DeadLetters) -> dict[str, Any]:
     return {
         "dead_letters": found.count,
         "waived": found.waived,
@@ -191,7 +191,7 @@ def _line(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-def _table(found: Letters) -> Table:
+def _table(found: DeadLetters) -> Table:
     table = Table(box=None, pad_edge=False)
     waivers = any(letter.waived_at for letter in found.newest)
     shown = ("tenant", "memory", "class", "attempts", "buried", *(["waived by"] if waivers else []))
@@ -205,7 +205,7 @@ def _table(found: Letters) -> Table:
     return table
 
 
-def _counted(found: Letters) -> str:
+def _counted(found: DeadLetters) -> str:
     waived = f", {found.waived} of them waived" if found.waived else ""
     more = found.count - len(found.newest)
     return f"{found.count} dead letters{waived}" + (f"; {more} not shown" if more else "")

@@ -12,7 +12,7 @@ from memory_pipeline.cli.services import exports
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.logs import configure_logging
 from memory_pipeline.pipeline import Pipeline, opened
-from memory_pipeline.ports import Lineage
+from memory_pipeline.ports import Reporter
 from memory_pipeline.settings import PREFIX, Settings
 
 
@@ -22,26 +22,26 @@ def register(app: typer.Typer) -> None:
 
 
 def live(
-    lineage: Annotated[
-        bool, typer.Option(help="Show in Dagster what is synced, where there is a Dagster.")
+    dagster: Annotated[
+        bool, typer.Option(help="Report what is synced to Dagster, where there is a Dagster.")
     ] = True,
 ) -> None:
     """Sync every change within half a second, until SIGTERM; any number of these may run."""
-    from memory_pipeline.worker.background import Upkeep  # noqa: PLC0415
-    from memory_pipeline.worker.loop import Live  # noqa: PLC0415 - other commands do without
+    from memory_pipeline.worker.background import BackgroundTasks  # noqa: PLC0415
+    from memory_pipeline.worker.loop import Worker  # noqa: PLC0415 - other commands do without
     from memory_pipeline.worker.metrics import Metrics  # noqa: PLC0415
 
     configure_logging()
     settings = discover(Settings.load())
     with opened(settings) as pipeline:
-        upkeep = Upkeep(
+        background = BackgroundTasks(
             pipeline,
             metrics=Metrics(
                 pipeline.freshness, port=settings.metrics_port, address=settings.metrics_address
             ),
-            lineage=_lineage(pipeline) if lineage else _Untold(),
+            reporter=_reporter(pipeline) if dagster else _Unreported(),
         )
-        process = Live(pipeline, upkeep)
+        process = Worker(pipeline, background)
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             process.stop()
@@ -52,21 +52,21 @@ def live(
     err.print("stopped")
 
 
-class _Untold:
+class _Unreported:
     """Shows nothing anywhere."""
 
     def report(self, outcomes: object) -> None:
         """Do nothing."""
 
 
-def _lineage(pipeline: Pipeline) -> Lineage:
+def _reporter(pipeline: Pipeline) -> Reporter:
     """Return the way to Dagster, where the environment or what runs here names one."""
     named = exports(pipeline.settings)
     for name in ("DAGSTER_HOME", f"{PREFIX}DAGSTER_DATABASE_URL"):
         if name in named:
             os.environ.setdefault(name, named[name])
     if "DAGSTER_HOME" not in os.environ:
-        return _Untold()
-    from memory_pipeline.defs.live_reporter import DagsterLineage  # noqa: PLC0415 - dagster is slow
+        return _Unreported()
+    from memory_pipeline.defs.live_reporter import DagsterReporter  # noqa: PLC0415 - dagster is slow
 
-    return DagsterLineage(pipeline)
+    return DagsterReporter(pipeline)

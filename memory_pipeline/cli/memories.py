@@ -151,7 +151,7 @@ def sync(
             bar.update(task, description=now.tenant, completed=done)
 
         outcomes.extend(drain.run(only=only, paused=True, progress=show))
-        pipeline.source.watch(seconds=0)  # where nothing is resident, nobody else does
+        pipeline.restore_watch.watch(seconds=0)  # where nothing is resident, nobody else does
         left = pipeline.status.totals()
     figures = {
         name: sum(getattr(o, name) for o in outcomes)

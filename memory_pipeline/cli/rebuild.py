@@ -104,7 +104,7 @@ def _tell_rebuilt(
     }
     totals = {
         figure: sum(getattr(r, figure) for r in rebuilt)
-        for figure in ("written", "reused", "embedded", "mended")
+        for figure in ("written", "reused", "embedded", "repaired")
     }
     rate = round(totals["written"] / max(seconds, 1e-3), 1)
     troubles = {r.tenant: r.reason for r in rebuilt if r.verdict in {"busy", "failed"}}

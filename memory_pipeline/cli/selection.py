@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from memory_pipeline.cli.durations import duration
-from memory_pipeline.domain.dead_letters import KINDS, Which
+from memory_pipeline.domain.dead_letters import KINDS, DeadLetterFilter
 from memory_pipeline.domain.types import FailureKind, MemoryId, TenantId
 from memory_pipeline.pipeline import Pipeline
 
@@ -30,9 +30,9 @@ def which_letters(
     kinds: Sequence[str] | None = None,
     older_than: str | None = None,
     memories: Sequence[int] | None = None,
-) -> Which:
+) -> DeadLetterFilter:
     """Read which dead letters are meant. Raises BadParameter."""
-    return Which(
+    return DeadLetterFilter(
         tenants=registered(pipeline, tenants),
         kinds=[_kind(k) for k in kinds] if kinds else None,
         memory_ids=[memory_id(str(m)) for m in memories] if memories else None,
@@ -40,9 +40,9 @@ def which_letters(
     )
 
 
-def check_said(which: Which, *, everything: bool) -> None:
+def check_said(which: DeadLetterFilter, *, everything: bool) -> None:
     """Refuse to change something of which nobody has said what it is. Raises BadParameter."""
-    if (which == Which()) != everything:
+    if (which == DeadLetterFilter()) != everything:
         raise typer.BadParameter("say which: --tenant, --class, --older-than or --id; or --all")
 
 

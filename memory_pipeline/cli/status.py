@@ -31,7 +31,7 @@ def status(as_json: AsJson = False) -> None:
     try:
         with opened(settings) as pipeline:
             figures |= _figures(pipeline)
-            problems += pipeline.epochs.doubt().problems()
+            problems += pipeline.epochs.unproven().problems()
             problems += pipeline.servers.problems()
             figures["servers"] = _servers(pipeline)
             problems += [f"capture is broken: {b}" for b in pipeline.status.broken_capture()]
@@ -82,7 +82,7 @@ def _figures(pipeline: Pipeline) -> dict[str, Any]:
         "tenants": totals.tenants,
         "paused_tenants": totals.paused_tenants,
         "damaged_tenants": totals.damaged_tenants,
-        "unproven_tenants": len(pipeline.epochs.doubt().tenants),
+        "unproven_tenants": len(pipeline.epochs.unproven().tenants),
         "rebuilding_tenants": totals.rebuilding_tenants,
         "findings_of_last_verify": totals.findings,
         "memories_without_tenant": totals.memories_without_tenant,

@@ -17,7 +17,7 @@ from memory_pipeline.errors import ChromaUnavailable, Transient
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
-from memory_pipeline.verify.tenants import Unverified, verify_all
+from memory_pipeline.verify.tenants import SkippedTenant, verify_all
 
 SHOWN_FINDINGS = 50
 
@@ -47,7 +47,7 @@ def verify(
         check_known(pipeline, map(TenantId, tenant or ()))
         capture = _capture(pipeline, repair=repair)
         with suppress(Transient):  # said of each tenant that cannot be asked
-            pipeline.servers.recognise()
+            pipeline.servers.check_identity()
         if repair:
             give_up_lost(pipeline)
             time.sleep(pipeline.epochs.seconds_to_wait())
@@ -63,7 +63,7 @@ def verify(
         "tenants": len(verdicts),
         "memories": sum(last.memories for _, last in verdicts),
         "documents": sum(last.documents for _, last in verdicts),
-        "pending": sum(last.excused for _, last in verdicts),
+        "pending": sum(last.pending for _, last in verdicts),
         "dead_letters": sum(last.buried for _, last in verdicts),
         "waived": sum(last.waived for _, last in verdicts),
         "sampled": sum(last.sampled for _, last in verdicts),
@@ -104,7 +104,7 @@ def _capture(pipeline: Pipeline, *, repair: bool) -> tuple[list[Finding], list[F
 
 def _unproven(pipeline: Pipeline) -> list[Finding]:
     """Name the tenants about which nothing is known since Postgres went back in time."""
-    doubt = pipeline.epochs.doubt()
+    doubt = pipeline.epochs.unproven()
     return [Finding("unproven", t, detail=doubt.reason) for t in sorted(doubt.tenants)]
 
 
@@ -126,8 +126,8 @@ def _verified(
         )
         for first, last in verdicts:
             bar.update(task, advance=1)
-            if isinstance(first, Unverified) or isinstance(last, Unverified):
-                unverified[last.tenant] = last.reason if isinstance(last, Unverified) else ""
+            if isinstance(first, SkippedTenant) or isinstance(last, SkippedTenant):
+                unverified[last.tenant] = last.reason if isinstance(last, SkippedTenant) else ""
                 continue
             pipeline.status.record_verification(last)
             yield first, last
@@ -135,13 +135,13 @@ def _verified(
 
 def _repaired(
     pipeline: Pipeline, tenants: Sequence[TenantId], sample: int | None
-) -> Iterator[tuple[Verified, Verified] | tuple[Unverified, Unverified]]:
+) -> Iterator[tuple[Verified, Verified] | tuple[SkippedTenant, SkippedTenant]]:
     repairer = pipeline.repair()
     for tenant in tenants:
         try:
             yield repairer.run(tenant, sample=sample)
         except ChromaUnavailable as error:
-            unverified = Unverified(tenant, str(error))
+            unverified = SkippedTenant(tenant, str(error))
             yield unverified, unverified
 
 

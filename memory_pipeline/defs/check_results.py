@@ -14,7 +14,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # n
 )
 
 from memory_pipeline.defs.materializations import INDEX, newest_materialization, searchable_after
-from memory_pipeline.domain.dead_letters import DeadLetter, Letters, Which
+from memory_pipeline.domain.dead_letters import DeadLetter, DeadLetterFilter, DeadLetters
 from memory_pipeline.domain.types import Finding, TenantId, Verified
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.rebuilds import LastRebuild
@@ -55,7 +55,7 @@ class Evaluations:
         figures = {
             "memories": verified.memories,
             "documents": verified.documents,
-            "changes on their way": verified.excused,
+            "changes on their way": verified.pending,
             "seconds": round(verified.seconds, 3),
         }
         return self._of(
@@ -74,7 +74,7 @@ class Evaluations:
         }
         return self._of(REACHABILITY, not hidden, _kinds(hidden), {**figures, **_shown(hidden)})
 
-    def dead_letters(self, letters: Letters) -> dg.AssetCheckEvaluation:
+    def dead_letters(self, letters: DeadLetters) -> dg.AssetCheckEvaluation:
         """Warn of memories that were given up after several attempts, but for waived ones."""
         waived = f", {letters.waived} of them waived" if letters.waived else ""
         said = f"{letters.count} memories are dead letters{waived}" if letters.count else "none"
@@ -150,9 +150,9 @@ def after_sync(
     yield freshness_of(pipeline, evaluations, tenant, pipeline.workers.freshness([tenant]))
 
 
-def letters_of(pipeline: Pipeline, tenant: TenantId) -> Letters:
+def letters_of(pipeline: Pipeline, tenant: TenantId) -> DeadLetters:
     """Count the dead letters of a tenant, and name the newest."""
-    return pipeline.letters.newest(Which(tenants=[tenant]), limit=SHOWN_FINDINGS)
+    return pipeline.dead_letters.newest(DeadLetterFilter(tenants=[tenant]), limit=SHOWN_FINDINGS)
 
 
 def freshness_of(
@@ -163,8 +163,8 @@ def freshness_of(
 ) -> dg.AssetCheckEvaluation:
     """Evaluate how fresh a tenant is, from what was measured and what waits."""
     waits = pipeline.workers.waits([tenant]).get(tenant, 0.0)
-    most = pipeline.settings.live_grace_seconds
-    unproven = tenant in pipeline.epochs.doubt().tenants
+    most = pipeline.settings.run_takeover_seconds
+    unproven = tenant in pipeline.epochs.unproven().tenants
     return evaluations.freshness(measured.get(tenant), waits, most=most, unproven=unproven)
 
 

@@ -33,7 +33,7 @@ from memory_pipeline.defs.check_results import (
 from memory_pipeline.defs.materializations import INDEX, LOGS
 from memory_pipeline.defs.partitions import tenants
 from memory_pipeline.defs.resources import PipelineResource
-from memory_pipeline.domain.dead_letters import Letters
+from memory_pipeline.domain.dead_letters import DeadLetters
 from memory_pipeline.domain.types import TenantId, Verified
 from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.pipeline import Pipeline
@@ -107,18 +107,18 @@ class _Verifying:
 
     def run(self, wanted: dict[TenantId, str]) -> Iterator[dg.AssetCheckEvaluation]:
         """Yield what the checks of each tenant say."""
-        letters = self.parts.letters.of_tenants()  # few have any
+        letters = self.parts.dead_letters.of_tenants()  # few have any
         last = {r.tenant: r for r in self.parts.rebuilds.last(list(wanted))}
         fresh = self.parts.workers.freshness()
         for tenant, key in wanted.items():
             verified = self._verified(tenant)
             evaluations = Evaluations(self.instance, tenant, key)
             if verified is not None:
-                unproven = tenant in self.parts.epochs.doubt().tenants
+                unproven = tenant in self.parts.epochs.unproven().tenants
                 yield evaluations.parity(verified, unproven=unproven)
                 yield evaluations.reachability(verified)
             yield evaluations.dead_letters(
-                letters_of(self.parts, tenant) if tenant in letters else Letters()
+                letters_of(self.parts, tenant) if tenant in letters else DeadLetters()
             )
             yield evaluations.last_rebuild(last.get(tenant))
             yield freshness_of(self.parts, evaluations, tenant, fresh)

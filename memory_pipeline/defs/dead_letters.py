@@ -6,9 +6,9 @@ import dagster as dg
 from pydantic import Field
 
 from memory_pipeline.defs.resources import PipelineResource
-from memory_pipeline.domain.dead_letters import KINDS, Which
+from memory_pipeline.domain.dead_letters import KINDS, DeadLetterFilter
 from memory_pipeline.domain.types import FailureKind, MemoryId, TenantId
-from memory_pipeline.maintenance.alerts import Alerts, tell_of_letters
+from memory_pipeline.maintenance.alerts import Alerts, send_dead_letter_alerts
 from memory_pipeline.settings import PREFIX, Settings
 
 ALERT_SECONDS = 30
@@ -36,8 +36,8 @@ def replay_letters(
         ]
         if wrong:
             raise dg.Failure(f"there is no {', '.join(wrong)}", allow_retries=False)
-        replayed = parts.letters.replay(
-            Which(
+        replayed = parts.dead_letters.replay(
+            DeadLetterFilter(
                 tenants=[TenantId(t) for t in config.tenants] or None,
                 kinds=[cast("FailureKind", k) for k in config.classes] or None,
                 memory_ids=[MemoryId(i) for i in config.memory_ids] or None,
@@ -70,7 +70,7 @@ def dead_letter_alerts(
     if alerts.url is None:
         return dg.SkipReason(NO_ADDRESS)
     with pipeline.opened() as parts:
-        told = tell_of_letters(alerts, parts.letters)
+        told = send_dead_letter_alerts(alerts, parts.dead_letters)
     return dg.SkipReason(f"told of {told} dead letters" if told else "nothing to tell")
 
 

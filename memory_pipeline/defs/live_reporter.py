@@ -11,7 +11,7 @@ from memory_pipeline.domain.types import Outcome
 from memory_pipeline.pipeline import Pipeline
 
 
-class DagsterLineage:
+class DagsterReporter:
     """Reports to the instance of DAGSTER_HOME; connects when there is something to report."""
 
     def __init__(self, pipeline: Pipeline) -> None:

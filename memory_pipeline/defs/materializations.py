@@ -71,7 +71,7 @@ def rebuilt(pipeline: Pipeline, one: Rebuilt, key: str) -> Iterator[dg.AssetMate
             "documents written": one.written,
             "vectors reused": one.reused,
             "vectors embedded": one.embedded,
-            "documents mended": one.mended,
+            "documents repaired": one.repaired,
             "verify seconds": round(one.verify_seconds, 3),
             **_speed(one.written, one.seconds),
             "generation": str(generation.id) if generation else "none yet",

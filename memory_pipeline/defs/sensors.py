@@ -13,7 +13,7 @@ from memory_pipeline.defs.run_requests import run_requests, under_way, verify_re
 from memory_pipeline.defs.runs import left_to_rebuilds, unfinished
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import ServerLost, Transient
-from memory_pipeline.maintenance.cleanup import drop_ended
+from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.outbox import PendingTenant
 from memory_pipeline.settings import Settings
@@ -50,7 +50,7 @@ def memory_changes(
         events = _observations(parts, [p.tenant for p in pending], registered) if requests else []
         if not requests:  # a tick that takes too long for this has lost nothing
             grace = parts.settings.retire_seconds
-            drop_ended(parts.registry, parts.index, grace_seconds=grace, limit=DROPS_A_TICK)
+            drop_retired(parts.registry, parts.index, grace_seconds=grace, limit=DROPS_A_TICK)
     return dg.SensorResult(
         run_requests=requests,
         dynamic_partitions_requests=[tenants.build_add_request(new)] if new else [],
@@ -98,21 +98,21 @@ def nightly_verify(
 
 def _recognise(parts: Pipeline) -> None:
     """Find the Chroma servers; give up those that are lost, where the settings say so."""
-    rebuilds = parts.settings.on_loss == "rebuild"
+    rebuilds = parts.settings.on_server_loss == "rebuild"
     try:
-        parts.servers.recognise()
+        parts.servers.check_identity()
     except ServerLost:
         if not rebuilds:
             raise
-    parts.source.watch()
+    parts.restore_watch.watch()
     if rebuilds and any(s.state == "lost" for s in parts.registry.servers()):
         parts.servers.replace_lost()
-        parts.servers.recognise()
+        parts.servers.check_identity()
 
 
 def _left_to_runs(parts: Pipeline, pending: Sequence[PendingTenant]) -> list[PendingTenant]:
     """Leave out what a live process comes to by itself, while one is well."""
-    grace = parts.settings.live_grace_seconds if parts.workers.healthy() else 0.0
+    grace = parts.settings.run_takeover_seconds if parts.workers.healthy() else 0.0
     return [p for p in pending if p.waits_seconds >= grace]
 
 

@@ -9,7 +9,7 @@ from memory_pipeline.defs.materializations import newest_materialization, slowes
 from memory_pipeline.defs.partitions import SCOPE_PENDING, SCOPE_TAG
 from memory_pipeline.defs.runs import left_to_rebuilds
 from memory_pipeline.domain.types import Outcome, TenantId
-from memory_pipeline.maintenance.cleanup import drop_ended
+from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.pipeline import Pipeline
 
 DROPS_A_RUN = 3
@@ -37,7 +37,7 @@ def sync_of_tenants(
         last[outcome.tenant] = outcome
         if outcome.verdict == "done":
             key = ours[outcome.tenant]
-            parts.workers.record_freshness(parts.freshness.untold())
+            parts.workers.record_freshness(parts.freshness.unreported())
             yield from synced(parts, outcome, key)
             yield from after_sync(context.instance, parts, outcome.tenant, key)
     stuck = [o for o in last.values() if o.verdict not in {"done", "busy"}]
@@ -49,7 +49,7 @@ def sync_of_tenants(
     if parts.rebuilds.last(list(told)):
         yield of_all(LAST_REBUILD, failed_rebuilds(parts), tenants=len(parts.registry.keys()))
     grace = parts.settings.retire_seconds
-    drop_ended(parts.registry, parts.index, grace_seconds=grace, limit=DROPS_A_RUN)
+    drop_retired(parts.registry, parts.index, grace_seconds=grace, limit=DROPS_A_RUN)
     if stuck:
         raise _failure(stuck, len(wanted))
 

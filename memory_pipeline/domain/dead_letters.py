@@ -50,7 +50,7 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
-class Which:
+class DeadLetterFilter:
     """Which dead letters are meant: all that every given part fits; None fits all."""
 
     tenants: Collection[TenantId] | None = None
@@ -61,7 +61,7 @@ class Which:
 
 
 @dataclass(frozen=True, slots=True)
-class Letters:
+class DeadLetters:
     """How many dead letters there are, how many of them are waived, and the newest of them."""
 
     count: int = 0

@@ -33,37 +33,40 @@ AHEAD = "Chroma has seen a later state of this database"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DatabaseLocation:
     """Where the database lives.
 
-    ``home``: the server's system identifier and the database's name. ``timeline``: grows with each
-    restore to a point in time and each failover. ``outbox``: the oid of the outbox's table.
+    ``database_id``: the server's system identifier and the database's name. ``timeline``: grows
+    with each restore to a point in time and each failover. ``outbox``: the oid of the outbox.
     """
 
-    home: str
+    database_id: str
     timeline: int
     outbox: int
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class EpochStamp:
     """What a marker says of Postgres: whose it is, and the newest epoch that it was told of."""
 
-    home: str
+    database_id: str
     nonce: UUID
 
 
 @dataclass(frozen=True, slots=True)
-class Setback:
+class RollbackSign:
     """One sign that Postgres is no longer what it was; with the nonce that it does not know."""
 
     reason: str
     nonce: UUID | None = None
 
 
-def setbacks(
-    now: Place, before: Place | None, stamps: Collection[Stamp], known: Collection[UUID]
-) -> list[Setback]:
+def rollback_signs(
+    now: DatabaseLocation,
+    before: DatabaseLocation | None,
+    stamps: Collection[EpochStamp],
+    known: Collection[UUID],
+) -> list[RollbackSign]:
     """Tell every sign that Postgres went back, or may have.
 
     Args:
@@ -73,14 +76,17 @@ def setbacks(
         known: the nonces among them that Postgres knows.
 
     """
-    found = [] if before is None or before == now else [Setback(_moved(now, before))]
+    found = [] if before is None or before == now else [RollbackSign(_moved(now, before))]
     strange = {stamp.nonce for stamp in stamps}.difference(known)
-    return [*found, *(Setback(AHEAD, nonce) for nonce in sorted(strange))]
+    return [*found, *(RollbackSign(AHEAD, nonce) for nonce in sorted(strange))]
 
 
-def _moved(now: Place, before: Place) -> str:
-    if before.home != now.home:
-        return f"a dump was loaded elsewhere: it was at {before.home}, and is at {now.home}"
+def _moved(now: DatabaseLocation, before: DatabaseLocation) -> str:
+    if before.database_id != now.database_id:
+        return (
+            f"a dump was loaded elsewhere: it was at {before.database_id}, "
+            f"and is at {now.database_id}"
+        )
     if before.timeline != now.timeline:
         return (
             "the server was restored or failed over: it was on timeline "

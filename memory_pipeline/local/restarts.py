@@ -18,7 +18,7 @@ SETTLED_SECONDS = 60.0
 log = get_logger("memory_pipeline.local")
 
 
-class Part(Protocol):
+class ManagedService(Protocol):
     """Something that is started, watched and stopped."""
 
     @property
@@ -51,7 +51,7 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class PostgresPart:
+class ManagedPostgres:
     """The embedded Postgres as a part; it is no child and outlives a supervisor that is killed."""
 
     server: EmbeddedPostgres
@@ -89,7 +89,7 @@ class PostgresPart:
 class Watched:
     """A part with the memory of how often it has ended."""
 
-    part: Part
+    part: ManagedService
     ended: int = 0
     started_at: float = field(default_factory=time.monotonic)
     start_again_at: float | None = None

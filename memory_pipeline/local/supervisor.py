@@ -36,7 +36,7 @@ from memory_pipeline.local.home import (
 from memory_pipeline.local.orphans import end_marked
 from memory_pipeline.local.postgres import embedded_postgres
 from memory_pipeline.local.processes import ServiceFailed, own_identity, wait_until
-from memory_pipeline.local.restarts import Part, PostgresPart, Watched
+from memory_pipeline.local.restarts import ManagedPostgres, ManagedService, Watched
 from memory_pipeline.local.service import Service
 from memory_pipeline.local.worker import live_service
 from memory_pipeline.logs import get_logger
@@ -51,7 +51,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 log = get_logger("memory_pipeline.local")
 
 
-class Stopped(Exception):
+class StopRequested(Exception):
     """The supervisor was told to stop while it was starting."""
 
 
@@ -85,7 +85,7 @@ class Supervisor:
                     if any(again) or not written:
                         written = self._write_again(warn=written)
                     time.sleep(WATCH_SECONDS)
-            except Stopped:
+            except StopRequested:
                 pass
             finally:
                 self._stopping = True
@@ -138,7 +138,7 @@ class Supervisor:
         if self._own_databases:
             server = embedded_postgres(self._home / "postgres")
             self._note = server.note
-            self._begin(PostgresPart(server))
+            self._begin(ManagedPostgres(server))
             for name in self._own_databases:
                 server.create_database(DATABASES[name])
                 found[name] = SecretStr(server.url(DATABASES[name]))
@@ -181,7 +181,7 @@ class Supervisor:
             raise ServiceFailed("the migrations of memory_logs do not come to an end")
         dagster.check_prepared(process, log_file)
 
-    def _begin(self, part: Part) -> None:
+    def _begin(self, part: ManagedService) -> None:
         self._check()
         self._watched.append(Watched(part))
         part.start()
@@ -192,7 +192,7 @@ class Supervisor:
 
     def _check(self) -> None:
         if self._stopping:
-            raise Stopped
+            raise StopRequested
 
     def _url(self, name: str) -> str:
         return url_of(self._settings, name) or ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import httpx
 
 from memory_pipeline.logs import get_logger
-from memory_pipeline.postgres.dead_letters import PostgresLetters
+from memory_pipeline.postgres.dead_letters import PostgresDeadLetters
 from memory_pipeline.settings import Settings
 
 log = get_logger("memory_pipeline.maintenance.alerts")
@@ -50,7 +50,7 @@ class Alerts:
         return answer.is_success
 
 
-def tell_of_letters(alerts: Alerts, letters: PostgresLetters) -> int:
+def send_dead_letter_alerts(alerts: Alerts, letters: PostgresDeadLetters) -> int:
     """Tell of the dead letters that nobody was told of yet; return how many that were.
 
     They are noted as told only once the other side took it: one that it did not take is told again,

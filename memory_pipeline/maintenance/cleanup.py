@@ -18,7 +18,7 @@ MOST_LOOKED_AT = 10_000
 log = get_logger("memory_pipeline.maintenance.cleanup")
 
 
-def drop_ended(
+def drop_retired(
     registry: PostgresRegistry,
     index: ChromaIndex,
     *,
@@ -40,7 +40,7 @@ def drop_ended(
         if generation.server in away:
             continue
         try:
-            if not drop_little_by_little(index, generation, until):
+            if not drop_in_batches(index, generation, until):
                 break
         except PipelineError as error:
             if isinstance(error, ChromaUnavailable):
@@ -52,7 +52,7 @@ def drop_ended(
     return gone
 
 
-def drop_little_by_little(index: ChromaIndex, generation: Generation, until: float) -> bool:
+def drop_in_batches(index: ChromaIndex, generation: Generation, until: float) -> bool:
     """Drop a collection, unless emptying it takes longer; False: go on with it another time."""
     thin = _is_thin(index, generation, until)
     if thin:
@@ -65,7 +65,7 @@ def _is_thin(index: ChromaIndex, generation: Generation, until: float) -> bool:
     if generation.state != "retired":
         return True
     try:
-        while index.thin_out(generation, seconds=DROP_SECONDS):
+        while index.delete_in_batches(generation, seconds=DROP_SECONDS):
             if time.monotonic() > until:
                 return False
     except Corrupt:

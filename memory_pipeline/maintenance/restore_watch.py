@@ -13,7 +13,7 @@ from memory_pipeline.chroma.servers import Servers
 from memory_pipeline.domain.types import Generation, TenantId
 from memory_pipeline.errors import ChromaUnavailable, PipelineError
 from memory_pipeline.logs import get_logger
-from memory_pipeline.maintenance.cleanup import drop_little_by_little
+from memory_pipeline.maintenance.cleanup import drop_in_batches
 from memory_pipeline.postgres.epochs import PostgresEpochs
 from memory_pipeline.postgres.registry import PostgresRegistry
 
@@ -29,7 +29,7 @@ LIST_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RestoreWatch:
     """Postgres as the source of everything, seen over time."""
 
     servers: Servers
@@ -63,7 +63,7 @@ class Source:
         for server in ready:
             try:
                 for generation in self.forgotten(server):
-                    if not drop_little_by_little(self.index, generation, until):
+                    if not drop_in_batches(self.index, generation, until):
                         return gone
                     log.info("forgotten_dropped", collection=generation.collection)
                     gone += 1
@@ -71,7 +71,7 @@ class Source:
                 log.warning("not_swept", server=str(server), reason=str(error))
                 whole = False
         if whole:
-            self.epochs.swept()
+            self.epochs.record_sweep()
         return gone
 
     def forgotten(self, server: UUID) -> list[Generation]:

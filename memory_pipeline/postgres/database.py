@@ -111,7 +111,7 @@ class Database:
             ) from error
         except psycopg.errors.FeatureNotSupported as error:
             # A plan that this connection keeps is of tables or types that were made anew since.
-            self.renew()
+            self.reconnect()
             raise PostgresUnavailable(f"Postgres has changed: {_first_line(error)}") from error
         except (
             psycopg.errors.UndefinedTable,
@@ -148,7 +148,7 @@ class Database:
                 if connection.info.transaction_status is TransactionStatus.IDLE:
                     connection.autocommit = False
 
-    def renew(self) -> None:
+    def reconnect(self) -> None:
         """Use new connections: what the old ones know of tables and types is no longer so."""
         if not self._pool.closed:
             self._pool.drain()

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from memory_pipeline.domain.dead_letters import Cause, DeadLetter, Letters, Which
+from memory_pipeline.domain.dead_letters import Cause, DeadLetter, DeadLetterFilter, DeadLetters
 from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.postgres.database import Database, queries
 
@@ -13,25 +13,25 @@ KEYS_AT_ONCE = 1000
 Keys = list[tuple[TenantId, MemoryId]]
 
 
-class PostgresLetters:
+class PostgresDeadLetters:
     """The dead letters of all tenants."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def newest(self, which: Which, *, limit: int) -> Letters:
+    def newest(self, which: DeadLetterFilter, *, limit: int) -> DeadLetters:
         """Count the dead letters that are meant, and return the newest of them."""
         with self._database.transaction() as connection:
-            rows = list(queries().newest_letters(connection, limit=limit, **_asked(which)))
+            rows = list(queries().newest_dead_letters(connection, limit=limit, **_asked(which)))
         if not rows:
-            return Letters()
-        return Letters(rows[0][0], rows[0][1], tuple(_letter(row[2:]) for row in rows))
+            return DeadLetters()
+        return DeadLetters(rows[0][0], rows[0][1], tuple(_letter(row[2:]) for row in rows))
 
-    def of_tenants(self) -> dict[TenantId, Letters]:
+    def of_tenants(self) -> dict[TenantId, DeadLetters]:
         """Count the dead letters of each tenant that has any."""
         with self._database.transaction() as connection:
-            rows = queries().letters_of_tenants(connection)
-            return {TenantId(row[0]): Letters(row[1], row[2]) for row in rows}
+            rows = queries().dead_letters_of_tenants(connection)
+            return {TenantId(row[0]): DeadLetters(row[1], row[2]) for row in rows}
 
     def buried(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> frozenset[MemoryId]:
         """Return those of a tenant's memories that are dead letters, waived or not."""
@@ -39,13 +39,13 @@ class PostgresLetters:
             rows = queries().buried_among(connection, tenant=tenant, memory_ids=list(memory_ids))
             return frozenset(MemoryId(row.memory_id) for row in rows)
 
-    def replay(self, which: Which) -> int:
+    def replay(self, which: DeadLetterFilter) -> int:
         """Have dead letters tried again, with all their attempts; return how many.
 
         It enqueues keys: the batch reads what stands then. What is waived stays so, if the same
         content is refused again.
         """
-        return sum(self._act("replay_letters", keys) for keys in self._pages(which))
+        return sum(self._act("replay_dead_letters", keys) for keys in self._pages(which))
 
     def replay_cured(self, cause: Cause, *, limit: int = KEYS_AT_ONCE) -> int:
         """Replay what was refused under another cause, once for each; return how many."""
@@ -60,39 +60,40 @@ class PostgresLetters:
                 )
             )
 
-    def waive(self, which: Which, *, by: str, because: str) -> int:
+    def waive(self, which: DeadLetterFilter, *, by: str, because: str) -> int:
         """Note that a person lets dead letters be; return how many were not waived before."""
         return sum(
-            self._act("waive_letters", keys, by=by, because=because) for keys in self._pages(which)
+            self._act("waive_dead_letters", keys, by=by, because=because)
+            for keys in self._pages(which)
         )
 
-    def unwaive(self, which: Which) -> int:
+    def unwaive(self, which: DeadLetterFilter) -> int:
         """Take a waiver back; return of how many."""
-        return sum(self._act("unwaive_letters", keys) for keys in self._pages(which))
+        return sum(self._act("unwaive_dead_letters", keys) for keys in self._pages(which))
 
     def unalerted(self, *, limit: int) -> list[DeadLetter]:
         """Return dead letters that nobody was told of yet, oldest first."""
         with self._database.transaction() as connection:
-            rows = queries().unalerted_letters(connection, limit=limit)
+            rows = queries().unalerted_dead_letters(connection, limit=limit)
             return [_letter(row) for row in rows]
 
     def alerted(self, letters: Collection[DeadLetter]) -> None:
         """Note that people were told of these."""
         with self._database.transaction() as connection:
-            queries().alerted_letters(
+            queries().mark_alerted(
                 connection,
                 tenants=[letter.tenant for letter in letters],
                 memory_ids=[letter.memory_id for letter in letters],
                 buried_at=[letter.buried_at for letter in letters],
             )
 
-    def _pages(self, which: Which) -> Iterator[Keys]:
+    def _pages(self, which: DeadLetterFilter) -> Iterator[Keys]:
         """Walk through the keys of dead letters, in order, a page at a time."""
         tenant: TenantId | None = None
         memory_id: MemoryId | None = None
         while True:
             with self._database.transaction() as connection:
-                rows = queries().letter_keys(
+                rows = queries().dead_letter_keys(
                     connection,
                     after_tenant=tenant,
                     after_id=memory_id,
@@ -117,7 +118,7 @@ class PostgresLetters:
         return int(done)
 
 
-def _asked(which: Which) -> dict[str, Any]:
+def _asked(which: DeadLetterFilter) -> dict[str, Any]:
     def listed(chosen: Collection[Any] | None) -> list[Any] | None:
         return None if chosen is None else list(chosen)
 

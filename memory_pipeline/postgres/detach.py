@@ -47,7 +47,7 @@ class PostgresDetach:
         """
         with self._database.transaction() as connection:
             triggers = {row.name for row in queries().triggers(connection)}
-            others = [row.name for row in queries().outsiders(connection)]
+            others = [row.name for row in queries().other_users(connection)]
         others = [o for o in others if not any(o.startswith(f"trigger {t} on") for t in triggers)]
         if others:
             raise ContractError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from memory_pipeline.domain.epoch import Place, Setback, Stamp, setbacks
+from memory_pipeline.domain.epoch import DatabaseLocation, EpochStamp, RollbackSign, rollback_signs
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Connection, Database, queries
 from memory_pipeline.postgres.preflight import broken_triggers
@@ -17,8 +17,8 @@ from memory_pipeline.settings import Settings
 # A week of them, one each half minute.
 EPOCHS_KEPT = 20_000
 # So many setbacks in so many seconds are no restores: two databases use one Chroma.
-OF_LATE_SECONDS = 3600.0
-TOO_MANY_OF_LATE = 3
+RECENT_SECONDS = 3600.0
+TOO_MANY_ROLLBACKS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +28,23 @@ class Comparison:
     What a process remembers of Postgres may be wrong after a setback, whoever noted it.
     """
 
-    setbacks: tuple[Setback, ...] = ()
-    noted_since: bool = False
+    signs: tuple[RollbackSign, ...] = ()
+    recorded_since: bool = False
 
     @property
     def settled(self) -> bool:
         """Whether nothing was found that is not noted yet: the markers may be written."""
-        return not self.setbacks
+        return not self.signs
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class UnprovenTenants:
     """Which tenants are unproven since when, and why."""
 
     tenants: frozenset[TenantId] = frozenset()
     since: datetime | None = None
     reason: str = ""
-    setbacks_of_late: int = 0
+    recent_rollbacks: int = 0
 
     def problems(self) -> list[str]:
         """Say it in lines for a person."""
@@ -55,9 +55,9 @@ class Doubt:
                 f"Postgres went back in time ({self.reason}). Each is compared with Chroma and "
                 "brought right; searches and syncs go on"
             )
-        if self.setbacks_of_late >= TOO_MANY_OF_LATE:
+        if self.recent_rollbacks >= TOO_MANY_ROLLBACKS:
             found.append(
-                f"Postgres went back {self.setbacks_of_late} times within the hour: it looks as if "
+                f"Postgres went back {self.recent_rollbacks} times within the hour: it looks as if "
                 "a copy of this database used the same Chroma servers; stop one of the two"
             )
         return found
@@ -71,26 +71,26 @@ class PostgresEpochs:
         self._wait_seconds = settings.request_seconds + settings.grace_seconds
         self._seen: int | None = None
 
-    def home(self) -> str:
+    def database_id(self) -> str:
         """Return where this database is."""
         with self._database.transaction() as connection:
-            return _place(connection).home
+            return _location(connection).database_id
 
-    def compare(self, stamps: Collection[Stamp]) -> Comparison:
+    def compare(self, stamps: Collection[EpochStamp]) -> Comparison:
         """Compare what markers say with what Postgres knows. Changes nothing.
 
         The markers have to be read before: a nonce is in Postgres before it is in a marker.
         """
         with self._database.transaction() as connection:
-            newest = int(queries().newest_setback(connection))
+            newest = int(queries().newest_rollback_sign(connection))
             signs = _judge(connection, stamps)
         before, self._seen = self._seen, newest
-        noted_since = before not in {None, newest}
-        if noted_since:
-            self._database.renew()
-        return Comparison(tuple(signs), noted_since)
+        recorded_since = before not in {None, newest}
+        if recorded_since:
+            self._database.reconnect()
+        return Comparison(tuple(signs), recorded_since)
 
-    def note(self, stamps: Collection[Stamp]) -> list[Setback]:
+    def record(self, stamps: Collection[EpochStamp]) -> list[RollbackSign]:
         """Note what the markers say, once; then no tenant is proven until it was compared.
 
         One transaction: the signs, a reset of every tenant, tokens that nobody has seen, and a new
@@ -104,45 +104,45 @@ class PostgresEpochs:
             signs = _judge(connection, stamps)
             if signs:
                 for sign in signs:
-                    queries().note_setback(connection, reason=sign.reason, nonce=sign.nonce)
+                    queries().record_rollback_sign(connection, reason=sign.reason, nonce=sign.nonce)
                 queries().raise_tokens(connection)
-                queries().doubt_everybody(connection, wait_seconds=self._wait_seconds)
-                _begin(connection, _place(connection))
-        self._database.renew()  # a type of ours may have another oid by now
+                queries().mark_all_unproven(connection, wait_seconds=self._wait_seconds)
+                _begin(connection, _location(connection))
+        self._database.reconnect()  # a type of ours may have another oid by now
         return signs
 
-    def rotate(self, *, seconds: float) -> Stamp | None:
+    def rotate(self, *, seconds: float) -> EpochStamp | None:
         """Begin an epoch where the newest is that old; return what markers are to say from now on.
 
         None: it is not time yet, or something has to be noted first.
         """
         with self._database.transaction() as connection:
             queries().lock_epochs(connection)
-            now, before = _place(connection), _newest(connection)
+            now, before = _location(connection), _newest(connection)
             due = queries().epoch_is_due(connection, seconds=seconds)
             if not due or before not in {None, now} or broken_triggers(connection):
                 return None
             stamp = _begin(connection, now)
-            queries().forget_epochs(connection, kept=EPOCHS_KEPT)
+            queries().delete_old_epochs(connection, kept=EPOCHS_KEPT)
         return stamp
 
-    def stamped(self, server: UUID, home: str) -> None:
+    def record_stamp(self, server: UUID, database_id: str) -> None:
         """Note that a server's marker was written, after it was."""
         with self._database.transaction() as connection:
-            queries().stamped(connection, id=server, home=home)
+            queries().record_stamp(connection, id=server, database_id=database_id)
 
     def take_over(self) -> None:
         """Let the servers be used although another database wrote their markers."""
         with self._database.transaction() as connection:
             queries().take_over(connection)
 
-    def doubt(self) -> Doubt:
+    def unproven(self) -> UnprovenTenants:
         """Tell which tenants are unproven."""
         with self._database.transaction() as connection:
             rows = list(queries().unproven(connection))
-            late = list(queries().setbacks(connection, seconds=OF_LATE_SECONDS))
-            last = queries().last_setback(connection)
-        return Doubt(
+            late = list(queries().recent_rollback_signs(connection, seconds=RECENT_SECONDS))
+            last = queries().last_rollback_sign(connection)
+        return UnprovenTenants(
             frozenset(TenantId(row.tenant) for row in rows),
             min((row.since for row in rows), default=None),
             last.reason if last else "",
@@ -159,10 +159,10 @@ class PostgresEpochs:
         with self._database.transaction() as connection:
             return bool(queries().sweep_is_due(connection, seconds=seconds))
 
-    def swept(self) -> None:
+    def record_sweep(self) -> None:
         """Note that none of them is left."""
         with self._database.transaction() as connection:
-            queries().swept(connection)
+            queries().record_sweep(connection)
 
     def unknown(self, generations: Collection[UUID]) -> list[UUID]:
         """Return those of these generations that the registry does not know."""
@@ -172,24 +172,33 @@ class PostgresEpochs:
         return [g for g in generations if g not in known]
 
 
-def _judge(connection: Connection, stamps: Collection[Stamp]) -> list[Setback]:
+def _judge(connection: Connection, stamps: Collection[EpochStamp]) -> list[RollbackSign]:
     nonces = [stamp.nonce for stamp in stamps]
     known = {row.nonce for row in queries().known_nonces(connection, nonces=nonces)}
-    return setbacks(_place(connection), _newest(connection), stamps, known)
+    return rollback_signs(_location(connection), _newest(connection), stamps, known)
 
 
-def _place(connection: Connection) -> Place:
-    seen = queries().may_see_place(connection)
-    return Place(*(queries().place(connection) if seen else queries().place_by_name(connection)))
-
-
-def _newest(connection: Connection) -> Place | None:
-    row = queries().newest_epoch(connection)
-    return None if row is None else Place(*row)
-
-
-def _begin(connection: Connection, place: Place) -> Stamp:
-    nonce = queries().begin_epoch(
-        connection, home=place.home, timeline=place.timeline, outbox=place.outbox
+def _location(connection: Connection) -> DatabaseLocation:
+    seen = queries().may_read_location(connection)
+    return DatabaseLocation(
+        *(
+            queries().database_location(connection)
+            if seen
+            else queries().database_location_by_name(connection)
+        )
     )
-    return Stamp(place.home, nonce)
+
+
+def _newest(connection: Connection) -> DatabaseLocation | None:
+    row = queries().newest_epoch(connection)
+    return None if row is None else DatabaseLocation(*row)
+
+
+def _begin(connection: Connection, location: DatabaseLocation) -> EpochStamp:
+    nonce = queries().begin_epoch(
+        connection,
+        database_id=location.database_id,
+        timeline=location.timeline,
+        outbox=location.outbox,
+    )
+    return EpochStamp(location.database_id, nonce)

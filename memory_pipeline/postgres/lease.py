@@ -22,11 +22,11 @@ class PostgresLease:
     lease_seconds: float
     request_seconds: float
 
-    def hold(self) -> float:
+    def renew(self) -> float:
         """Renew; return the seconds that the next call may take. Raises Fenced."""
         began = time.monotonic()
         with self.database.statement() as connection:
-            renewed = queries().renew(
+            renewed = queries().renew_lease(
                 connection, tenant=self.tenant, token=self.token, lease_seconds=self.lease_seconds
             )
         if renewed != 1:

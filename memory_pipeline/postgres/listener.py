@@ -15,7 +15,7 @@ CHANNEL = "memory_pipeline"
 # How often it is looked whether the thread shall end.
 TURN_SECONDS = 2.0
 RETRY_SECONDS = 1.0
-RETRY_LIMIT_SECONDS = 30.0
+RETRY_MAX_SECONDS = 30.0
 
 
 class Listener:
@@ -55,4 +55,4 @@ class Listener:
             except psycopg.Error as error:
                 log.warning("hints_lost", reason=str(error).partition("\n")[0])
                 self._stop.wait(pause_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-                pause_seconds = min(RETRY_LIMIT_SECONDS, pause_seconds * 2)
+                pause_seconds = min(RETRY_MAX_SECONDS, pause_seconds * 2)

@@ -8,7 +8,14 @@ import numpy as np
 import psycopg
 
 from memory_pipeline.content.document import vector_hash
-from memory_pipeline.domain.types import Memory, MemoryId, Noting, Provenance, TenantId, Vector
+from memory_pipeline.domain.types import (
+    Memory,
+    MemoryId,
+    Provenance,
+    ProvenanceUpdate,
+    TenantId,
+    Vector,
+)
 from memory_pipeline.errors import InvalidMemory, PostgresUnavailable
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.outbox import record_provenance
@@ -151,13 +158,13 @@ class PostgresMemories:
 
 def of_another_text(
     vectors: Mapping[MemoryId, tuple[Memory, Vector, Provenance]],
-) -> dict[MemoryId, Noting]:
+) -> dict[MemoryId, ProvenanceUpdate]:
     """Tell of rows that keep another vector that it was made of no text that is known.
 
     Otherwise the next look would take it for a vector that the application has just set.
     """
     return {
-        i: Noting(
+        i: ProvenanceUpdate(
             Provenance(NO_TEXT, provenance.model, vector_hash(memory.embedding)), memory.provenance
         )
         for i, (memory, _, provenance) in vectors.items()

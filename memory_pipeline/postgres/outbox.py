@@ -17,7 +17,7 @@ from memory_pipeline.domain.types import (
     Failure,
     Generation,
     MemoryId,
-    Noting,
+    ProvenanceUpdate,
     TenantId,
     Token,
 )
@@ -45,7 +45,7 @@ class PendingTenant:
 
 
 @dataclass(frozen=True, slots=True)
-class Excuses:
+class ExpectedDifferences:
     """Why documents may differ from their memories: a change waits, or the memory is buried.
 
     ``waived`` are those of the buried ones that a person lets be.
@@ -76,10 +76,10 @@ class PostgresOutbox:
             rows = queries().pending_tenants(connection, paused=paused)
             return [PendingTenant(*row) for row in rows]
 
-    def take(self, tenant: TenantId) -> PostgresLease | None:
+    def acquire_lease(self, tenant: TenantId) -> PostgresLease | None:
         """Take the tenant's lease with a new token; None while another worker holds it."""
         with self._database.transaction() as connection:
-            taken = queries().take(
+            taken = queries().acquire_lease(
                 connection,
                 tenant=tenant,
                 owner=self._owner,
@@ -104,7 +104,7 @@ class PostgresOutbox:
         """
         wait_seconds = self._settings.request_seconds + self._settings.grace_seconds
         with self._database.transaction() as connection:
-            pointers = queries().hold_for_claim(connection, tenant=lease.tenant, token=lease.token)
+            pointers = queries().lock_lease(connection, tenant=lease.tenant, token=lease.token)
             if pointers is None:
                 raise Fenced(f"the lease with token {lease.token} is no longer ours")
             claimed = list(
@@ -116,16 +116,16 @@ class PostgresOutbox:
                     building=pointers.building,
                 )
             )
-            again = sorted(
+            recheck = sorted(
                 {
                     r.memory_id
                     for r in claimed
                     if r.claimed_before is not None and r.memory_id is not None
                 }
             )
-            if again:
+            if recheck:
                 queries().schedule_confirms(
-                    connection, tenant=lease.tenant, memory_ids=again, wait_seconds=wait_seconds
+                    connection, tenant=lease.tenant, memory_ids=recheck, wait_seconds=wait_seconds
                 )
             targets = [
                 read_generation(connection, pointer)
@@ -133,7 +133,8 @@ class PostgresOutbox:
                 if pointer is not None
             ]
         changes = [
-            Change(r.seq, r.memory_id, r.age, r.again) for r in sorted(claimed, key=lambda r: r.seq)
+            Change(r.seq, r.memory_id, r.age, r.recheck)
+            for r in sorted(claimed, key=lambda r: r.seq)
         ]
         full = len(changes) == self._settings.batch_size
         return Claim(tuple(changes), tuple(targets), full)
@@ -143,10 +144,10 @@ class PostgresOutbox:
         lease: Lease,
         claim: Claim,
         *,
-        landed: dict[MemoryId, Noting | None],
+        landed: dict[MemoryId, ProvenanceUpdate | None],
         failures: Sequence[Failure],
         missed: Sequence[MemoryId],
-        again: Sequence[MemoryId],
+        recheck: Sequence[MemoryId],
     ) -> int:
         """Forget what landed, charge what failed, let go what was missed, enqueue ``again``.
 
@@ -163,21 +164,21 @@ class PostgresOutbox:
         """
         sql = queries()
         with self._database.transaction() as connection:
-            if sql.hold_for_claim(connection, tenant=lease.tenant, token=lease.token) is None:
+            if sql.lock_lease(connection, tenant=lease.tenant, token=lease.token) is None:
                 raise Fenced(f"the lease with token {lease.token} is no longer ours")
             buried = self._charge(connection, lease, failures, claim.targets)
             retried = {f.memory_id for f in failures} - buried
             done = set(landed) | buried
-            if again:
-                sql.enqueue(connection, tenant=lease.tenant, memory_ids=sorted(set(again)))
+            if recheck:
+                sql.enqueue(connection, tenant=lease.tenant, memory_ids=sorted(set(recheck)))
             sql.ack(
                 connection,
                 tenant=lease.tenant,
                 token=lease.token,
                 seqs=[c.seq for c in claim.changes if c.memory_id is None or c.memory_id in done],
             )
-            self._let_go(connection, lease, claim, set(missed), MISSED_PAUSE_SECONDS)
-            self._let_go(connection, lease, claim, retried, self._settings.retry_seconds)
+            self._unclaim(connection, lease, claim, set(missed), MISSED_PAUSE_SECONDS)
+            self._unclaim(connection, lease, claim, retried, self._settings.retry_seconds)
             sql.clear_failures(connection, tenant=lease.tenant, memory_ids=list(landed))
             if claim.resets:
                 sql.forget_failures_of_gone(connection, tenant=lease.tenant)
@@ -189,15 +190,15 @@ class PostgresOutbox:
         with self._database.transaction() as connection:
             return int(queries().pending(connection, tenant=tenant))
 
-    def newest(self, tenant: TenantId) -> int:
+    def newest_seq(self, tenant: TenantId) -> int:
         """Return the number of the tenant's newest change; 0 where it has none."""
         with self._database.transaction() as connection:
-            return int(queries().newest(connection, tenant=tenant))
+            return int(queries().newest_seq(connection, tenant=tenant))
 
-    def due(self, tenant: TenantId) -> bool:
+    def has_due_changes(self, tenant: TenantId) -> bool:
         """Whether the tenant has a change that could be claimed now."""
         with self._database.transaction() as connection:
-            return bool(queries().due(connection, tenant=tenant))
+            return bool(queries().has_due_changes(connection, tenant=tenant))
 
     def enqueue(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> None:
         """Have memories looked at again, as if they had changed."""
@@ -206,28 +207,32 @@ class PostgresOutbox:
         with self._database.transaction() as connection:
             queries().enqueue(connection, tenant=tenant, memory_ids=sorted(set(memory_ids)))
 
-    def excuses(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> Excuses:
+    def expected_differences(
+        self, tenant: TenantId, memory_ids: Sequence[MemoryId]
+    ) -> ExpectedDifferences:
         """Tell for which of these memories a document may differ, and why."""
         with self._database.transaction() as connection:
-            rows = queries().excuses(connection, tenant=tenant, memory_ids=list(memory_ids))
+            rows = queries().expected_differences(
+                connection, tenant=tenant, memory_ids=list(memory_ids)
+            )
             found = {(row.why, row.memory_id) for row in rows}
-        return Excuses(
+        return ExpectedDifferences(
             frozenset(MemoryId(i) for why, i in found if why == "pending" and i is not None),
             frozenset(MemoryId(i) for why, i in found if why != "pending" and i is not None),
             ("pending", None) in found,
             frozenset(MemoryId(i) for why, i in found if why == "waived" and i is not None),
         )
 
-    def let_go(self, lease: Lease, claim: Claim) -> None:
+    def unclaim(self, lease: Lease, claim: Claim) -> None:
         """Give changes back for which nothing was sent."""
         with self._database.transaction() as connection:
-            self._let_go(connection, lease, claim, {c.memory_id for c in claim.changes}, 0)
+            self._unclaim(connection, lease, claim, {c.memory_id for c in claim.changes}, 0)
 
-    def release(self, lease: Lease, *, error: str | None = None) -> None:
+    def release_lease(self, lease: Lease, *, error: str | None = None) -> None:
         """Give the lease back; with an error, not before a pause that grows. Harmless when lost."""
         with self._database.transaction() as connection:
             if error is None:
-                queries().release(connection, tenant=lease.tenant, token=lease.token)
+                queries().release_lease(connection, tenant=lease.tenant, token=lease.token)
             else:
                 queries().postpone(
                     connection,
@@ -235,7 +240,7 @@ class PostgresOutbox:
                     token=lease.token,
                     error=error[:500],
                     retry_seconds=self._settings.retry_seconds,
-                    retry_limit_seconds=self._settings.retry_limit_seconds,
+                    retry_max_seconds=self._settings.retry_max_seconds,
                 )
 
     def _charge(
@@ -267,7 +272,7 @@ class PostgresOutbox:
         )
         return {MemoryId(r.memory_id) for r in rows if r.buried}
 
-    def _let_go(
+    def _unclaim(
         self,
         connection: Connection,
         lease: Lease,
@@ -277,7 +282,7 @@ class PostgresOutbox:
     ) -> None:
         seqs = [c.seq for c in claim.changes if c.memory_id in ids]
         if seqs:
-            queries().let_go(
+            queries().unclaim(
                 connection,
                 tenant=lease.tenant,
                 token=lease.token,
@@ -286,7 +291,7 @@ class PostgresOutbox:
             )
 
 
-def _record(connection: Connection, landed: Mapping[MemoryId, Noting | None]) -> None:
+def _record(connection: Connection, landed: Mapping[MemoryId, ProvenanceUpdate | None]) -> None:
     kept = {i: n for i, n in landed.items() if n is not None}
     gone = [i for i, n in landed.items() if n is None]
     if kept:
@@ -295,13 +300,13 @@ def _record(connection: Connection, landed: Mapping[MemoryId, Noting | None]) ->
         queries().forget_provenance(connection, memory_ids=gone)
 
 
-def record_provenance(connection: Connection, notings: Mapping[MemoryId, Noting]) -> None:
+def record_provenance(connection: Connection, updates: Mapping[MemoryId, ProvenanceUpdate]) -> None:
     """Note where the vectors of these memories come from, where nobody has since they were read."""
-    now = [noting.now for noting in notings.values()]
-    before = [noting.before for noting in notings.values()]
+    now = [update.now for update in updates.values()]
+    before = [update.before for update in updates.values()]
     queries().record_provenance(
         connection,
-        memory_ids=list(notings),
+        memory_ids=list(updates),
         text_hashes=[p.text_hash for p in now],
         models=[p.model for p in now],
         vector_hashes=[p.vector_hash for p in now],

@@ -8,12 +8,12 @@ from uuid import uuid4
 import psycopg
 
 from memory_pipeline.domain.types import (
-    Build,
+    Checkpoint,
     Generation,
     MemoryId,
-    Noting,
-    Reading,
+    ProvenanceUpdate,
     RebuildId,
+    RebuildPart,
     TenantId,
 )
 from memory_pipeline.errors import Fenced
@@ -63,51 +63,57 @@ class PostgresRebuilds:
         """How long a chunk waits that may have been written, before it is written again."""
         return self._seconds
 
-    def ask(self, rebuild: RebuildId, tenants: Sequence[TenantId], *, re_embed: bool) -> None:
+    def request(self, rebuild: RebuildId, tenants: Sequence[TenantId], *, re_embed: bool) -> None:
         """Note which tenants a rebuild is for; those it has already stay as they are."""
         with self._database.transaction() as connection:
-            queries().ask(connection, id=rebuild, tenants=list(tenants), re_embed=re_embed)
+            queries().request_rebuild(
+                connection, id=rebuild, tenants=list(tenants), re_embed=re_embed
+            )
 
-    def own(self, rebuild: RebuildId, tenant: TenantId) -> Build | None:
+    def acquire_part(self, rebuild: RebuildId, tenant: TenantId) -> RebuildPart | None:
         """Become the owner of a tenant's part; None where it is done or somebody else's."""
         owner = uuid4().hex
         try:
             with self._database.transaction() as connection:
-                queries().end_dead(connection, id=rebuild, tenant=tenant)
-                owned = queries().own(
+                queries().fail_dead_parts(connection, id=rebuild, tenant=tenant)
+                owned = queries().acquire_part(
                     connection, id=rebuild, tenant=tenant, owner=owner, seconds=self._seconds
                 )
         except psycopg.errors.UniqueViolation:  # of two at the same moment, the other was first
             return None
-        return None if owned is None else Build(rebuild, tenant, owner, owned.re_embed)
+        return None if owned is None else RebuildPart(rebuild, tenant, owner, owned.re_embed)
 
-    def state(self, rebuild: RebuildId, tenant: TenantId) -> str | None:
+    def part_state(self, rebuild: RebuildId, tenant: TenantId) -> str | None:
         """Tell how far a rebuild is with a tenant: waiting, running, done or failed."""
         with self._database.transaction() as connection:
-            found: str | None = queries().state_of(connection, id=rebuild, tenant=tenant)
+            found: str | None = queries().part_state(connection, id=rebuild, tenant=tenant)
         return found
 
-    def renew(self, build: Build) -> None:
+    def renew_part(self, part: RebuildPart) -> None:
         """Go on being the owner. Raises Fenced where somebody else is by now."""
         with self._database.transaction() as connection:
-            _one(queries().renew_ownership(connection, **_part(build), seconds=self._seconds))
+            _one(queries().renew_part(connection, **_part(part), seconds=self._seconds))
 
-    def reading(self, generation: Generation) -> Reading:
+    def checkpoint(self, generation: Generation) -> Checkpoint:
         """Tell how far a building generation was filled."""
         with self._database.transaction() as connection:
-            row = queries().left_by(connection, tenant=generation.tenant, generation=generation.id)
-        return Reading() if row is None else Reading(row.through, row.re_embed)
+            row = queries().checkpoint(
+                connection, tenant=generation.tenant, generation=generation.id
+            )
+        return Checkpoint() if row is None else Checkpoint(row.through, row.re_embed)
 
-    def resume(self, build: Build, generation: Generation, reading: Reading) -> None:
+    def resume_part(
+        self, part: RebuildPart, generation: Generation, checkpoint: Checkpoint
+    ) -> None:
         """Go on with a generation from where it was left. Raises Fenced."""
         with self._database.transaction() as connection:
             _one(
-                queries().resume(
-                    connection, **_part(build), generation=generation.id, through=reading.through
+                queries().resume_part(
+                    connection, **_part(part), generation=generation.id, through=checkpoint.through
                 )
             )
 
-    def register(self, build: Build, lease: Lease, generation: Generation) -> None:
+    def register_building(self, part: RebuildPart, lease: Lease, generation: Generation) -> None:
         """Make a generation the tenant's building one: from this commit every batch writes it.
 
         Raises:
@@ -118,31 +124,31 @@ class PostgresRebuilds:
             _one(
                 queries().register_building(
                     connection,
-                    **_part(build),
+                    **_part(part),
                     token=lease.token,
                     generation=generation.id,
                     collection_id=generation.collection_id,
                 )
             )
 
-    def may_fill(self, build: Build, lease: Lease, generation: Generation) -> bool:
+    def may_fill(self, part: RebuildPart, lease: Lease, generation: Generation) -> bool:
         """Whether this generation is still the one to fill, by this owner, under this lease."""
         with self._database.transaction() as connection:
             return bool(
                 queries().may_fill(
-                    connection, **_part(build), token=lease.token, generation=generation.id
+                    connection, **_part(part), token=lease.token, generation=generation.id
                 )
             )
 
-    def chunk_done(
+    def record_chunk(
         self,
-        build: Build,
+        part: RebuildPart,
         lease: Lease,
         generation: Generation,
         *,
         through: MemoryId,
-        provenance: Mapping[MemoryId, Noting],
-        again: Sequence[MemoryId],
+        provenance: Mapping[MemoryId, ProvenanceUpdate],
+        recheck: Sequence[MemoryId],
         landed: Sequence[MemoryId],
         embedded: int,
     ) -> None:
@@ -165,16 +171,16 @@ class PostgresRebuilds:
 
         """
         with self._database.transaction() as connection:
-            if again:
-                queries().enqueue(connection, tenant=build.tenant, memory_ids=sorted(set(again)))
+            if recheck:
+                queries().enqueue(connection, tenant=part.tenant, memory_ids=sorted(set(recheck)))
             if provenance:
                 record_provenance(connection, provenance)
             # Not forgotten: this generation may be given up yet. A batch brings them to live too.
-            queries().recheck_failures(connection, tenant=build.tenant, memory_ids=list(landed))
+            queries().recheck_failures(connection, tenant=part.tenant, memory_ids=list(landed))
             _one(
-                queries().chunk_done(
+                queries().record_chunk(
                     connection,
-                    **_part(build),
+                    **_part(part),
                     token=lease.token,
                     generation=generation.id,
                     through=through,
@@ -185,7 +191,9 @@ class PostgresRebuilds:
                 )
             )
 
-    def flip(self, build: Build, lease: Lease, generation: Generation, *, memories: int) -> None:
+    def flip(
+        self, part: RebuildPart, lease: Lease, generation: Generation, *, memories: int
+    ) -> None:
         """Let searches go to the building generation from now on; retire the old one.
 
         Raises:
@@ -196,29 +204,29 @@ class PostgresRebuilds:
             _one(
                 queries().flip(
                     connection,
-                    **_part(build),
+                    **_part(part),
                     token=lease.token,
                     generation=generation.id,
                     memories=memories,
                 )
             )
             # Changes that told of a memory's end may have been covered by this rebuild.
-            queries().forget_failures_of_gone(connection, tenant=build.tenant)
+            queries().forget_failures_of_gone(connection, tenant=part.tenant)
 
-    def give_back(self, lease: Lease) -> None:
+    def return_lease(self, lease: Lease) -> None:
         """Give a lease back under which no sync took place. Harmless when it is lost."""
         with self._database.transaction() as connection:
-            queries().give_back(connection, tenant=lease.tenant, token=lease.token)
+            queries().return_lease(connection, tenant=lease.tenant, token=lease.token)
 
-    def lay_down(self, build: Build) -> None:
+    def release_part(self, part: RebuildPart) -> None:
         """Leave a part to whoever goes on with the rebuild; nothing on its way may land late."""
         with self._database.transaction() as connection:
-            queries().lay_down(connection, **_part(build))
+            queries().release_part(connection, **_part(part))
 
-    def close(self, build: Build, error: str) -> None:
+    def fail_part(self, part: RebuildPart, error: str) -> None:
         """Close a part that did not end well; what was filled stays for the next attempt."""
         with self._database.transaction() as connection:
-            queries().close(connection, **_part(build), error=error[:500])
+            queries().fail_part(connection, **_part(part), error=error[:500])
 
     def unfinished(self, prefix: str) -> tuple[RebuildId, bool] | None:
         """Return the newest rebuild whose id begins so and that was cut off, and its re_embed."""
@@ -238,8 +246,8 @@ class PostgresRebuilds:
             return [LastRebuild(*row) for row in rows]
 
 
-def _part(build: Build) -> dict[str, str]:
-    return {"id": build.rebuild, "tenant": build.tenant, "owner": build.owner}
+def _part(part: RebuildPart) -> dict[str, str]:
+    return {"id": part.rebuild, "tenant": part.tenant, "owner": part.owner}
 
 
 def _one(changed: int) -> None:

@@ -17,7 +17,7 @@ from memory_pipeline.postgres.database import Connection, Database, queries
 # Of one tenant; a collection that is damaged again and again needs a person.
 AUTOMATIC_REBUILDS_AN_HOUR = 3
 # A server on which nobody else was synced for so long has nobody whom large writes could hold up.
-OF_LATE_SECONDS = 30.0
+RECENT_SECONDS = 30.0
 # Commas break Dagster's UI, spaces its backfills, "..." is a range: so letters, digits, . _ - only.
 SAFE_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
@@ -27,14 +27,14 @@ class Server:
     """A Chroma server that is registered, with the number of memories it serves.
 
     ``ready``; ``lost``: its data was not where it was expected; ``retired``: it was given up.
-    ``home``: from where its marker was last written; None: not yet, or it may be taken over.
+    ``database_id``: from where its marker was last written; None: not yet, or it may be taken over.
     """
 
     id: UUID
     url: str
     state: str
     memories: int
-    home: str | None = None
+    database_id: str | None = None
 
 
 def partition_keys(tenant: TenantId) -> Iterator[str]:
@@ -75,7 +75,7 @@ class PostgresRegistry:
                 return self._keys.setdefault(tenant, str(known))
         raise PipelineError(f"every partition key of tenant {tenant!r} is taken")
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Ask for every key anew: Postgres is no longer what it was when they were noted."""
         self._keys.clear()
 
@@ -102,7 +102,7 @@ class PostgresRegistry:
         with self._database.transaction() as connection:
             return bool(
                 queries().serves_others(
-                    connection, server=server, tenant=tenant, seconds=OF_LATE_SECONDS
+                    connection, server=server, tenant=tenant, seconds=RECENT_SECONDS
                 )
             )
 
@@ -111,7 +111,7 @@ class PostgresRegistry:
         with self._database.transaction() as connection:
             return bool(queries().is_being_filled(connection, id=generation))
 
-    def begin(
+    def begin_generation(
         self, tenant: TenantId, server: UUID, *, model: str, config_hash: str, memories: int
     ) -> Generation:
         """Note a new generation before its collection exists. Raises ServerLost."""

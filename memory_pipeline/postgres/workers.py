@@ -13,12 +13,12 @@ from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.sync.freshness import WINDOW_SECONDS, Lags
 
 # A live process says so every few seconds; one that was silent for longer is not counted on.
-BEAT_SECONDS = 3.0
+HEARTBEAT_SECONDS = 3.0
 HEALTHY_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class WorkerInfo:
     """A live process that is there, and for how many seconds it has said nothing."""
 
     id: UUID
@@ -45,10 +45,10 @@ class PostgresWorkers:
         self._database = database
         self._id = uuid4()
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Say that this process is there."""
         with self._database.transaction() as connection:
-            queries().beat(
+            queries().heartbeat(
                 connection,
                 id=self._id,
                 host=socket.gethostname(),
@@ -56,16 +56,16 @@ class PostgresWorkers:
                 version=version("memory-pipeline"),
             )
 
-    def leave(self) -> None:
+    def deregister(self) -> None:
         """Say that this process ends."""
         with self._database.transaction() as connection:
-            queries().leave(connection, id=self._id)
+            queries().deregister(connection, id=self._id)
 
-    def healthy(self) -> list[Worker]:
+    def healthy(self) -> list[WorkerInfo]:
         """Return the live processes that were heard of late."""
         with self._database.transaction() as connection:
             rows = queries().workers(connection, seconds=HEALTHY_SECONDS)
-            return [Worker(*row) for row in rows]
+            return [WorkerInfo(*row) for row in rows]
 
     def record_freshness(self, measured: Mapping[TenantId | None, Lags]) -> None:
         """Note how fresh tenants are; None is all of them together."""

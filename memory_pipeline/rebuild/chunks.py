@@ -4,11 +4,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from memory_pipeline.content.document import Recipe
-from memory_pipeline.domain.types import Build, Generation, Memory, MemoryId, Reading, TenantId
-from memory_pipeline.ports import Embedder, Hold, Index, Lease, Memories, Outbox, Rebuilds
+from memory_pipeline.domain.types import (
+    Checkpoint,
+    Generation,
+    Memory,
+    MemoryId,
+    RebuildPart,
+    TenantId,
+)
+from memory_pipeline.ports import Embedder, Index, Lease, Memories, Outbox, Rebuilds, RenewLease
 from memory_pipeline.sync.batch import embed_and_back_up, write_documents
 from memory_pipeline.sync.plan import EmbeddedDraft, Plan, plan_batch
-from memory_pipeline.verify.written_rows import Known
+from memory_pipeline.verify.written_rows import WrittenRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +25,11 @@ class Chunk:
     through: MemoryId
     ready: tuple[EmbeddedDraft, ...]
     embedded: frozenset[MemoryId]
-    again: tuple[MemoryId, ...]
+    recheck: tuple[MemoryId, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Filling:
+class ChunkWriter:
     """Reads, embeds, writes and mends; whoever calls it holds what has to be held."""
 
     outbox: Outbox
@@ -35,7 +42,12 @@ class Filling:
     slice_seconds: float
 
     def chunks(
-        self, build: Build, reading: Reading, *, size: Callable[[], int], hold: Hold
+        self,
+        part: RebuildPart,
+        checkpoint: Checkpoint,
+        *,
+        size: Callable[[], int],
+        renew: RenewLease,
     ) -> Iterator[Chunk]:
         """Read what was not read yet, in id order, and embed what no stored vector covers.
 
@@ -43,7 +55,7 @@ class Filling:
         have. Outside the lease: a batch may change any of it meanwhile. New vectors are backed up
         slice by slice, so that the next attempt finds them.
         """
-        for page in self.memories.ids(build.tenant, after=reading.through):
+        for page in self.memories.ids(part.tenant, after=checkpoint.through):
             while page:
                 most = size()
                 left: Sequence[MemoryId] = page[:most]
@@ -52,19 +64,23 @@ class Filling:
                     rows, left_out = self.memories.read(left)
                     taken = [i for i in left if not left_out or i < left_out[0]]
                     left = left_out
-                    yield self._chunk(build, taken, rows, hold)
+                    yield self._chunk(part, taken, rows, renew)
 
     def _chunk(
-        self, build: Build, ids: Sequence[MemoryId], rows: dict[MemoryId, Memory], hold: Hold
+        self,
+        part: RebuildPart,
+        ids: Sequence[MemoryId],
+        rows: dict[MemoryId, Memory],
+        renew: RenewLease,
     ) -> Chunk:
-        plan = self._plan(build.tenant, ids, rows, re_embed=build.re_embed)
+        plan = self._plan(part.tenant, ids, rows, re_embed=part.re_embed)
         if plan.to_embed:
             self.embedder.load()
         embedded = embed_and_back_up(
             self.embedder,
             self.memories,
             plan.to_embed,
-            hold=hold,
+            renew=renew,
             slice_seconds=self.slice_seconds,
         )
         return Chunk(
@@ -76,13 +92,13 @@ class Filling:
 
     def write(
         self,
-        build: Build,
+        part: RebuildPart,
         lease: Lease,
         generation: Generation,
         chunk: Chunk,
         *,
         fresh: bool,
-        known: Known,
+        written_rows: WrittenRows,
     ) -> tuple[int, int]:
         """Write what stands now of a chunk and record it as done, which gives the lease back.
 
@@ -96,50 +112,50 @@ class Filling:
             ChromaUnavailable, Corrupt: as the index raises them.
 
         """
-        ready, again = self._current(build.tenant, chunk.ready)
-        hold = self._hold(build, lease)
-        failures = write_documents(self.index, generation, ready, (), hold=hold, fresh=fresh)
+        ready, recheck = self._current(part.tenant, chunk.ready)
+        renew = self._renewal(part, lease)
+        failures = write_documents(self.index, generation, ready, (), renew=renew, fresh=fresh)
         failed = {f.memory_id for f in failures}
         landed = [d for d in ready if d.memory.id not in failed]
         embedded = sum(d.memory.id in chunk.embedded for d in landed)
-        self.rebuilds.chunk_done(
-            build,
+        self.rebuilds.record_chunk(
+            part,
             lease,
             generation,
             through=chunk.through,
-            provenance={d.memory.id: n for d in landed if (n := d.noting) is not None},
+            provenance={d.memory.id: n for d in landed if (n := d.provenance_update) is not None},
             # A batch charges what is refused, and brings what has moved on.
-            again=[*chunk.again, *again, *failed],
+            recheck=[*chunk.recheck, *recheck, *failed],
             landed=[d.memory.id for d in landed],
             embedded=embedded,
         )
         for draft in sorted(landed, key=lambda d: d.memory.id):
-            known.note(draft.memory.id, draft.memory.version, draft.content.metadata)
+            written_rows.add(draft.memory.id, draft.memory.version, draft.content.metadata)
         return len(landed), embedded
 
-    def mend(
-        self, build: Build, lease: Lease, generation: Generation, ids: Sequence[MemoryId]
+    def repair(
+        self, part: RebuildPart, lease: Lease, generation: Generation, ids: Sequence[MemoryId]
     ) -> None:
         """Bring documents right in this generation alone, from the rows as they stand now."""
         rows = self.memories.get(lease.tenant, ids, vectors=True)
         plan = self._plan(lease.tenant, ids, rows)
-        hold = self._hold(build, lease)
-        failures = write_documents(self.index, generation, plan.covered, plan.deletes, hold=hold)
+        renew = self._renewal(part, lease)
+        failures = write_documents(self.index, generation, plan.covered, plan.deletes, renew=renew)
         refused = (*plan.refused, *failures)
-        again = [*(d.memory.id for d in plan.to_embed), *(f.memory_id for f in refused)]
-        self.outbox.enqueue(lease.tenant, again)
+        recheck = [*(d.memory.id for d in plan.to_embed), *(f.memory_id for f in refused)]
+        self.outbox.enqueue(lease.tenant, recheck)
 
-    def _hold(self, build: Build, lease: Lease) -> Hold:
+    def _renewal(self, part: RebuildPart, lease: Lease) -> RenewLease:
         """Return what each request holds: the lease, and the part, which outlasts the request.
 
         Whoever takes the part over does not wait: nothing of ours may still be on its way then.
         """
 
-        def hold() -> float:
-            self.rebuilds.renew(build)
-            return lease.hold()
+        def renew() -> float:
+            self.rebuilds.renew_part(part)
+            return lease.renew()
 
-        return hold
+        return renew
 
     def _current(
         self, tenant: TenantId, drafts: Sequence[EmbeddedDraft]

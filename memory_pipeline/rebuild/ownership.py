@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from memory_pipeline.domain.types import Build, Generation, RebuildId, TenantId
+from memory_pipeline.domain.types import Generation, RebuildId, RebuildPart, TenantId
 from memory_pipeline.errors import Fenced, Transient
-from memory_pipeline.ports import Hold, Lease, Outbox, Rebuilds
+from memory_pipeline.ports import Lease, Outbox, Rebuilds, RenewLease
 
 # How soon a chunk that found the tenant leased looks again, and for how long it does.
 LEASE_POLL_SECONDS = 0.05
@@ -40,40 +40,40 @@ class Ownership:
     seconds: float
     stop: threading.Event
 
-    def own(self, rebuild: RebuildId, tenant: TenantId) -> Build | None:
+    def own(self, rebuild: RebuildId, tenant: TenantId) -> RebuildPart | None:
         """Become the owner; wait for the end of one who has died in this very rebuild."""
         self.pause(0)
         until = time.monotonic() + self.rebuilds.redo_seconds + OWNER_POLL_SECONDS
-        while (build := self.rebuilds.own(rebuild, tenant)) is None:
-            running = self.rebuilds.state(rebuild, tenant) == "running"
+        while (part := self.rebuilds.acquire_part(rebuild, tenant)) is None:
+            running = self.rebuilds.part_state(rebuild, tenant) == "running"
             if not running or time.monotonic() > until:
                 return None
             self.pause(OWNER_POLL_SECONDS)
-        return build
+        return part
 
-    def is_lost(self, build: Build) -> bool:
+    def is_lost(self, part: RebuildPart) -> bool:
         """Whether another process has taken the part over."""
         try:
-            self.rebuilds.renew(build)
+            self.rebuilds.renew_part(part)
         except Fenced:
             return True
         except Transient:
             return False  # the next attempt says the same, and is counted
         return False
 
-    def hold(self, build: Build) -> Hold:
+    def renewal(self, part: RebuildPart) -> RenewLease:
         """Return what a call outside the lease holds: the ownership of the part."""
 
-        def hold() -> float:
+        def renew() -> float:
             if self.stop.is_set():
                 raise Stopped
-            self.rebuilds.renew(build)
+            self.rebuilds.renew_part(part)
             return self.seconds
 
-        return hold
+        return renew
 
     @contextmanager
-    def leased(self, build: Build, generation: Generation | None = None) -> Iterator[Lease]:
+    def leased(self, part: RebuildPart, generation: Generation | None = None) -> Iterator[Lease]:
         """Lend the tenant's lease, to fill this generation, and give it back whatever happened.
 
         Raises:
@@ -81,24 +81,24 @@ class Ownership:
             Transient: the lease did not become free.
 
         """
-        lease = self._take(build)
+        lease = self._take(part)
         try:
-            if generation is not None and not self.rebuilds.may_fill(build, lease, generation):
+            if generation is not None and not self.rebuilds.may_fill(part, lease, generation):
                 raise GivenUp
             yield lease
         finally:
-            self.rebuilds.give_back(lease)
+            self.rebuilds.return_lease(lease)
 
-    def _take(self, build: Build) -> Lease:
+    def _take(self, part: RebuildPart) -> Lease:
         """Take the tenant's lease; wait while a batch has it."""
         until = time.monotonic() + LEASE_PATIENCE_SECONDS
-        while (lease := self.outbox.take(build.tenant)) is None:
+        while (lease := self.outbox.acquire_lease(part.tenant)) is None:
             if time.monotonic() > until:
                 raise Transient("the tenant's lease did not become free", sent=False)
             self.pause(LEASE_POLL_SECONDS)
-            self.rebuilds.renew(build)
+            self.rebuilds.renew_part(part)
         if self.stop.is_set():
-            self.rebuilds.give_back(lease)
+            self.rebuilds.return_lease(lease)
             raise Stopped
         return lease
 

@@ -22,11 +22,11 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from memory_pipeline.domain.types import (
-    Build,
+    Checkpoint,
     Generation,
     MemoryId,
-    Reading,
     RebuildId,
+    RebuildPart,
     Rebuilt,
     TenantId,
     Verified,
@@ -41,12 +41,12 @@ from memory_pipeline.errors import (
 )
 from memory_pipeline.logs import get_logger
 from memory_pipeline.ports import Index, Outbox, Rebuilds, Registry
-from memory_pipeline.prefetch import ahead
-from memory_pipeline.rebuild.chunks import Filling
+from memory_pipeline.prefetch import prefetch
+from memory_pipeline.rebuild.chunks import ChunkWriter
 from memory_pipeline.rebuild.ownership import GivenUp, Ownership, Stopped
 from memory_pipeline.sync.tenant import Sync
 from memory_pipeline.verify.tenant import Verify
-from memory_pipeline.verify.written_rows import Known
+from memory_pipeline.verify.written_rows import WrittenRows
 
 log = get_logger("memory_pipeline.rebuild.tenant")
 
@@ -74,11 +74,11 @@ class Rebuild:
     registry: Registry
     rebuilds: Rebuilds
     index: Index
-    filling: Filling
+    chunk_writer: ChunkWriter
     sync: Sync
     verify: Verify
     chunk_documents: int
-    chunk_documents_alone: int
+    chunk_documents_idle: int
     proves: bool = True  # a benchmark measures what the proof costs
 
     def run(
@@ -103,17 +103,17 @@ class Rebuild:
         """
         began = time.monotonic()
         try:
-            build = self.ownership.own(rebuild, tenant)
+            part = self.ownership.own(rebuild, tenant)
         except Stopped:
             return Rebuilt(tenant, "stopped")
-        if build is None:
-            if self.rebuilds.state(rebuild, tenant) == "done":
+        if part is None:
+            if self.rebuilds.part_state(rebuild, tenant) == "done":
                 return Rebuilt(tenant, "skipped")
             return Rebuilt(tenant, "busy", reason="another rebuild of this tenant is under way")
         try:
-            rebuilt = self._persist(build, progress)
+            rebuilt = self._persist(part, progress)
         except Stopped:
-            self.rebuilds.lay_down(build)
+            self.rebuilds.release_part(part)
             return Rebuilt(tenant, "stopped")
         rebuilt = replace(rebuilt, seconds=time.monotonic() - began)
         log.info(
@@ -122,15 +122,15 @@ class Rebuild:
             verdict=rebuilt.verdict,
             written=rebuilt.written,
             embedded=rebuilt.embedded,
-            mended=rebuilt.mended,
+            repaired=rebuilt.repaired,
             ms=round(rebuilt.seconds * 1000),
             reason=rebuilt.reason,
         )
         return rebuilt
 
-    def _persist(self, build: Build, progress: Callable[[int], None]) -> Rebuilt:
+    def _persist(self, part: RebuildPart, progress: Callable[[int], None]) -> Rebuilt:
         """Attempt until it succeeds or is hopeless; what is done is not done again."""
-        so_far = Rebuilt(build.tenant)
+        so_far = Rebuilt(part.tenant)
         failures = generations = 0
         damaged: UUID | None = None
 
@@ -141,7 +141,7 @@ class Rebuild:
 
         while True:
             try:
-                return self._attempt(build, so_far, count, damaged)
+                return self._attempt(part, so_far, count, damaged)
             except (GivenUp, Corrupt, Poison) as lost:
                 generations += 1
                 damaged = getattr(lost, "generation", None)
@@ -149,59 +149,59 @@ class Rebuild:
             except (Transient, Fenced) as error:
                 failures += 1
                 reason = str(error)
-                wedged = self._wedged(build, error) if failures == MOST_FAILURES else None
+                wedged = self._wedged(part, error) if failures == MOST_FAILURES else None
                 if wedged is not None:
                     damaged, failures, generations = wedged, 0, generations + 1
-            log.warning("rebuild_interrupted", rebuild=build.rebuild, reason=reason)
+            log.warning("rebuild_interrupted", rebuild=part.rebuild, reason=reason)
             self.ownership.settle()
             if failures == MOST_FAILURES or generations == MOST_GENERATIONS:
-                self.rebuilds.close(build, reason)
+                self.rebuilds.fail_part(part, reason)
                 return replace(so_far, verdict="failed", reason=reason)
             self.ownership.pause(0)
-            if self.ownership.is_lost(build):
+            if self.ownership.is_lost(part):
                 # Perhaps by its own end: the answer to the flip was lost.
-                if self.rebuilds.state(build.rebuild, build.tenant) == "done":
+                if self.rebuilds.part_state(part.rebuild, part.tenant) == "done":
                     return so_far
                 return replace(so_far, verdict="busy", reason="another process has taken it over")
 
-    def _wedged(self, build: Build, error: Exception) -> UUID | None:
+    def _wedged(self, part: RebuildPart, error: Exception) -> UUID | None:
         """Return the generation to fill, where it alone fails while its server takes writes.
 
         Whoever went on with such a one would fail as well, for ever.
         """
         if not isinstance(error, ChromaUnavailable):
             return None
-        building = self.registry.building(build.tenant)
+        building = self.registry.building(part.tenant)
         if building is None or not self.index.takes_writes(building.server):
             return None
         return building.id
 
     def _attempt(
         self,
-        build: Build,
+        part: RebuildPart,
         so_far: Rebuilt,
         count: Callable[[Rebuilt], None],
         damaged: UUID | None,
     ) -> Rebuilt:
-        generation, reading, empty = self._generation(build, damaged)  # 1
+        generation, checkpoint, empty = self._generation(part, damaged)  # 1
         doubtful = 0 if empty else LONGEST_CHUNK
-        hold, known = self.ownership.hold(build), Known()
-        chunks = ahead(  # 2
-            self.filling.chunks(
-                build,
-                reading,
+        renew, written_rows = self.ownership.renewal(part), WrittenRows()
+        chunks = prefetch(  # 2
+            self.chunk_writer.chunks(
+                part,
+                checkpoint,
                 size=lambda: self._chunk_size(generation),
-                hold=hold,
+                renew=renew,
             ),
             depth=CHUNKS_AHEAD,
         )
         try:
             for chunk in chunks:
                 # What a batch has written meanwhile stays as it is, but with its old vector.
-                fresh = doubtful <= 0 and not build.re_embed
-                with self.ownership.leased(build, generation) as lease:  # 3
-                    written, embedded = self.filling.write(
-                        build, lease, generation, chunk, fresh=fresh, known=known
+                fresh = doubtful <= 0 and not part.re_embed
+                with self.ownership.leased(part, generation) as lease:  # 3
+                    written, embedded = self.chunk_writer.write(
+                        part, lease, generation, chunk, fresh=fresh, written_rows=written_rows
                     )
                 doubtful -= written
                 so_far = replace(
@@ -212,95 +212,105 @@ class Rebuild:
                     documents=written,
                 )
                 count(so_far)
-                self._catch_up(build.tenant)  # 4
+                self._catch_up(part.tenant)  # 4
         finally:
             chunks.close()
         began = time.monotonic()
-        mended, documents = self._prove(build, generation, known) if self.proves else (0, 0)  # 5
-        so_far = replace(so_far, mended=so_far.mended + mended)
-        self._flip(build, generation, documents)  # 6
+        repaired, documents = (
+            self._prove(part, generation, written_rows) if self.proves else (0, 0)
+        )  # 5
+        so_far = replace(so_far, repaired=so_far.repaired + repaired)
+        self._flip(part, generation, documents)  # 6
         return replace(so_far, documents=documents, verify_seconds=time.monotonic() - began)
 
     def _chunk_size(self, generation: Generation) -> int:
         """Small where small writes of others wait for it; large where nobody does."""
         others = self.registry.serves_others(generation.server, generation.tenant)
-        return self.chunk_documents if others else self.chunk_documents_alone
+        return self.chunk_documents if others else self.chunk_documents_idle
 
     # ---- 1: the generation
 
-    def _generation(self, build: Build, damaged: UUID | None) -> tuple[Generation, Reading, bool]:
+    def _generation(
+        self, part: RebuildPart, damaged: UUID | None
+    ) -> tuple[Generation, Checkpoint, bool]:
         """Return the generation to fill, how far it is, and whether it is known to be empty."""
-        building = self.registry.building(build.tenant)
+        building = self.registry.building(part.tenant)
         if building is not None:
-            reading = self.rebuilds.reading(building)
-            if building.id != damaged and self._fits(build, building, reading):
-                self.rebuilds.resume(build, building, reading)
-                return building, reading, False
-            self._abandon(build, building)
-        begun = self.sync.generations.begin(build.tenant, hold=self.ownership.hold(build))
+            checkpoint = self.rebuilds.checkpoint(building)
+            if building.id != damaged and self._fits(part, building, checkpoint):
+                self.rebuilds.resume_part(part, building, checkpoint)
+                return building, checkpoint, False
+            self._abandon(part, building)
+        begun = self.sync.generations.begin(part.tenant, renew=self.ownership.renewal(part))
         generation = replace(begun, state="building")
-        self.index.prime(generation, hold=self.ownership.hold(build))
-        with self.ownership.leased(build) as lease:
-            self.rebuilds.register(build, lease, generation)
-        return generation, Reading(), True
+        self.index.prime(generation, renew=self.ownership.renewal(part))
+        with self.ownership.leased(part) as lease:
+            self.rebuilds.register_building(part, lease, generation)
+        return generation, Checkpoint(), True
 
-    def _fits(self, build: Build, building: Generation, reading: Reading) -> bool:
+    def _fits(self, part: RebuildPart, building: Generation, checkpoint: Checkpoint) -> bool:
         """Say whether a generation that somebody left can be gone on with."""
-        if build.re_embed and not reading.re_embed:
+        if part.re_embed and not checkpoint.re_embed:
             return False
         try:
             self.sync.generations.check(building)
-            self.index.prime(building, hold=self.ownership.hold(build))
+            self.index.prime(building, renew=self.ownership.renewal(part))
         except (ConfigurationChanged, Corrupt):
             return False
         return True
 
-    def _abandon(self, build: Build, generation: Generation) -> None:
+    def _abandon(self, part: RebuildPart, generation: Generation) -> None:
         # Only while it is the one to fill: another owner may have let it live since it was read.
-        with self.ownership.leased(build, generation) as lease:
+        with self.ownership.leased(part, generation) as lease:
             self.registry.abandon(lease, generation.id)
 
     # ---- 4 and 5: catch up and prove
 
     def _catch_up(self, tenant: TenantId) -> None:
         """Sync what is due, if anything is: while chunks are written nobody else comes to it."""
-        if self.outbox.due(tenant):
+        if self.outbox.has_due_changes(tenant):
             self.sync.run(tenant)
 
-    def _prove(self, build: Build, generation: Generation, known: Known) -> tuple[int, int]:
-        """Verify until nothing but what is on its way differs; return mended and documents."""
-        mended = 0
+    def _prove(
+        self, part: RebuildPart, generation: Generation, written_rows: WrittenRows
+    ) -> tuple[int, int]:
+        """Verify until nothing but what is on its way differs; return repaired and documents."""
+        repaired = 0
         for round_ in range(VERIFY_ROUNDS):
-            self._catch_up(build.tenant)
-            verified = self._verified(build, generation, known)
+            self._catch_up(part.tenant)
+            verified = self._verified(part, generation, written_rows)
             wrong = {f.memory_id for f in verified.findings if f.memory_id is not None}
             stubborn = round_ and all(f.kind == "unreachable" for f in verified.findings)
             if not wrong or (stubborn and round_ + 1 == VERIFY_ROUNDS):
-                return mended, verified.documents
-            self._mend(build, generation, sorted(wrong))
-            mended += len(wrong)
+                return repaired, verified.documents
+            self._repair(part, generation, sorted(wrong))
+            repaired += len(wrong)
         raise Corrupt("what was written to it does not stand in it", generation=generation.id)
 
-    def _verified(self, build: Build, generation: Generation, known: Known) -> Verified:
+    def _verified(
+        self, part: RebuildPart, generation: Generation, written_rows: WrittenRows
+    ) -> Verified:
         verified = self.verify.run(
-            build.tenant,
+            part.tenant,
             generation=generation,
             sample=SAMPLE,
-            known=known,
-            hold=self.ownership.hold(build),
+            written_rows=written_rows,
+            renew=self.ownership.renewal(part),
         )
         for finding in verified.findings:
             if finding.memory_id is None:
                 raise Corrupt(finding.detail or finding.kind, generation=generation.id)
         return verified
 
-    def _mend(self, build: Build, generation: Generation, ids: Sequence[MemoryId]) -> None:
+    def _repair(self, part: RebuildPart, generation: Generation, ids: Sequence[MemoryId]) -> None:
         for at in range(0, len(ids), self.chunk_documents):
-            with self.ownership.leased(build, generation) as lease:
-                self.filling.mend(build, lease, generation, ids[at : at + self.chunk_documents])
+            with self.ownership.leased(part, generation) as lease:
+                self.chunk_writer.repair(
+                    part, lease, generation, ids[at : at + self.chunk_documents]
+                )
 
     # ---- 6: flip
 
-    def _flip(self, build: Build, generation: Generation, documents: int) -> None:
-        with self.ownership.leased(build, generation) as lease:
-            self.rebuilds.flip(build, lease, generation, memories=documents)
+    def _flip(self, part: RebuildPart, generation: Generation, documents: int) -> None:
+        with self.ownership.leased(part, generation) as lease:
+            self.rebuilds.flip(part, lease, generation, memories=documents)

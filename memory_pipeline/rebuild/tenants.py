@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.domain.types import RebuildId, Rebuilt, TenantId
-from memory_pipeline.maintenance.cleanup import drop_ended
+from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.postgres.registry import PostgresRegistry
@@ -60,7 +60,7 @@ class RebuildAll:
         for tenant in tenants:
             if tenant not in registered:
                 self.registry.register(tenant)
-        self.rebuilds.ask(rebuild, tenants, re_embed=re_embed)
+        self.rebuilds.request(rebuild, tenants, re_embed=re_embed)
         sizes = self.memories.sizes()
         largest_first = sorted(tenants, key=lambda t: -sizes.get(t, 0))
         pool = ThreadPoolExecutor(workers, thread_name_prefix="rebuild")
@@ -71,7 +71,7 @@ class RebuildAll:
             ]
             for part in as_completed(parts):
                 yield part.result()
-                drop_ended(self.registry, self.index, grace_seconds=self.grace_seconds)
+                drop_retired(self.registry, self.index, grace_seconds=self.grace_seconds)
         finally:
             self.stop()
             pool.shutdown(wait=True, cancel_futures=True)

@@ -18,7 +18,7 @@ from memory_pipeline.content.document import Content, Recipe, compose, parse
 from memory_pipeline.domain.types import Generation, Hit, Memory, MemoryId, TenantId
 from memory_pipeline.errors import ConfigurationChanged, Corrupt
 from memory_pipeline.ports import Embedder
-from memory_pipeline.postgres.dead_letters import PostgresLetters
+from memory_pipeline.postgres.dead_letters import PostgresDeadLetters
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.search.filters import Filter, parse_filter
@@ -42,8 +42,8 @@ class Search:
         embedder: Embedder,
         recipe: Recipe,
         seconds: float,
-        letters: PostgresLetters,
-        buried: Literal["older", "nothing"],
+        dead_letters: PostgresDeadLetters,
+        dead_letter_search: Literal["previous", "hidden"],
     ) -> None:
         self._memories = memories
         self._registry = registry
@@ -51,8 +51,8 @@ class Search:
         self._embedder = embedder
         self._recipe = recipe
         self._seconds = seconds
-        self._letters = letters
-        self._buried = buried
+        self._dead_letters = dead_letters
+        self._dead_letter_search = dead_letter_search
 
     def search(
         self, tenant: TenantId, text: str, *, k: int = 5, where: Mapping[str, Any] | None = None
@@ -134,9 +134,9 @@ class Search:
     def _withheld(self, tenant: TenantId, found: list["_Found"]) -> frozenset[MemoryId]:
         """Return what is not shown because its newest content was refused."""
         changed = [one.memory.id for one in found if one.changed]
-        if self._buried == "older" or not changed:
+        if self._dead_letter_search == "previous" or not changed:
             return frozenset()
-        return self._letters.buried(tenant, changed)
+        return self._dead_letters.buried(tenant, changed)
 
 
 @dataclass(frozen=True, slots=True)

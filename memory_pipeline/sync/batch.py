@@ -20,7 +20,7 @@ from memory_pipeline.domain.types import (
     memory_id_of,
 )
 from memory_pipeline.errors import Corrupt, EmbedderUnavailable, Poison
-from memory_pipeline.ports import Embedder, Hold, Index, Lease, Memories
+from memory_pipeline.ports import Embedder, Index, Lease, Memories, RenewLease
 from memory_pipeline.sync.plan import Draft, EmbeddedDraft, isolate
 
 CONTROL_TEXT = "a text that every model can embed"
@@ -43,7 +43,7 @@ def embed_and_back_up(
     memories: Memories,
     drafts: Sequence[Draft],
     *,
-    hold: Hold,
+    renew: RenewLease,
     slice_seconds: float,
 ) -> Embedded:
     """Embed drafts and back each slice up at once. Raises as ``embed_drafts`` does."""
@@ -56,7 +56,7 @@ def embed_and_back_up(
             memories.back_up({d.memory.id: (d.memory, d.vector, d.provenance) for d in slice_})
         )
 
-    failures = embed_drafts(embedder, drafts, hold=hold, slice_seconds=slice_seconds, keep=keep)
+    failures = embed_drafts(embedder, drafts, renew=renew, slice_seconds=slice_seconds, keep=keep)
     return Embedded(
         tuple(d for d in embedded if d.memory.id in stored),
         tuple(d.memory.id for d in embedded if d.memory.id not in stored),
@@ -68,7 +68,7 @@ def embed_drafts(
     embedder: Embedder,
     drafts: Sequence[Draft],
     *,
-    hold: Hold,
+    renew: RenewLease,
     slice_seconds: float,
     keep: Callable[[Sequence[EmbeddedDraft]], None],
 ) -> list[Failure]:
@@ -86,7 +86,7 @@ def embed_drafts(
     at, size = 0, FIRST_SLICE
 
     def attempt(part: Sequence[Draft]) -> None:
-        hold()
+        renew()
         vectors = embedder.embed([draft.content.text for draft in part])
         keep([d.embedded(v, embedder.model) for d, v in zip(part, vectors, strict=True)])
 
@@ -124,7 +124,7 @@ def write_documents(
     ready: Sequence[EmbeddedDraft],
     deletes: Sequence[MemoryId],
     *,
-    hold: Hold,
+    renew: RenewLease,
     fresh: bool = False,
 ) -> list[Failure]:
     """Write to one generation; single out what Chroma refuses.
@@ -135,17 +135,17 @@ def write_documents(
 
     """
     try:
-        index.write(generation, (), deletes, hold=hold)
+        index.write(generation, (), deletes, renew=renew)
     except Poison as refusal:
         raise Corrupt(f"it refuses deletes: {refusal}", generation=generation.id) from refusal
 
     def attempt(part: Sequence[EmbeddedDraft]) -> None:
-        index.write(generation, [d.document for d in part], (), hold=hold, fresh=fresh)
+        index.write(generation, [d.document for d in part], (), renew=renew, fresh=fresh)
 
     refused = isolate(ready, attempt)
     if refused:
         try:
-            index.control(generation, hold=hold)
+            index.control_write(generation, renew=renew)
         except Poison as broken:
             raise Corrupt(
                 f"a control write fails too: {broken}", generation=generation.id
@@ -167,11 +167,11 @@ def find_differing(
         Fenced: the lease was lost on the way.
 
     """
-    held = index.hashes(generation, hold=lease.hold)
+    held = index.hashes(generation, renew=lease.renew)
     differing: list[MemoryId] = []
     for number, memory in enumerate(memories.of_tenant(lease.tenant)):
         if number % MEMORIES_A_RENEWAL == 0:
-            lease.hold()  # a large tenant takes longer than a lease
+            lease.renew()  # a large tenant takes longer than a lease
         if held.pop(document_id(memory.id), None) != compose(memory, recipe).content_hash:
             differing.append(memory.id)
     return differing + [i for name in sorted(held) if (i := memory_id_of(name)) is not None]
@@ -186,9 +186,9 @@ def find_strays(
         Fenced: the lease was lost on the way.
 
     """
-    held = index.hashes(generation, hold=lease.hold)
+    held = index.hashes(generation, renew=lease.renew)
     for page in memories.ids(lease.tenant):
-        lease.hold()  # a large tenant takes longer than a lease
+        lease.renew()  # a large tenant takes longer than a lease
         for memory_id in page:
             held.pop(document_id(memory_id), None)
     return [i for name in sorted(held) if (i := memory_id_of(name)) is not None]

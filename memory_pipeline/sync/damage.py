@@ -47,7 +47,7 @@ class Damage:
         if live is None or live.state != "live" or not self.index.takes_writes(live.server):
             return None
         try:
-            self.index.control(live, hold=lease.hold)
+            self.index.control_write(live, renew=lease.renew)
         except Corrupt as damage:
             return damage
         except (ChromaUnavailable, Poison) as refused:
@@ -69,7 +69,7 @@ class Damage:
         try:
             if live.state == "live":
                 # Where the whole server is lost, this collection is not to blame.
-                self.index.recognise(live.server)
+                self.index.check_identity(live.server)
                 self.registry.abandon(lease, live.id)
         except Transient:
             return "postponed"

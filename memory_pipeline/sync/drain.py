@@ -45,7 +45,7 @@ class Drain:
 
         """
         in_vain: set[TenantId] = set()
-        closed: set[UUID] = set()
+        unwritable: set[UUID] = set()
 
         def wanted(tenant: TenantId) -> bool:
             return tenant not in in_vain and (only is None or tenant in only)
@@ -65,12 +65,16 @@ class Drain:
                     in_vain.add(tenant)
                 yield _as_outcome(rebuilt)
             for tenant, server in ((p.tenant, p.server) for p in pending):
-                if server in closed:
+                if server in unwritable:
                     outcome = self.sync.postpone(tenant, "its Chroma server takes no writes")
                 else:
                     outcome = self.sync.run(tenant, progress=progress)
-                if outcome.verdict == "postponed" and server is not None and server not in closed:
-                    closed |= set() if self.takes_writes(server) else {server}
+                if (
+                    outcome.verdict == "postponed"
+                    and server is not None
+                    and server not in unwritable
+                ):
+                    unwritable |= set() if self.takes_writes(server) else {server}
                 # A damaged one is looked at once more: it may be rebuilt by itself now.
                 if outcome.verdict != "done" and not (
                     outcome.verdict == "damaged" and tenant in self.registry.damaged()

@@ -41,14 +41,14 @@ class Freshness:
         self._lock = threading.Lock()
         self._all: deque[tuple[float, float]] = deque(maxlen=LAGS_IN_ALL)
         self._tenants: dict[TenantId, deque[tuple[float, float]]] = {}
-        self._untold: set[TenantId] = set()
+        self._unreported: set[TenantId] = set()
         self._watch: Callable[[float], None] = lambda _: None
 
     def watch(self, watch: Callable[[float], None]) -> None:
         """Call ``watch`` with every lag from now on."""
         self._watch = watch
 
-    def note(self, tenant: TenantId, lags: Sequence[float]) -> None:
+    def record(self, tenant: TenantId, lags: Sequence[float]) -> None:
         """Note the lags of one batch, in seconds."""
         if not lags:
             return
@@ -58,18 +58,18 @@ class Freshness:
             for lag in lags:
                 mine.append((now, lag))
                 self._all.append((now, lag))
-            self._untold.add(tenant)
+            self._unreported.add(tenant)
         for lag in lags:
             self._watch(lag)
 
-    def untold(self) -> dict[TenantId | None, Lags]:
+    def unreported(self) -> dict[TenantId | None, Lags]:
         """Return each tenant that has new lags since this was last asked, and all as None.
 
         Forgets who has been quiet.
         """
         since = time.monotonic() - WINDOW_SECONDS
         with self._lock:
-            told, self._untold = self._untold, set()
+            told, self._unreported = self._unreported, set()
             for tenant in [t for t, lags in self._tenants.items() if lags[-1][0] < since]:
                 del self._tenants[tenant]
             recent: dict[TenantId | None, list[float]] = {

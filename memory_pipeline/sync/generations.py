@@ -19,7 +19,7 @@ from memory_pipeline.errors import (
     Transient,
 )
 from memory_pipeline.logs import get_logger
-from memory_pipeline.ports import Hold, Index, Lease, Memories, Registry
+from memory_pipeline.ports import Index, Lease, Memories, Registry, RenewLease
 from memory_pipeline.sync.batch import find_differing, find_strays, write_documents
 from memory_pipeline.sync.plan import EmbeddedDraft
 
@@ -53,7 +53,7 @@ class Generations:
             live = self._begin_first(lease)
         if live is not None and live.state == "live":
             self.check(live)
-            self.index.prime(live, hold=lease.hold)
+            self.index.prime(live, renew=lease.renew)
         elif live is not None and building is None:
             raise Corrupt(f"the collection is {live.state}", generation=live.id)
         if building is not None:
@@ -63,7 +63,7 @@ class Generations:
         try:
             with self._alone(lease, building):
                 self.check(building)
-                self.index.prime(building, hold=lease.hold)
+                self.index.prime(building, renew=lease.renew)
         except ConfigurationChanged as other:
             # A rebuild under way to other settings is not ours to stop; one that was left is.
             if self.registry.is_being_filled(building.id):
@@ -100,18 +100,20 @@ class Generations:
         written = 0
         for generation in targets:
             with self._alone(lease, generation):
-                failures += write_documents(self.index, generation, ready, deletes, hold=lease.hold)
+                failures += write_documents(
+                    self.index, generation, ready, deletes, renew=lease.renew
+                )
                 written += 1
         if not written:
             raise ChromaUnavailable("the tenant has no collection that can be written", sent=False)
         return failures
 
-    def lost_documents(self, lease: Lease) -> list[MemoryId]:
+    def unreachable_documents(self, lease: Lease) -> list[MemoryId]:
         """Return documents of the live collection that no search finds any more."""
         live = self.registry.live(lease.tenant)
         if live is None or live.state != "live":
             return []
-        return self.index.unlisted(live, hold=lease.hold)
+        return self.index.unreachable(live, renew=lease.renew)
 
     def differing(self, lease: Lease, generation: Generation) -> list[MemoryId]:
         """Tell what a reset has to have looked at again.
@@ -125,21 +127,21 @@ class Generations:
             return find_strays(self.index, self.memories, generation, lease=lease)
         return []
 
-    def begin(self, tenant: TenantId, *, hold: Hold) -> Generation:
+    def begin(self, tenant: TenantId, *, renew: RenewLease) -> Generation:
         """Note a new generation and create its collection; nobody points to it yet."""
         memories = self.memories.count(tenant)
         with _placing:
-            begun = self.registry.begin(
+            begun = self.registry.begin_generation(
                 tenant,
-                self.index.place(),
+                self.index.choose_server(),
                 model=self.model,
                 config_hash=self.recipe.config_hash,
                 memories=memories,
             )
-        return self.index.create(begun, memories=memories, hold=hold)
+        return self.index.create(begun, memories=memories, renew=renew)
 
     def _begin_first(self, lease: Lease) -> Generation:
-        generation = self.begin(lease.tenant, hold=lease.hold)
+        generation = self.begin(lease.tenant, renew=lease.renew)
         self.registry.go_live(lease, generation)
         return replace(generation, state="live")
 

@@ -13,8 +13,8 @@ from memory_pipeline.domain.types import (
     Failure,
     Memory,
     MemoryId,
-    Noting,
     Provenance,
+    ProvenanceUpdate,
     TenantId,
     Vector,
 )
@@ -58,12 +58,12 @@ class EmbeddedDraft:
         )
 
     @property
-    def noting(self) -> Noting | None:
+    def provenance_update(self) -> ProvenanceUpdate | None:
         """What is to be noted of its vector; None where the row had another, or it is noted."""
         kept, before = self.memory.embedding, self.memory.provenance
         if self.provenance == before or not (kept is None or kept is self.vector):
             return None
-        return Noting(self.provenance, before)
+        return ProvenanceUpdate(self.provenance, before)
 
 
 @dataclass(frozen=True, slots=True)

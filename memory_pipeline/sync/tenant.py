@@ -24,8 +24,8 @@ from memory_pipeline.content.document import Recipe
 from memory_pipeline.domain.types import (
     Claim,
     MemoryId,
-    Noting,
     Outcome,
+    ProvenanceUpdate,
     TenantId,
     Token,
     Verdict,
@@ -72,7 +72,7 @@ class Sync:
     slice_seconds: float
     freshness: Freshness = field(default_factory=Freshness)
     # What becomes of the document of a memory whose newest content is refused.
-    buried: Literal["older", "nothing"] = "older"
+    dead_letter_search: Literal["previous", "hidden"] = "previous"
     # The token under which each tenant was last brought up to date by this very process.
     _last: dict[TenantId, Token] = field(default_factory=dict)
 
@@ -123,7 +123,7 @@ class Sync:
     ) -> Outcome:
         began = time.monotonic()
         self.registry.register(tenant)
-        lease = self.outbox.take(tenant)
+        lease = self.outbox.acquire_lease(tenant)
         if lease is None:
             return Outcome(tenant, "busy")
         outcome, claim = Outcome(tenant), Claim((), ())
@@ -138,13 +138,13 @@ class Sync:
                 if once or not outcome.more or (newest and claim.changes[0].seq > newest):
                     break
                 if newest is None or claim.resets:  # what a reset enqueued belongs to this sync
-                    newest = self.outbox.newest(tenant)
+                    newest = self.outbox.newest_seq(tenant)
             outcome = replace(outcome, more=outcome.more and bool(claim.changes))
             if look and (claim := self._claim_hidden(lease)).changes:
                 self._batch(lease, claim, Outcome(tenant))
         except _ColdModel:
-            self.outbox.let_go(lease, claim)
-            self.outbox.release(lease)
+            self.outbox.unclaim(lease, claim)
+            self.outbox.release_lease(lease)
             raise
         except PipelineError as stopped:
             error = stopped
@@ -153,7 +153,7 @@ class Sync:
                 outcome, verdict=verdict, error=type(stopped).__name__, reason=str(stopped)
             )
         if outcome.verdict != "fenced":
-            self.outbox.release(lease, error=str(error) if error else None)
+            self.outbox.release_lease(lease, error=str(error) if error else None)
         if error is None:
             self._last[tenant] = lease.token
         outcome = replace(outcome, seconds=time.monotonic() - began)
@@ -168,7 +168,7 @@ class Sync:
 
     def _claim_hidden(self, lease: Lease) -> Claim:
         """Claim the documents that no search finds any more, to write them again."""
-        hidden = self.generations.lost_documents(lease)
+        hidden = self.generations.unreachable_documents(lease)
         self.outbox.enqueue(lease.tenant, hidden)
         return self.outbox.claim(lease) if hidden else Claim((), ())
 
@@ -183,7 +183,7 @@ class Sync:
                 return "refused"
             case Transient() | Poison():  # Poison of a request without a document: charge nobody
                 if isinstance(error, Transient) and not error.sent:
-                    self.outbox.let_go(lease, claim)
+                    self.outbox.unclaim(lease, claim)
                 return self.damage.unless_wedged(lease)
             case _:
                 raise error
@@ -195,7 +195,7 @@ class Sync:
             self.generations.check(generation)
         rows, left_out = self.memories.read(claim.memory_ids)  # 4
         if left_out:
-            self.outbox.let_go(lease, claim.only(left_out))
+            self.outbox.unclaim(lease, claim.only(left_out))
             claim = claim.without(left_out)
         plan = plan_batch(
             lease.tenant,
@@ -212,7 +212,7 @@ class Sync:
             self.embedder,
             self.memories,
             plan.to_embed,
-            hold=lease.hold,
+            renew=lease.renew,
             slice_seconds=self.slice_seconds,
         )
         embedded_at = time.monotonic()
@@ -224,7 +224,7 @@ class Sync:
         ]  # 6
         searchable_at = time.monotonic()
         failed = {f.memory_id for f in failures}
-        if failed and self.buried == "nothing":
+        if failed and self.dead_letter_search == "hidden":
             # Before the ack: until their documents are gone, the changes wait.
             self.generations.write(lease, claim.targets, (), sorted(failed))
         # After the write: what this claim has just brought right is not brought right twice.
@@ -233,18 +233,18 @@ class Sync:
             for generation in (claim.targets if claim.resets else ())
             for i in self.generations.differing(lease, generation)
         ]
-        landed: dict[MemoryId, Noting | None] = dict.fromkeys(plan.deletes)
-        landed |= {d.memory.id: d.noting for d in ready if d.memory.id not in failed}
+        landed: dict[MemoryId, ProvenanceUpdate | None] = dict.fromkeys(plan.deletes)
+        landed |= {d.memory.id: d.provenance_update for d in ready if d.memory.id not in failed}
         buried = self.outbox.ack(  # 7
             lease,
             claim,
             landed=landed,
             failures=failures,
             missed=embedded.missed,
-            again=[i for i in differing if i not in failed.union(embedded.missed)],
+            recheck=[i for i in differing if i not in failed.union(embedded.missed)],
         )
         waited = searchable_at - claimed_at
-        self.freshness.note(
+        self.freshness.record(
             lease.tenant,
             [c.age + waited for c in claim.changes if c.age is not None and c.memory_id in landed],
         )
@@ -264,15 +264,15 @@ class Sync:
 
     def postpone(self, tenant: TenantId, reason: str) -> Outcome:
         """Let the tenant wait for what it cannot do without; nothing is tried."""
-        lease = self.outbox.take(tenant)
+        lease = self.outbox.acquire_lease(tenant)
         if lease is not None:
-            self.outbox.release(lease, error=reason)
+            self.outbox.release_lease(lease, error=reason)
         return Outcome(tenant, "postponed", reason=reason)
 
 
 def _is_time_to_look(claim: Claim) -> bool:
     # Not at what a look has had written again: in a tight crowd that has no end.
-    return claim.resets or any(c.seq % CHANGES_A_LOOK == 0 and not c.again for c in claim.changes)
+    return claim.resets or any(c.seq % CHANGES_A_LOOK == 0 and not c.recheck for c in claim.changes)
 
 
 def _figures(outcome: Outcome) -> dict[str, object]:

@@ -11,7 +11,7 @@ Kind = Literal["pass", "refuse", "deaf", "stall", "slow", "reset", "cut", "lost"
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class LinkFault:
     """What is wrong with a link.
 
     refuse: nobody listens. deaf: new connections are accepted and never read. stall: nothing moves
@@ -29,7 +29,7 @@ class Way:
     status: int = 500
 
 
-PASS = Way()
+PASS = LinkFault()
 
 
 async def pieces(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:

@@ -16,7 +16,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from memory_pipeline.testing.link_faults import PASS, PIECE, Kind, Way, answer, pieces, requests
+from memory_pipeline.testing.link_faults import (
+    PASS,
+    PIECE,
+    Kind,
+    LinkFault,
+    answer,
+    pieces,
+    requests,
+)
 
 WAIT_SECONDS = 10.0
 
@@ -48,7 +56,7 @@ class Link:
         self._serving: set[asyncio.Task[None]] = set()
 
     @property
-    def way(self) -> Way:
+    def way(self) -> LinkFault:
         """What is wrong with it now."""
         return self._way
 
@@ -59,7 +67,7 @@ class Link:
         )
         self.port = self._listener.sockets[0].getsockname()[1]
 
-    async def switch(self, way: Way) -> None:
+    async def switch(self, way: LinkFault) -> None:
         """Change what is wrong with it."""
         self._way = way
         self._changed.set()
@@ -74,7 +82,7 @@ class Link:
 
     async def close(self) -> None:
         """End it, with every connection."""
-        await self.switch(Way("refuse"))
+        await self.switch(LinkFault("refuse"))
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
@@ -214,7 +222,7 @@ class Proxy:
         self._wait(link.listen)
         return link
 
-    def switch(self, link: Link, way: Way) -> None:
+    def switch(self, link: Link, way: LinkFault) -> None:
         """Change what is wrong with a link."""
         self._wait(lambda: link.switch(way))
 

@@ -23,23 +23,23 @@ from memory_pipeline.domain.types import (
     MemoryId,
     TenantId,
 )
-from memory_pipeline.ports import Hold
+from memory_pipeline.ports import RenewLease
 from memory_pipeline.postgres.memories import PostgresMemories
-from memory_pipeline.postgres.outbox import Excuses, PostgresOutbox
+from memory_pipeline.postgres.outbox import ExpectedDifferences, PostgresOutbox
 from memory_pipeline.sync.plan import covering
 
 # Whole documents looked at in one request: 250 vectors are some 4 MB of answer.
-CLOSE_LOOKS = 250
-LOOKS = 1000
-SANDWICHES = 2
+CLOSE_CHECK_SIZE = 250
+CHECK_SIZE = 1000
+CHECKS_TO_CONFIRM = 2
 # A row that moves in all of them is left to the next verify.
-MOST_LOOKS = 8
+MAX_CHECKS = 8
 VECTOR_TOLERANCE = 1e-5
 STRAYS: frozenset[FindingKind] = frozenset({"extra", "foreign"})
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Sides:
     """What a look needs: both sides, and how one is made from the other."""
 
     memories: PostgresMemories
@@ -50,50 +50,52 @@ class Parts:
     trust: bool
 
 
-class Sandwich:
+class DoubleCheck:
     """Looks at documents of one generation between two looks at Postgres, as often as asked."""
 
-    def __init__(self, parts: Parts, tenant: TenantId, generation: Generation, hold: Hold) -> None:
-        self._parts = parts
+    def __init__(
+        self, sides: Sides, tenant: TenantId, generation: Generation, renew: RenewLease
+    ) -> None:
+        self._sides = sides
         self._tenant = tenant
         self._generation = generation
-        self._hold = hold
+        self._renew = renew
         self.pending: set[MemoryId] = set()
         self.buried: set[MemoryId] = set()
         self.waived: set[MemoryId] = set()
 
     def doubt(self, ids: Sequence[MemoryId], *, closely: bool) -> set[MemoryId]:
         """Look once; return those that seem wrong."""
-        return set(self._sandwich(ids, closely=closely))
+        return set(self._check_once(ids, closely=closely))
 
     def confirm(self, doubts: Sequence[MemoryId], *, closely: bool) -> Iterator[Finding]:
         """Look until each was wrong twice or right once; yield what was wrong."""
-        for part in cut(doubts, CLOSE_LOOKS if closely else LOOKS):
+        for part in cut(doubts, CLOSE_CHECK_SIZE if closely else CHECK_SIZE):
             left: Sequence[MemoryId] = part
             times: Counter[MemoryId] = Counter()
-            for _ in range(MOST_LOOKS):
-                looked = self._sandwich(left, closely=closely)
+            for _ in range(MAX_CHECKS):
+                looked = self._check_once(left, closely=closely)
                 left = []
                 for memory_id, wrong in looked.items():
                     times[memory_id] += wrong is not None
-                    if wrong is None or times[memory_id] < SANDWICHES:
+                    if wrong is None or times[memory_id] < CHECKS_TO_CONFIRM:
                         left.append(memory_id)
                     else:
                         yield Finding(wrong[0], self._tenant, memory_id, wrong[1])
                 if not left:
                     break
 
-    def _sandwich(
+    def _check_once(
         self, ids: Sequence[MemoryId], *, closely: bool
     ) -> dict[MemoryId, tuple[FindingKind, str] | None]:
         """Tell what is wrong with each that is; None: it seems so, but its row has moved."""
-        parts = self._parts
+        sides = self._sides
         rows = self._rows(ids, closely=closely)
-        excuses = parts.outbox.excuses(self._tenant, ids)
-        stored = parts.index.fetch(self._generation, ids, seconds=self._hold(), whole=closely)
+        excuses = sides.outbox.expected_differences(self._tenant, ids)
+        stored = sides.index.fetch(self._generation, ids, seconds=self._renew(), whole=closely)
         hidden = self._hidden(stored) if closely else set()
-        versions = parts.memories.versions(ids)
-        later = parts.outbox.excuses(self._tenant, ids)
+        versions = sides.memories.versions(ids)
+        later = sides.outbox.expected_differences(self._tenant, ids)
         found: dict[MemoryId, tuple[FindingKind, str] | None] = {}
         for memory_id in ids:
             row = rows.get(memory_id)
@@ -110,11 +112,13 @@ class Sandwich:
         rows: dict[MemoryId, Memory] = {}
         left = ids
         while left:
-            some, left = self._parts.memories.read(left, vectors=closely)
+            some, left = self._sides.memories.read(left, vectors=closely)
             rows |= some
         return rows
 
-    def _excused(self, memory_id: MemoryId, kind: FindingKind, excuses: Excuses) -> bool:
+    def _excused(
+        self, memory_id: MemoryId, kind: FindingKind, excuses: ExpectedDifferences
+    ) -> bool:
         if self._generation.state != "live" and kind not in STRAYS:
             # A reset compares all of the live generation; from another it takes what went alone.
             excuses = replace(excuses, everything=False)
@@ -127,7 +131,9 @@ class Sandwich:
 
     def _hidden(self, stored: Mapping[MemoryId, Stored]) -> set[MemoryId]:
         vectors = {i: s.vector for i, s in stored.items() if s.vector is not None}
-        return self._parts.index.hidden(self._generation, vectors, seconds=self._hold())
+        return self._sides.index.unreachable_by_vector(
+            self._generation, vectors, seconds=self._renew()
+        )
 
     def _judge(
         self, row: Memory | None, stored: Stored | None, *, hidden: bool
@@ -137,7 +143,7 @@ class Sandwich:
             return None if stored is None else _stray(row)
         if stored is None:
             return "missing", "no document is stored for it"
-        if describe(row, self._parts.recipe) != dict(stored.metadata):
+        if describe(row, self._sides.recipe) != dict(stored.metadata):
             return "stale", "its metadata or hash is not the memory's"
         if self._texts_differ(row, stored):
             return "stale", "its text is not the memory's"
@@ -146,14 +152,14 @@ class Sandwich:
         return ("unreachable", "a search by its own vector does not find it") if hidden else None
 
     def _texts_differ(self, row: Memory, stored: Stored) -> bool:
-        looked_at = stored.vector is not None and self._parts.recipe.document == "full"
+        looked_at = stored.vector is not None and self._sides.recipe.document == "full"
         return looked_at and stored.text != row.raw
 
     def _vectors_differ(self, row: Memory, stored: Stored) -> bool:
         if row.embedding is None or stored.vector is None:
             return False
-        parts = self._parts
-        known = covering(row, compose(row, parts.recipe), model=parts.model, trust=parts.trust)
+        sides = self._sides
+        known = covering(row, compose(row, sides.recipe), model=sides.model, trust=sides.trust)
         if known is None:  # the application's own, which the document was not made with
             return False
         scale = max(1.0, float(np.linalg.norm(row.embedding)))

@@ -58,7 +58,7 @@ class Repair:
         """Bring what stands, or wait until whoever has the tenant has brought it."""
         until = time.monotonic() + PATIENCE_SECONDS
         waiting = threading.Event()
-        while self.outbox.due(tenant) and time.monotonic() < until:
+        while self.outbox.has_due_changes(tenant) and time.monotonic() < until:
             if self.sync.run(tenant).verdict not in {"busy", "fenced"}:
                 return
             waiting.wait(POLL_SECONDS)

@@ -32,11 +32,17 @@ from memory_pipeline.domain.types import (
     memory_id_of,
 )
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, ServerLost
-from memory_pipeline.ports import Hold
+from memory_pipeline.ports import RenewLease
 from memory_pipeline.postgres.registry import PostgresRegistry
-from memory_pipeline.prefetch import ahead
-from memory_pipeline.verify.double_check import CLOSE_LOOKS, LOOKS, Parts, Sandwich, cut
-from memory_pipeline.verify.written_rows import Known
+from memory_pipeline.prefetch import prefetch
+from memory_pipeline.verify.double_check import (
+    CHECK_SIZE,
+    CLOSE_CHECK_SIZE,
+    DoubleCheck,
+    Sides,
+    cut,
+)
+from memory_pipeline.verify.written_rows import WrittenRows
 
 SAMPLE = 100
 # A flip in the middle means that another collection has to be looked at.
@@ -57,7 +63,7 @@ class Scan:
 class Verify:
     """Verifies tenants, one after the other in each thread."""
 
-    parts: Parts
+    sides: Sides
     registry: PostgresRegistry
     seconds: float
 
@@ -67,8 +73,8 @@ class Verify:
         *,
         generation: Generation | None = None,
         sample: int | None = SAMPLE,
-        known: Known | None = None,
-        hold: Hold | None = None,
+        written_rows: WrittenRows | None = None,
+        renew: RenewLease | None = None,
     ) -> Verified:
         """Verify the live generation of a tenant, or the given one.
 
@@ -90,10 +96,10 @@ class Verify:
 
         """
         began = time.monotonic()
-        hold = hold or (lambda: self.seconds)
+        renew = renew or (lambda: self.seconds)
         for _ in range(FLIPS):
             target = generation or self.registry.live(tenant)
-            verified = self._look(tenant, target, sample, known, hold)
+            verified = self._look(tenant, target, sample, written_rows, renew)
             now = generation or self.registry.live(tenant)
             if (now and (now.id, now.state)) == (target and (target.id, target.state)):
                 return replace(verified, seconds=time.monotonic() - began)
@@ -106,8 +112,8 @@ class Verify:
         tenant: TenantId,
         generation: Generation | None,
         sample: int | None,
-        known: Known | None,
-        hold: Hold,
+        written_rows: WrittenRows | None,
+        renew: RenewLease,
     ) -> Verified:
         whole = self._of_the_whole(tenant, generation)
         if generation is None or whole is not None:
@@ -117,7 +123,7 @@ class Verify:
                 findings=() if whole is None else (whole,),
             )
         try:
-            return self._compare(tenant, generation, sample, known, hold)
+            return self._compare(tenant, generation, sample, written_rows, renew)
         except ServerLost as lost:
             return _condemned(tenant, generation, "lost", str(lost))
         except Corrupt as damage:
@@ -127,8 +133,8 @@ class Verify:
         """Tell what is wrong with all of a tenant's collection, without asking it."""
         if generation is None:
             # Counted first: what is written from now on waits, or is in a collection by the end.
-            memories = self.parts.memories.count(tenant)
-            waits = self.parts.outbox.pending(tenant) or self.registry.building(tenant)
+            memories = self.sides.memories.count(tenant)
+            waits = self.sides.outbox.pending(tenant) or self.registry.building(tenant)
             if waits or not memories:
                 return None
             return Finding("no collection", tenant, detail="it has memories, and nothing waits")
@@ -137,9 +143,9 @@ class Verify:
             wrong["lost"] = "its server was given up"
         elif generation.state == "corrupt":
             wrong["damaged"] = "it was found damaged before"
-        elif generation.model != self.parts.model:
+        elif generation.model != self.sides.model:
             wrong["wrong model"] = f"it was built with {generation.model}"
-        elif generation.config_hash != self.parts.recipe.config_hash:
+        elif generation.config_hash != self.sides.recipe.config_hash:
             wrong["wrong model"] = "it was built with other settings"
         return next((Finding(kind, tenant, detail=said) for kind, said in wrong.items()), None)
 
@@ -148,19 +154,19 @@ class Verify:
         tenant: TenantId,
         generation: Generation,
         sample: int | None,
-        known: Known | None,
-        hold: Hold,
+        written_rows: WrittenRows | None,
+        renew: RenewLease,
     ) -> Verified:
-        scan = self._scan(tenant, generation, known, hold)  # 1
+        scan = self._scan(tenant, generation, written_rows, renew)  # 1
         began = time.monotonic()
-        look = Sandwich(self.parts, tenant, generation, hold)
+        look = DoubleCheck(self.sides, tenant, generation, renew)
         close: set[MemoryId] = set()
         chosen: Sequence[MemoryId] = ()
         if sample != 0 and scan.present:
             chosen = _choose(scan.present, sample)
-            for part in cut(chosen, CLOSE_LOOKS):  # 2
+            for part in cut(chosen, CLOSE_CHECK_SIZE):  # 2
                 close |= look.doubt(part, closely=True)
-            close |= self._unlisted(generation, scan.present, hold)
+            close |= self._unlisted(generation, scan.present, renew)
         reach_seconds = time.monotonic() - began
         findings = [
             *look.confirm(sorted(scan.doubts - close), closely=False),  # 3
@@ -175,7 +181,7 @@ class Verify:
             generation.id,
             documents=len(scan.present) + len(scan.strangers),
             memories=scan.memories,
-            excused=len(look.pending),
+            pending=len(look.pending),
             buried=len(look.buried),
             waived=len(look.waived),
             sampled=len(chosen),
@@ -186,12 +192,16 @@ class Verify:
     # ---- 1: everything, by metadata
 
     def _scan(
-        self, tenant: TenantId, generation: Generation, known: Known | None, hold: Hold
+        self,
+        tenant: TenantId,
+        generation: Generation,
+        written_rows: WrittenRows | None,
+        renew: RenewLease,
     ) -> Scan:
         present: array[int] = array("q")
         doubts: set[MemoryId] = set()
         strangers: list[str] = []
-        pages = ahead(self.parts.index.pages(generation, hold=hold), depth=1)
+        pages = prefetch(self.sides.index.pages(generation, renew=renew), depth=1)
         try:
             for page in pages:
                 held: dict[MemoryId, Mapping[str, Scalar]] = {}
@@ -202,13 +212,13 @@ class Verify:
                     else:
                         held[memory_id] = metadata
                 present.extend(held)
-                for part in cut(held, LOOKS):
-                    doubts |= self._differing(tenant, part, held, known)
+                for part in cut(held, CHECK_SIZE):
+                    doubts |= self._differing(tenant, part, held, written_rows)
         finally:
             pages.close()
         memories = 0
         seen = np.sort(np.frombuffer(present, dtype=np.int64)) if present else np.empty(0, np.int64)
-        for ids in self.parts.memories.ids(tenant):
+        for ids in self.sides.memories.ids(tenant):
             memories += len(ids)
             there = np.isin(np.asarray(ids, dtype=np.int64), seen)
             doubts.update(i for i, found in zip(ids, there.tolist(), strict=True) if not found)
@@ -219,29 +229,31 @@ class Verify:
         tenant: TenantId,
         ids: Sequence[MemoryId],
         held: Mapping[MemoryId, Mapping[str, Scalar]],
-        known: Known | None,
+        written_rows: WrittenRows | None,
     ) -> set[MemoryId]:
         """Compare documents with their rows, but for those whose rows are known by version."""
         covered: set[MemoryId] = set()
-        if known is not None:
+        if written_rows is not None:
             covered = {
                 i
-                for i, (whose, version) in self.parts.memories.versions(ids).items()
-                if whose == tenant and known.covers(i, version)
+                for i, (whose, version) in self.sides.memories.versions(ids).items()
+                if whose == tenant and written_rows.covers(i, version)
             }
-        rows = self.parts.memories.get(tenant, [i for i in ids if i not in covered])
+        rows = self.sides.memories.get(tenant, [i for i in ids if i not in covered])
         return {
             i
             for i in ids
-            if not (known is not None and i in covered and known.agrees(i, held[i]))
-            and ((row := rows.get(i)) is None or describe(row, self.parts.recipe) != dict(held[i]))
+            if not (written_rows is not None and i in covered and written_rows.matches(i, held[i]))
+            and ((row := rows.get(i)) is None or describe(row, self.sides.recipe) != dict(held[i]))
         }
 
     # ---- 2: what can be found
 
-    def _unlisted(self, generation: Generation, present: array[int], hold: Hold) -> set[MemoryId]:
+    def _unlisted(
+        self, generation: Generation, present: array[int], renew: RenewLease
+    ) -> set[MemoryId]:
         """Return the documents that no query lists, however many results it may have."""
-        names = self.parts.index.listed(generation, len(present), seconds=hold())
+        names = self.sides.index.reachable_ids(generation, len(present), seconds=renew())
         listed = {memory_id_of(name) for name in names}
         return {MemoryId(i) for i in present if i not in listed}
 

@@ -12,7 +12,7 @@ TENANTS_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Unverified:
+class SkippedTenant:
     """A tenant that could not be verified now, and why."""
 
     tenant: TenantId
@@ -21,7 +21,7 @@ class Unverified:
 
 def verify_all(
     verify: Verify, tenants: Sequence[TenantId], *, sample: int | None = SAMPLE
-) -> Generator[Verified | Unverified]:
+) -> Generator[Verified | SkippedTenant]:
     """Verify these tenants; yield each verdict in their order.
 
     Raises:
@@ -29,11 +29,11 @@ def verify_all(
 
     """
 
-    def one(tenant: TenantId) -> Verified | Unverified:
+    def one(tenant: TenantId) -> Verified | SkippedTenant:
         try:
             return verify.run(tenant, sample=sample)
         except ChromaUnavailable as error:
-            return Unverified(tenant, str(error))
+            return SkippedTenant(tenant, str(error))
 
     pool = ThreadPoolExecutor(TENANTS_AT_ONCE, thread_name_prefix="verify")
     try:

@@ -11,7 +11,7 @@ from memory_pipeline.domain.types import MemoryId, Scalar
 DIGEST_BYTES = 16
 
 
-class Known:
+class WrittenRows:
     """The metadata of documents as they were written, each with the version of its row then.
 
     A row that still has that version still says the same. Ids have to be noted in order; one that
@@ -23,7 +23,7 @@ class Known:
         self._versions = array("Q")
         self._digests = bytearray()
 
-    def note(self, memory_id: MemoryId, version: str, metadata: Mapping[str, Scalar]) -> None:
+    def add(self, memory_id: MemoryId, version: str, metadata: Mapping[str, Scalar]) -> None:
         """Note what was written for a memory."""
         if self._ids and memory_id <= self._ids[-1]:
             return
@@ -36,7 +36,7 @@ class Known:
         at = self._find(memory_id)
         return at is not None and self._versions[at] == int(version)
 
-    def agrees(self, memory_id: MemoryId, metadata: Mapping[str, Scalar]) -> bool:
+    def matches(self, memory_id: MemoryId, metadata: Mapping[str, Scalar]) -> bool:
         """Whether this is the metadata that was written for the memory."""
         at = self._find(memory_id)
         if at is None:

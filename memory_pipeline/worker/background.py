@@ -5,6 +5,7 @@ Chroma back?), the mending (damaged collections are rebuilt, ended ones dropped)
 and the source (did Postgres go back in time?).
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -19,26 +20,26 @@ from memory_pipeline.errors import (
     PostgresUnavailable,
 )
 from memory_pipeline.logs import get_logger
-from memory_pipeline.maintenance.cleanup import drop_ended
+from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.maintenance.restore_watch import LOOK_SECONDS
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.ports import Lineage
-from memory_pipeline.postgres.workers import BEAT_SECONDS
+from memory_pipeline.ports import Reporter
+from memory_pipeline.postgres.workers import HEARTBEAT_SECONDS
 from memory_pipeline.rebuild.tenants import RebuildAll
 from memory_pipeline.worker.metrics import Metrics
 
 log = get_logger("memory_pipeline.worker.background")
 
 PROBE_SECONDS = 1.0
-MEND_SECONDS = 5.0
+REPAIR_SECONDS = 5.0
 DROPS_AT_ONCE = 3
 # Of one tenant in the UI; and of all of them, a minute.
-LINEAGE_SECONDS = 5.0
-LINEAGE_A_TENANT_SECONDS = 60.0
-LINEAGE_AT_ONCE = 25
+REPORT_SECONDS = 5.0
+REPORT_PER_TENANT_SECONDS = 60.0
+REPORT_TENANTS = 25
 
 
-class Upkeep:
+class BackgroundTasks:
     """The threads beside the loop. What fails in them is logged and tried again."""
 
     def __init__(
@@ -46,20 +47,20 @@ class Upkeep:
         pipeline: Pipeline,
         *,
         metrics: Metrics,
-        lineage: Lineage,
+        reporter: Reporter,
     ) -> None:
         self._pipeline = pipeline
         self._workers = pipeline.workers
         self._freshness = pipeline.freshness
         self._metrics = metrics
-        self._lineage = lineage
+        self._reporter = reporter
         self._stop = threading.Event()
         self._troubled = threading.Event()
         self._down = threading.Event()
-        self._closed: set[UUID] = set()  # the servers that took no write when last asked
+        self._unwritable: set[UUID] = set()  # the servers that took no write when last asked
         self._lock = threading.Lock()  # of what follows
-        self._untold: dict[TenantId, Outcome] = {}
-        self._told_at: dict[TenantId, float] = {}
+        self._unreported: dict[TenantId, Outcome] = {}
+        self._reported_at: dict[TenantId, float] = {}
         self._rebuilding: RebuildAll | None = None
         self._threads: list[threading.Thread] = []
 
@@ -69,23 +70,23 @@ class Upkeep:
         return self._down.is_set()
 
     @property
-    def closed_servers(self) -> frozenset[UUID]:
+    def unwritable_servers(self) -> frozenset[UUID]:
         """The servers that take no writes: what is tried there would fail, or hang."""
-        return frozenset(self._closed)
+        return frozenset(self._unwritable)
 
     def start(self, back: Callable[[], None]) -> None:
         """Begin; ``back`` is called when Chroma is reachable again after it was not."""
-        self._workers.beat()
+        self._workers.heartbeat()
         self._metrics.ready()
         for name, seconds, work in (
-            ("pulse", BEAT_SECONDS, self._pulse),
+            ("pulse", HEARTBEAT_SECONDS, self._heartbeat),
             ("probe", PROBE_SECONDS, lambda: self._probe(back)),
-            ("mending", MEND_SECONDS, self._mend),
-            ("lineage", LINEAGE_SECONDS, self._tell),
-            ("source", LOOK_SECONDS, self._pipeline.source.watch),
+            ("mending", REPAIR_SECONDS, self._repair_damaged),
+            ("lineage", REPORT_SECONDS, self._report),
+            ("source", LOOK_SECONDS, self._pipeline.restore_watch.watch),
         ):
             thread = threading.Thread(
-                target=self._again_and_again, args=(name, seconds, work), name=name, daemon=True
+                target=self._run_every, args=(name, seconds, work), name=name, daemon=True
             )
             self._threads.append(thread)
             thread.start()
@@ -99,15 +100,15 @@ class Upkeep:
         for thread in self._threads:
             thread.join()
         try:
-            self._tell(all_of_it=True)
+            self._report(all_of_it=True)
             self._record_freshness()
-            self._workers.leave()
+            self._workers.deregister()
         except PipelineError as error:
             log.warning("left_without_a_word", reason=str(error))
 
-    def note(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome) -> None:
         """Take note of what a turn did."""
-        self._metrics.note(outcome)
+        self._metrics.record(outcome)
         if outcome.verdict == "postponed":
             self._troubled.set()
         if outcome.verdict == "done" and outcome.newest_change:
@@ -115,10 +116,10 @@ class Upkeep:
 
     def _remember(self, outcome: Outcome) -> None:
         with self._lock:
-            other = self._untold.get(outcome.tenant)
-            self._untold[outcome.tenant] = _together(other, outcome) if other else outcome
+            other = self._unreported.get(outcome.tenant)
+            self._unreported[outcome.tenant] = _joined(other, outcome) if other else outcome
 
-    def _again_and_again(self, name: str, seconds: float, work: Callable[[], None]) -> None:
+    def _run_every(self, name: str, seconds: float, work: Callable[[], None]) -> None:
         while not self._stop.wait(seconds):
             try:
                 work()
@@ -130,13 +131,13 @@ class Upkeep:
 
     # ---- the pulse and the probe
 
-    def _pulse(self) -> None:
-        self._workers.beat()
+    def _heartbeat(self) -> None:
+        self._workers.heartbeat()
         self._record_freshness()
-        self._metrics.waiting(self._workers.backlog())
+        self._metrics.set_backlog(self._workers.backlog())
 
     def _record_freshness(self) -> None:
-        self._workers.record_freshness(self._freshness.untold())
+        self._workers.record_freshness(self._freshness.unreported())
 
     def _probe(self, back: Callable[[], None]) -> None:
         """After a turn was postponed, ask which servers take writes; tell when one does again.
@@ -147,15 +148,15 @@ class Upkeep:
         if not self._troubled.is_set():
             return
         try:
-            open_, closed = self._pipeline.servers.open_and_closed()
+            writable, unwritable = self._pipeline.servers.writable_and_unwritable()
         except ChromaUnavailable:  # no server is named yet
-            open_, closed = set(), set()
-        returned = bool(open_ & self._closed) or (self._down.is_set() and bool(open_))
-        self._closed = closed
-        self._metrics.closed(len(closed))
-        if open_ and not closed:
+            writable, unwritable = set(), set()
+        returned = bool(writable & self._unwritable) or (self._down.is_set() and bool(writable))
+        self._unwritable = unwritable
+        self._metrics.set_unwritable_servers(len(unwritable))
+        if writable and not unwritable:
             self._troubled.clear()
-        if open_:
+        if writable:
             self._down.clear()
         else:
             self._down.set()
@@ -165,7 +166,7 @@ class Upkeep:
 
     # ---- mending
 
-    def _mend(self) -> None:
+    def _repair_damaged(self) -> None:
         """Rebuild what is damaged, alone; drop what has ended."""
         for tenant in self._pipeline.registry.damaged():
             if self._stop.is_set():
@@ -183,7 +184,7 @@ class Upkeep:
             finally:
                 with self._lock:
                     self._rebuilding = None
-        drop_ended(
+        drop_retired(
             self._pipeline.registry,
             self._pipeline.index,
             grace_seconds=self._pipeline.settings.retire_seconds,
@@ -194,29 +195,30 @@ class Upkeep:
 
     # ---- lineage
 
-    def _tell(self, *, all_of_it: bool = False) -> None:
+    def _report(self, *, all_of_it: bool = False) -> None:
         """Report tenants that were synced: each of them, and all, only so often."""
         now = time.monotonic()
         with self._lock:
             due = [
                 tenant
-                for tenant in self._untold
-                if all_of_it or now - self._told_at.get(tenant, 0.0) >= LINEAGE_A_TENANT_SECONDS
+                for tenant in self._unreported
+                if all_of_it
+                or now - self._reported_at.get(tenant, -math.inf) >= REPORT_PER_TENANT_SECONDS
             ]
-            due = due if all_of_it else due[:LINEAGE_AT_ONCE]
-            outcomes = [self._untold.pop(tenant) for tenant in due]
-            self._told_at |= dict.fromkeys(due, now)
+            due = due if all_of_it else due[:REPORT_TENANTS]
+            outcomes = [self._unreported.pop(tenant) for tenant in due]
+            self._reported_at |= dict.fromkeys(due, now)
         if not outcomes:
             return
         try:
-            self._lineage.report(outcomes)
+            self._reporter.report(outcomes)
         except Exception as error:  # noqa: BLE001 - whatever it is, syncing goes on
             log.warning("lineage_waits", tenants=len(outcomes), reason=type(error).__name__)
             for outcome in outcomes:
                 self._remember(outcome)
 
 
-def _together(before: Outcome, now: Outcome) -> Outcome:
+def _joined(before: Outcome, now: Outcome) -> Outcome:
     """Join what two turns of one tenant did, in whatever order."""
     return replace(
         now,

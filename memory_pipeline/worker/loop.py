@@ -28,29 +28,31 @@ from memory_pipeline.errors import (
 from memory_pipeline.logs import get_logger
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.listener import Listener
-from memory_pipeline.worker.background import Upkeep
-from memory_pipeline.worker.tenant_scheduler import Turns
+from memory_pipeline.worker.background import BackgroundTasks
+from memory_pipeline.worker.tenant_scheduler import TenantScheduler
 
 log = get_logger("memory_pipeline.worker.loop")
 
 # Of each Chroma server; while one batch is written others are read, and small ones slip between.
-TURNS_A_SERVER = 4
-MOST_TURNS = 16
+TURNS_PER_SERVER = 4
+MAX_TURNS = 16
 # Of the time since the last question; with a thousand tenants waiting it costs 20 ms.
 ASKING_SHARE = 0.2
 DOWN_SECONDS = 1.0
 
 
-class Live:
+class Worker:
     """Syncs until ``stop`` is called."""
 
-    def __init__(self, pipeline: Pipeline, upkeep: Upkeep) -> None:
+    def __init__(self, pipeline: Pipeline, background: BackgroundTasks) -> None:
         self._pipeline = pipeline
-        self._upkeep = upkeep
+        self._background = background
         self._poll_seconds = pipeline.settings.poll_seconds
         self._sync = pipeline.sync()
         servers = len(pipeline.settings.chroma_addresses())
-        self._turns = Turns(min(MOST_TURNS, TURNS_A_SERVER * max(1, servers)), TURNS_A_SERVER)
+        self._scheduler = TenantScheduler(
+            min(MAX_TURNS, TURNS_PER_SERVER * max(1, servers)), TURNS_PER_SERVER
+        )
         self._lock = threading.Lock()  # of the turns
         self._wake = threading.Event()
         self._hinted = threading.Event()
@@ -75,16 +77,16 @@ class Live:
         """
         self._warm()
         listener = Listener(self._pipeline.database.url, self._hint)
-        self._upkeep.start(self._back)
+        self._background.start(self._back)
         listener.start()
         try:
-            with ThreadPoolExecutor(self._turns.at_once, thread_name_prefix="turn") as pool:
+            with ThreadPoolExecutor(self._scheduler.concurrency, thread_name_prefix="turn") as pool:
                 while not self._stop.is_set():
                     self._round(pool)
                     self._wait()
         finally:
             listener.stop()
-            self._upkeep.stop()
+            self._background.stop()
 
     def _warm(self) -> None:
         """Pay for imports, the model and the first connections before it is called ready."""
@@ -104,10 +106,12 @@ class Live:
         except (ContractError, PostgresUnavailable) as error:  # a dump is being loaded, say
             log.warning("postgres_down", reason=str(error))
             self._stop.wait(DOWN_SECONDS)
-        if self._upkeep.nothing_can_be_written:
+        if self._background.nothing_can_be_written:
             return
         with self._lock:
-            begun = self._turns.begin(time.monotonic(), closed=self._upkeep.closed_servers)
+            begun = self._scheduler.start_next(
+                time.monotonic(), unwritable=self._background.unwritable_servers
+            )
         for tenant in begun:
             pool.submit(self._turn, tenant)
 
@@ -123,7 +127,7 @@ class Live:
         self._asked_at = time.monotonic()
         self._asking_seconds = self._asked_at - began
         with self._lock:
-            self._turns.offer(pending, pending)
+            self._scheduler.update_pending(pending, pending)
 
     def _wait(self) -> None:
         now = time.monotonic()
@@ -131,7 +135,7 @@ class Live:
         if self._hinted.is_set():
             most = self._asking_seconds / ASKING_SHARE - (now - self._asked_at)
         with self._lock:
-            seconds = self._turns.wait_seconds(now, max(0.001, most))
+            seconds = self._scheduler.wait_seconds(now, max(0.001, most))
         self._wake.wait(seconds)
         self._wake.clear()
 
@@ -150,8 +154,8 @@ class Live:
             log.exception("turn_broke")
         finally:
             with self._lock:
-                self._turns.ended(outcome, time.monotonic())
-            self._upkeep.note(outcome)
+                self._scheduler.finish(outcome, time.monotonic())
+            self._background.record(outcome)
             self._wake.set()
 
     def _hint(self) -> None:
@@ -161,5 +165,5 @@ class Live:
     def _back(self) -> None:
         """What tenants waited for is back."""
         with self._lock:
-            self._turns.forgive()
+            self._scheduler.reset_backoff()
         self._hint()

@@ -19,7 +19,7 @@ class Metrics:
         self, freshness: Freshness, *, port: int | None = None, address: str = LOOPBACK
     ) -> None:
         self._registry = CollectorRegistry()
-        self._ready = self._gauge("live_ready", "1 once the process syncs")
+        self._ready = self._gauge("worker_ready", "1 once the process syncs")
         self._backlog = self._gauge("pending_changes", "changes that wait")
         self._oldest = self._gauge("oldest_change_seconds", "age of the oldest of them")
         self._dead = self._gauge("dead_letters", "memories that were given up")
@@ -35,7 +35,7 @@ class Metrics:
             ["how"],
             registry=self._registry,
         )
-        self._turns = Counter(
+        self._scheduler = Counter(
             "memory_pipeline_turns",
             "turns of tenants by how they ended",
             ["verdict"],
@@ -47,7 +47,7 @@ class Metrics:
             ["error"],
             registry=self._registry,
         )
-        self._closed = self._gauge("closed_servers", "Chroma servers that take no writes")
+        self._unwritable = self._gauge("unwritable_servers", "Chroma servers that take no writes")
         self._seconds = self._histogram("turn_seconds", "how long turns took")
         self._embed_seconds = self._histogram("embed_seconds", "embedding and its backup, a turn")
         self._write_seconds = self._histogram("write_seconds", "writing to Chroma, a turn")
@@ -71,9 +71,9 @@ class Metrics:
         """Say that changes are synced from now on."""
         self._ready.set(1)
 
-    def note(self, outcome: Outcome) -> None:
+    def record(self, outcome: Outcome) -> None:
         """Count what a turn did."""
-        self._turns.labels(outcome.verdict).inc()
+        self._scheduler.labels(outcome.verdict).inc()
         self._seconds.observe(outcome.seconds)
         if outcome.error:
             self._errors.labels(outcome.error).inc()
@@ -87,15 +87,15 @@ class Metrics:
         self._vectors.labels("embedded").inc(outcome.embedded)
         self._vectors.labels("reused").inc(outcome.reused)
 
-    def waiting(self, backlog: Backlog) -> None:
+    def set_backlog(self, backlog: Backlog) -> None:
         """Show what waits."""
         self._backlog.set(backlog.changes)
         self._oldest.set(backlog.oldest_seconds)
         self._dead.set(backlog.dead_letters)
 
-    def closed(self, servers: int) -> None:
+    def set_unwritable_servers(self, servers: int) -> None:
         """Show how many servers take no writes."""
-        self._closed.set(servers)
+        self._unwritable.set(servers)
 
     def _histogram(self, name: str, meaning: str) -> Histogram:
         return Histogram(f"memory_pipeline_{name}", meaning, registry=self._registry)

@@ -25,11 +25,11 @@ LONGEST_SECONDS = 30.0
 
 
 @dataclass(slots=True)
-class Turns:
+class TenantScheduler:
     """Hands out turns; whoever calls it tells when each has ended. For one thread at a time."""
 
-    at_once: int
-    a_server: int = sys.maxsize
+    concurrency: int
+    per_server_limit: int = sys.maxsize
     # Each with its place in the last offer.
     _waiting: dict[TenantId, int] = field(default_factory=dict)
     _places: dict[TenantId, int] = field(default_factory=dict)
@@ -39,9 +39,9 @@ class Turns:
     # Since when each was served last.
     _backlogs: dict[TenantId, float] = field(default_factory=dict)
     # Until when, and for how long the next time.
-    _aside: dict[TenantId, tuple[float, float]] = field(default_factory=dict)
+    _backoff: dict[TenantId, tuple[float, float]] = field(default_factory=dict)
 
-    def offer(
+    def update_pending(
         self, pending: Iterable[TenantId], servers: Mapping[TenantId, UUID | None] | None = None
     ) -> None:
         """Take note of who has changes now, oldest change first, and where; of nobody else."""
@@ -49,18 +49,18 @@ class Turns:
         self._places = {tenant: place for place, tenant in enumerate(pending)}
         self._waiting = dict(self._places)
         known = self._waiting.keys() | self._running
-        for tenant in (self._backlogs.keys() | self._aside.keys()) - known:
+        for tenant in (self._backlogs.keys() | self._backoff.keys()) - known:
             self._backlogs.pop(tenant, None)
-            self._aside.pop(tenant, None)
+            self._backoff.pop(tenant, None)
 
-    def begin(self, now: float, *, closed: Collection[UUID] = ()) -> list[TenantId]:
+    def start_next(self, now: float, *, unwritable: Collection[UUID] = ()) -> list[TenantId]:
         """Return whose turns begin now; nobody's on a server that is closed."""
         able = [
             tenant
             for tenant in self._waiting
             if tenant not in self._running
-            and self._aside.get(tenant, (0.0,))[0] <= now
-            and self._servers.get(tenant) not in closed
+            and self._backoff.get(tenant, (0.0,))[0] <= now
+            and self._servers.get(tenant) not in unwritable
         ]
         few = sorted((t for t in able if t not in self._backlogs), key=self._waiting.__getitem__)
         many = sorted((t for t in able if t in self._backlogs), key=lambda t: self._backlogs[t])
@@ -78,20 +78,20 @@ class Turns:
         taken = Counter(self._servers.get(tenant) for tenant in self._running)
         chosen: list[TenantId] = []
         for tenant in tenants:
-            if len(self._running) + len(chosen) >= self.at_once:
+            if len(self._running) + len(chosen) >= self.concurrency:
                 break
             server = self._servers.get(tenant)
-            if server is None or taken[server] < self.a_server:
+            if server is None or taken[server] < self.per_server_limit:
                 taken[server] += 1
                 chosen.append(tenant)
         return chosen
 
-    def ended(self, outcome: Outcome, now: float) -> None:
+    def finish(self, outcome: Outcome, now: float) -> None:
         """Take note of how a turn ended."""
         tenant = outcome.tenant
         self._running.discard(tenant)
         if outcome.verdict == "done":
-            self._aside.pop(tenant, None)
+            self._backoff.pop(tenant, None)
             if outcome.more:
                 self._backlogs[tenant] = now
                 self._wait(tenant)
@@ -102,8 +102,8 @@ class Turns:
         shortest, longest = (
             (BUSY_SECONDS, LONGEST_BUSY_SECONDS) if busy else (TROUBLE_SECONDS, LONGEST_SECONDS)
         )
-        pause = min(max(shortest, self._aside.get(tenant, (0.0, 0.0))[1]), longest)
-        self._aside[tenant] = (now + pause, min(pause * 2, longest))
+        pause = min(max(shortest, self._backoff.get(tenant, (0.0, 0.0))[1]), longest)
+        self._backoff[tenant] = (now + pause, min(pause * 2, longest))
         self._wait(tenant)
 
     def _wait(self, tenant: TenantId) -> None:
@@ -111,12 +111,12 @@ class Turns:
 
     def wait_seconds(self, now: float, most: float) -> float:
         """Return for how long nothing can begin but what is offered or ended meanwhile."""
-        aside = [self._aside[t][0] for t in self._waiting if t in self._aside]
+        aside = [self._backoff[t][0] for t in self._waiting if t in self._backoff]
         return max(0.0, min([most, *(until - now for until in aside if until > now)]))
 
-    def forgive(self) -> None:
+    def reset_backoff(self) -> None:
         """Let those that were set aside try at once: what they waited for is back."""
-        self._aside.clear()
+        self._backoff.clear()
 
     @property
     def running(self) -> int:

@@ -21,9 +21,9 @@ from memory_pipeline.testing.chaos.expected_state import Books
 from memory_pipeline.testing.chaos.history import History
 from memory_pipeline.testing.chaos.probes import Questions
 from memory_pipeline.testing.chaos.run import tenants_of
-from memory_pipeline.testing.chaos.stack import Stack, private_stack
+from memory_pipeline.testing.chaos.stack import PrivateStack, private_stack
 from memory_pipeline.testing.chaos.workload import Workload
-from memory_pipeline.testing.link_faults import Way
+from memory_pipeline.testing.link_faults import LinkFault
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
@@ -37,11 +37,11 @@ OUTAGES: dict[str, breaking.Break] = {
     **{
         name: breaking.link_broken("chroma", lambda _, way=way: way)  # type: ignore[misc]
         for name, way in {
-            "refusing": Way("refuse"),
-            "replies cut after applying": Way("cut", bytes=20),
-            "replies lost after applying": Way("lost"),
-            "500": Way("answer", status=500),
-            "429": Way("answer", status=429),
+            "refusing": LinkFault("refuse"),
+            "replies cut after applying": LinkFault("cut", bytes=20),
+            "replies lost after applying": LinkFault("lost"),
+            "500": LinkFault("answer", status=500),
+            "429": LinkFault("answer", status=429),
         }.items()
     },
 }
@@ -58,7 +58,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
 
 
 @pytest.fixture(scope="module")
-def stack(history: History) -> Iterator[Stack]:
+def stack(history: History) -> Iterator[PrivateStack]:
     """Run Postgres, Chroma and a live process, with a proxy between them."""
     with private_stack(history, seed=SEED, lives=1) as running:
         yield running
@@ -72,7 +72,7 @@ def one(connection: psycopg.Connection, query: str) -> int:
 
 
 @pytest.mark.parametrize("kind", OUTAGES)
-def test_an_outage_costs_nothing_but_time(stack: Stack, history: History, kind: str) -> None:
+def test_an_outage_costs_nothing_but_time(stack: PrivateStack, history: History, kind: str) -> None:
     """P1, P5, P6: it waits in Postgres, and is there soon after."""
     if kind == "disk full" and stack.disk is None:
         pytest.skip("no disk of its own can be mounted here: only root may")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from memory_pipeline.domain.dead_letters import Cause, Which
+from memory_pipeline.domain.dead_letters import Cause, DeadLetterFilter
 from memory_pipeline.domain.types import Failure, MemoryId, TenantId
 from memory_pipeline_tests.contract.worlds import (
     ADA,
@@ -20,7 +20,7 @@ from memory_pipeline_tests.contract.worlds import (
     went_live,
 )
 
-ALL = Which()
+ALL = DeadLetterFilter()
 NOW = Cause.of_now("model", "config")
 LATER = replace(NOW, version="99")
 
@@ -36,7 +36,7 @@ def refused(
         assert memory in claim.memory_ids
         failure = Failure(memory, "refused", "index", content)
         buried += ack(world, lease, claim, failures=(failure,))
-        world.outbox.release(lease)
+        world.outbox.release_lease(lease)
         world.pass_time(world.settings.retry_seconds)
     return buried
 
@@ -49,7 +49,7 @@ def buried(world: World, tenant: TenantId = ADA, content: str = "a") -> MemoryId
     return memory
 
 
-def waive(world: World, which: Which = ALL) -> int:
+def waive(world: World, which: DeadLetterFilter = ALL) -> int:
     """Let dead letters be."""
     return world.letters.waive(which, by="a person", because="known")
 
@@ -73,7 +73,7 @@ def test_a_replay_is_our_own_doing_and_not_an_application_s(world: World) -> Non
     buried(world)
     world.letters.replay(ALL)
     claim = world.outbox.claim(taken(world))
-    assert [c.again for c in claim.changes] == [True]
+    assert [c.recheck for c in claim.changes] == [True]
 
 
 def test_a_replay_that_lands_clears_the_dead_letter(world: World) -> None:
@@ -104,7 +104,9 @@ def test_what_is_still_being_tried_is_not_replayed(world: World) -> None:
 def test_a_replay_is_of_those_that_are_meant(world: World, by: str) -> None:
     """And leaves the others buried."""
     mine, other = buried(world), buried(world, BOB)
-    which = Which(tenants=[ADA]) if by == "tenant" else Which(memory_ids=[mine])
+    which = (
+        DeadLetterFilter(tenants=[ADA]) if by == "tenant" else DeadLetterFilter(memory_ids=[mine])
+    )
     assert world.letters.replay(which) == 1
     assert (world.pending(ADA), world.pending(BOB)) == (1, 0)
     assert world.attempts(BOB, other) == (world.settings.max_attempts, True)
@@ -203,8 +205,8 @@ def test_waived_ones_can_be_passed_over_and_named(world: World) -> None:
     """A replay of everything that is not waived; and of one that is, which stays waived."""
     memory = buried(world)
     waive(world)
-    assert world.letters.replay(Which(waived=False)) == 0
-    assert world.letters.replay(Which(memory_ids=[memory])) == 1
+    assert world.letters.replay(DeadLetterFilter(waived=False)) == 0
+    assert world.letters.replay(DeadLetterFilter(memory_ids=[memory])) == 1
     refused(world, memory, times=world.settings.max_attempts)
     assert world.attempts(ADA, memory) == (world.settings.max_attempts, True)
     assert world.waived(ADA, memory)
@@ -290,13 +292,13 @@ def test_what_a_rebuild_could_write_is_a_dead_letter_until_live_has_it(world: Wo
     memory = live_and_buried(world)
     build = owned(world)
     generation = registered(world, build)
-    world.rebuilds.chunk_done(
+    world.rebuilds.record_chunk(
         build,
         taken(world),
         generation,
         through=memory,
         provenance={},
-        again=(),
+        recheck=(),
         landed=(memory,),
         embedded=0,
     )
@@ -317,13 +319,13 @@ def test_a_failed_attempt_is_forgotten_after_the_rebuild_that_covered_it(world: 
     damage(world)
     build = owned(world)
     generation = registered(world, build)
-    world.rebuilds.chunk_done(
+    world.rebuilds.record_chunk(
         build,
         taken(world),
         generation,
         through=memory,
         provenance={},
-        again=(),
+        recheck=(),
         landed=(memory,),
         embedded=0,
     )

@@ -46,7 +46,7 @@ def test_a_first_generation_that_is_left_half_built_waits_for_a_rebuild(world: W
     assert world.damaged() == []
     world.pass_time(world.rebuilds.redo_seconds + 1)
     assert world.damaged() == ["ada"]
-    world.rebuilds.close(build, "its process ended")
+    world.rebuilds.fail_part(build, "its process ended")
     assert world.damaged() == ["ada"]
 
 
@@ -65,7 +65,7 @@ def test_another_that_is_given_up_is_not_the_one_that_is_building(world: World) 
     older = registered(world, build)
     lease = taken(world)
     world.registry.abandon(lease, older.id)
-    world.outbox.release(lease)
+    world.outbox.release_lease(lease)
     drained(world)
     newer = registered(world, build)
     lease = taken(world)
@@ -101,7 +101,7 @@ def test_nobody_builds_on_a_server_that_was_given_up_meanwhile(world: World) -> 
     build, lost = owned(world), begun(world)
     world.retire(lost.server)
     with pytest.raises(Fenced):
-        world.rebuilds.register(build, taken(world), lost)
+        world.rebuilds.register_building(build, taken(world), lost)
     assert world.registry.building(ADA) is None
     assert world.state(lost.id) == "lost"
 
@@ -111,7 +111,7 @@ def _refused(world: World, memory: MemoryId) -> None:
     claim = world.outbox.claim(lease)
     assert memory in claim.memory_ids
     ack(world, lease, claim, failures=(Failure(memory, "refused"),))
-    world.outbox.release(lease)
+    world.outbox.release_lease(lease)
 
 
 def test_a_reset_forgets_the_failures_of_memories_that_are_gone(world: World) -> None:
@@ -142,7 +142,7 @@ def test_a_reset_forgets_the_failures_of_memories_that_went_to_others(world: Wor
     lease = taken(world)
     claim = world.outbox.claim(lease)
     assert claim.resets
-    world.outbox.ack(lease, claim, landed={}, failures=(), missed=(), again=())
+    world.outbox.ack(lease, claim, landed={}, failures=(), missed=(), recheck=())
     assert world.attempts(ADA, memory) is None
 
 
@@ -153,7 +153,7 @@ def test_a_flip_forgets_the_failures_of_memories_that_are_gone(world: World) -> 
     lease = taken(world)
     refused = (Failure(gone, "refused"), Failure(stays, "refused"))
     ack(world, lease, world.outbox.claim(lease), failures=refused)
-    world.outbox.release(lease)
+    world.outbox.release_lease(lease)
     damage(world)
     world.delete(gone)
     build = owned(world)
@@ -218,14 +218,14 @@ def test_what_waits_or_is_buried_is_excused(world: World) -> None:
         landed=dict.fromkeys((right,)),
         failures=(),
         missed=(waits,),
-        again=(),
+        recheck=(),
     )
     other = world.put("bob")
-    excuses = world.excuses(ADA, [waits, claimed, right, other])
+    excuses = world.expected_differences(ADA, [waits, claimed, right, other])
     assert excuses.pending == {waits, claimed}
     assert excuses.buried == frozenset()
     assert not excuses.everything
-    assert world.excuses(ADA, [right]).pending == frozenset()
+    assert world.expected_differences(ADA, [right]).pending == frozenset()
 
 
 def test_a_truncate_excuses_everybody_until_it_is_told(world: World) -> None:
@@ -233,12 +233,12 @@ def test_a_truncate_excuses_everybody_until_it_is_told(world: World) -> None:
     memory = world.put("ada")
     drained(world)
     world.truncate()
-    assert world.excuses(ADA, [memory]).everything
+    assert world.expected_differences(ADA, [memory]).everything
     world.due_tenants()
-    assert world.excuses(ADA, [memory]).everything
+    assert world.expected_differences(ADA, [memory]).everything
     lease = taken(world)
     ack(world, lease, world.outbox.claim(lease))
-    assert not world.excuses(ADA, [memory]).everything
+    assert not world.expected_differences(ADA, [memory]).everything
 
 
 def test_what_a_rebuild_covers_is_excused_by_nothing(world: World) -> None:
@@ -246,6 +246,6 @@ def test_what_a_rebuild_covers_is_excused_by_nothing(world: World) -> None:
     went_live(world)
     damage(world)
     memory = world.put("ada")
-    assert world.excuses(ADA, [memory]).pending == {memory}
+    assert world.expected_differences(ADA, [memory]).pending == {memory}
     registered(world, owned(world))
-    assert world.excuses(ADA, [memory]).pending == frozenset()
+    assert world.expected_differences(ADA, [memory]).pending == frozenset()

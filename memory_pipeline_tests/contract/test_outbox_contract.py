@@ -9,13 +9,13 @@ from memory_pipeline.domain.types import (
     Claim,
     Failure,
     MemoryId,
-    Noting,
     Provenance,
+    ProvenanceUpdate,
     TenantId,
 )
 from memory_pipeline.errors import Fenced
 from memory_pipeline.postgres import memories as postgres_memories
-from memory_pipeline.postgres.registry import OF_LATE_SECONDS
+from memory_pipeline.postgres.registry import RECENT_SECONDS
 from memory_pipeline_tests.contract.worlds import (
     ADA,
     BOB,
@@ -39,19 +39,19 @@ from memory_pipeline_tests.fakes import a_vector
 def test_only_one_worker_has_a_tenant(world: World) -> None:
     """A lease that stands keeps everybody else out, and no other tenant."""
     taken(world)
-    assert world.outbox.take(ADA) is None
-    assert world.outbox.take(BOB) is not None
+    assert world.outbox.acquire_lease(ADA) is None
+    assert world.outbox.acquire_lease(BOB) is not None
 
 
 def test_an_unregistered_tenant_has_no_lease(world: World) -> None:
     """A tenant is registered before it is written."""
-    assert world.outbox.take(TenantId("nobody")) is None
+    assert world.outbox.acquire_lease(TenantId("nobody")) is None
 
 
 def test_a_released_lease_can_be_taken_with_a_larger_token(world: World) -> None:
     """The token only grows, so an old one can never be mistaken for a new one."""
     first = taken(world)
-    world.outbox.release(first)
+    world.outbox.release_lease(first)
     second = taken(world)
     assert second.token > first.token
 
@@ -63,14 +63,14 @@ def test_a_lease_runs_out_and_its_holder_is_fenced(world: World) -> None:
     claim = world.outbox.claim(stale)
     world.pass_time(world.settings.lease_seconds + 1)
     with pytest.raises(Fenced):
-        stale.hold()
+        stale.renew()
     with pytest.raises(Fenced):
         world.outbox.claim(stale)
     with pytest.raises(Fenced):
         ack(world, stale, claim)
     taker = taken(world)
-    world.outbox.release(stale, error="too late")
-    assert world.outbox.take(ADA) is None
+    world.outbox.release_lease(stale, error="too late")
+    assert world.outbox.acquire_lease(ADA) is None
     assert world.outbox.claim(taker).memory_ids == (memory,)
 
 
@@ -79,8 +79,8 @@ def test_holding_renews_and_tells_less_time_than_the_lease(world: World) -> None
     lease = taken(world)
     for _ in range(3):
         world.pass_time(world.settings.lease_seconds - 1)
-        assert 0 < lease.hold() <= world.settings.request_seconds
-    assert world.outbox.take(ADA) is None
+        assert 0 < lease.renew() <= world.settings.request_seconds
+    assert world.outbox.acquire_lease(ADA) is None
 
 
 # ---- claim and ack
@@ -162,45 +162,45 @@ def test_a_claim_tells_what_no_application_has_changed(world: World) -> None:
     """Who looks for what is hidden must not look at what he has had written again, for ever."""
     memory = world.put("ada")
     world.outbox.enqueue(ADA, [memory])
-    assert [c.again for c in world.outbox.claim(taken(world)).changes] == [False, True]
+    assert [c.recheck for c in world.outbox.claim(taken(world)).changes] == [False, True]
 
 
 def test_a_tenant_is_due_while_something_can_be_claimed(world: World) -> None:
     """What waits for its time is not due before it, and what was acked is not due at all."""
-    assert not world.outbox.due(ADA)
+    assert not world.outbox.has_due_changes(ADA)
     memory = world.put("ada")
-    assert world.outbox.due(ADA)
-    assert not world.outbox.due(BOB)
+    assert world.outbox.has_due_changes(ADA)
+    assert not world.outbox.has_due_changes(BOB)
     lease = taken(world)
     ack(world, lease, world.outbox.claim(lease), missed=(memory,))
-    assert not world.outbox.due(ADA)
+    assert not world.outbox.has_due_changes(ADA)
     world.pass_time(1)
-    assert world.outbox.due(ADA)
+    assert world.outbox.has_due_changes(ADA)
     ack(world, lease, world.outbox.claim(lease))
-    assert not world.outbox.due(ADA)
+    assert not world.outbox.has_due_changes(ADA)
 
 
 def test_the_newest_change_is_told_whether_it_is_due_or_not(world: World) -> None:
     """A sync ends with what waited when it began, however fast an application writes."""
-    assert world.outbox.newest(ADA) == 0
+    assert world.outbox.newest_seq(ADA) == 0
     world.put("ada")
-    first = world.outbox.newest(ADA)
+    first = world.outbox.newest_seq(ADA)
     world.put("bob")
-    assert world.outbox.newest(ADA) == first > 0
+    assert world.outbox.newest_seq(ADA) == first > 0
     missed = world.put("ada")
     lease = taken(world)
     claim = world.outbox.claim(lease)
-    assert world.outbox.newest(ADA) == claim.changes[-1].seq > first
+    assert world.outbox.newest_seq(ADA) == claim.changes[-1].seq > first
     ack(world, lease, claim, missed=(missed,))
-    assert world.outbox.newest(ADA) == claim.changes[-1].seq
-    assert not world.outbox.due(ADA)
+    assert world.outbox.newest_seq(ADA) == claim.changes[-1].seq
+    assert not world.outbox.has_due_changes(ADA)
 
 
 def test_what_somebody_else_has_claimed_is_due(world: World) -> None:
     """A claim is no promise: its holder may be dead, and the lease alone keeps others out."""
     world.put("ada")
     world.outbox.claim(taken(world))
-    assert world.outbox.due(ADA)
+    assert world.outbox.has_due_changes(ADA)
 
 
 # ---- takeovers and confirms
@@ -260,7 +260,7 @@ def test_what_is_let_go_needs_no_confirm(world: World) -> None:
     """Nothing was sent for it, so nothing can land late."""
     memory = world.put("ada")
     lease = taken(world)
-    world.outbox.let_go(lease, world.outbox.claim(lease))
+    world.outbox.unclaim(lease, world.outbox.claim(lease))
     claim = world.outbox.claim(lease)
     assert claim.memory_ids == (memory,)
     assert world.confirms(ADA) == set()
@@ -298,7 +298,7 @@ def test_attempts_are_counted_and_the_memory_is_buried_at_the_limit(world: World
         claim = world.outbox.claim(lease)
         buried.append(ack(world, lease, claim, failures=(Failure(memory, "refused"),)))
         assert world.outbox.claim(lease).changes == ()
-        world.outbox.release(lease)
+        world.outbox.release_lease(lease)
         world.pass_time(world.settings.retry_seconds)
     assert buried == [0, 0, 1]
     assert world.attempts(ADA, memory) == (3, True)
@@ -312,7 +312,7 @@ def test_attempts_survive_an_update(world: World) -> None:
         lease = taken(world)
         claim = world.outbox.claim(lease)
         ack(world, lease, claim, failures=(Failure(memory, "refused"),))
-        world.outbox.release(lease)
+        world.outbox.release_lease(lease)
         world.put("ada", f'{{"n": {n + 10}}}', memory_id=memory)
     assert world.attempts(ADA, memory) == (3, True)
 
@@ -323,7 +323,7 @@ def test_success_clears_the_attempts(world: World) -> None:
     lease = taken(world)
     ack(world, lease, world.outbox.claim(lease), failures=(Failure(memory, "refused"),))
     world.pass_time(world.settings.retry_seconds)
-    lease.hold()
+    lease.renew()
     ack(world, lease, world.outbox.claim(lease))
     assert world.attempts(ADA, memory) is None
 
@@ -349,7 +349,7 @@ def test_what_is_enqueued_again_is_pending_after_the_ack(world: World) -> None:
     world.due_tenants()
     lease = taken(world)
     claim = world.outbox.claim(lease)
-    ack(world, lease, claim, again=(MemoryId(5), MemoryId(-7)))
+    ack(world, lease, claim, recheck=(MemoryId(5), MemoryId(-7)))
     claim = world.outbox.claim(lease)
     assert claim.memory_ids == (-7, 5)
     assert not claim.resets
@@ -362,7 +362,7 @@ def test_a_tenant_waits_after_an_error_longer_each_time(world: World) -> None:
     """An outage is not hammered; asking for paused tenants shows them all the same."""
     world.put("ada")
     for pause_seconds in (2.0, 4.0, 8.0):
-        world.outbox.release(taken(world), error="Chroma is down")
+        world.outbox.release_lease(taken(world), error="Chroma is down")
         assert world.due_tenants() == []
         assert world.due_tenants(paused=True) == ["ada"]
         world.pass_time(pause_seconds * 0.7)
@@ -374,10 +374,10 @@ def test_a_tenant_waits_after_an_error_longer_each_time(world: World) -> None:
 def test_success_ends_the_pause(world: World) -> None:
     """After a sync that went well the next error pauses for the shortest time again."""
     world.put("ada")
-    world.outbox.release(taken(world), error="Chroma is down")
-    world.outbox.release(taken(world))
+    world.outbox.release_lease(taken(world), error="Chroma is down")
+    world.outbox.release_lease(taken(world))
     assert world.due_tenants() == ["ada"]
-    world.outbox.release(taken(world), error="Chroma is down")
+    world.outbox.release_lease(taken(world), error="Chroma is down")
     world.pass_time(2.0 * 1.3)
     assert world.due_tenants() == ["ada"]
 
@@ -400,7 +400,7 @@ def test_what_is_in_hand_is_nobody_elses_to_do(world: World) -> None:
     world.put("ada")
     assert world.due_tenants() == ["ada"]
     ack(world, lease, claim)
-    world.outbox.release(lease)
+    world.outbox.release_lease(lease)
     assert world.due_tenants() == ["ada"]
 
 
@@ -472,8 +472,8 @@ def test_acking_a_delete_forgets_the_provenance_of_what_is_gone(world: World) ->
     world.put("bob", memory_id=moved)
     lease = taken(world)
     claim = world.outbox.claim(lease)
-    deleted: dict[MemoryId, Noting | None] = {gone: None, moved: None}
-    world.outbox.ack(lease, claim, landed=deleted, failures=(), missed=(), again=())
+    deleted: dict[MemoryId, ProvenanceUpdate | None] = {gone: None, moved: None}
+    world.outbox.ack(lease, claim, landed=deleted, failures=(), missed=(), recheck=())
     world.put("ada", memory_id=gone)
     rows, _ = world.memories.read([gone, moved])
     assert rows[gone].provenance is None
@@ -486,13 +486,13 @@ THEIRS = Provenance("newer text", "model", "newer vector")
 @pytest.mark.parametrize(
     ("noting", "noted"),
     [
-        (Noting(THEIRS), OURS),
-        (Noting(THEIRS, Provenance("older", "model", "vector")), OURS),
-        (Noting(THEIRS, OURS), THEIRS),
+        (ProvenanceUpdate(THEIRS), OURS),
+        (ProvenanceUpdate(THEIRS, Provenance("older", "model", "vector")), OURS),
+        (ProvenanceUpdate(THEIRS, OURS), THEIRS),
     ],
 )
 def test_what_another_has_noted_since_stays(
-    world: World, noting: Noting, noted: Provenance
+    world: World, noting: ProvenanceUpdate, noted: Provenance
 ) -> None:
     """What broke: an ack that came late told where an older vector came from."""
     memory = world.put("ada")
@@ -500,8 +500,8 @@ def test_what_another_has_noted_since_stays(
     world.put("ada", '{"n": 2}', memory_id=memory)
     lease = taken(world)
     claim = world.outbox.claim(lease)
-    landed: dict[MemoryId, Noting | None] = {memory: noting}
-    world.outbox.ack(lease, claim, landed=landed, failures=(), missed=(), again=())
+    landed: dict[MemoryId, ProvenanceUpdate | None] = {memory: noting}
+    world.outbox.ack(lease, claim, landed=landed, failures=(), missed=(), recheck=())
     assert world.memories.read([memory])[0][memory].provenance == noted
 
 
@@ -510,8 +510,8 @@ def test_what_was_forgotten_since_stays_forgotten(world: World) -> None:
     memory = world.put("ada")
     lease = taken(world)
     claim = world.outbox.claim(lease)
-    landed: dict[MemoryId, Noting | None] = {memory: Noting(THEIRS, OURS)}
-    world.outbox.ack(lease, claim, landed=landed, failures=(), missed=(), again=())
+    landed: dict[MemoryId, ProvenanceUpdate | None] = {memory: ProvenanceUpdate(THEIRS, OURS)}
+    world.outbox.ack(lease, claim, landed=landed, failures=(), missed=(), recheck=())
     assert world.memories.read([memory])[0][memory].provenance is None
 
 
@@ -714,7 +714,7 @@ def test_on_a_server_that_is_given_up_every_generation_is_lost(world: World) -> 
     lost = begun(world)
     lease = taken(world)
     world.registry.go_live(lease, lost)
-    world.outbox.release(lease)
+    world.outbox.release_lease(lease)
     build = owned(world)
     building = registered(world, build, server=lost.server)
     world.retire(lost.server)
@@ -726,7 +726,7 @@ def test_on_a_server_that_is_given_up_every_generation_is_lost(world: World) -> 
     lease = taken(world)
     assert not world.rebuilds.may_fill(build, lease, building)
     assert world.outbox.claim(lease).targets == ()
-    world.rebuilds.close(build, "its server was given up")
+    world.rebuilds.fail_part(build, "its server was given up")
     assert world.damaged() == ["ada"]
 
 
@@ -734,11 +734,11 @@ def test_a_server_serves_those_who_were_synced_of_late(world: World) -> None:
     """A rebuild writes less at once where others sync: not itself, and not on another server."""
     server = went_live(world, BOB).server
     lease = taken(world, BOB)
-    world.outbox.release(lease)
+    world.outbox.release_lease(lease)
     assert world.registry.serves_others(server, ADA)
     assert not world.registry.serves_others(server, BOB)
     assert not world.registry.serves_others(uuid4(), ADA)
-    world.pass_time(OF_LATE_SECONDS + 1)
+    world.pass_time(RECENT_SECONDS + 1)
     assert not world.registry.serves_others(server, ADA)
 
 

@@ -6,23 +6,23 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from memory_pipeline.domain.dead_letters import Cause, Which
+from memory_pipeline.domain.dead_letters import Cause, DeadLetterFilter
 from memory_pipeline.domain.types import (
-    Build,
     Claim,
     Failure,
     Generation,
     GenerationState,
     MemoryId,
-    Noting,
     Provenance,
+    ProvenanceUpdate,
     RebuildId,
+    RebuildPart,
     TenantId,
 )
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.ports import Lease, Memories, Outbox, Rebuilds, Registry
 from memory_pipeline.postgres.memories import PostgresMemories
-from memory_pipeline.postgres.outbox import Excuses
+from memory_pipeline.postgres.outbox import ExpectedDifferences
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.fakes import (
     FakeLetters,
@@ -38,7 +38,7 @@ OURS = Provenance("text", "model", "vector")
 
 CHOSEN = {
     "retry_seconds": 2.0,
-    "retry_limit_seconds": 60.0,
+    "retry_max_seconds": 60.0,
     "max_attempts": 3,
     "batch_size": 4,
     "batch_bytes": 100_000,
@@ -49,7 +49,7 @@ TABLES = ("change", "tenant", "generation", "failure", "provenance", "rebuild", 
 class DeadLetters(Protocol):
     """What is done with dead letters."""
 
-    def replay(self, which: Which) -> int:
+    def replay(self, which: DeadLetterFilter) -> int:
         """Have dead letters tried again, with all their attempts; return how many."""
         ...
 
@@ -57,11 +57,11 @@ class DeadLetters(Protocol):
         """Replay what was refused under another cause, once for each; return how many."""
         ...
 
-    def waive(self, which: Which, *, by: str, because: str) -> int:
+    def waive(self, which: DeadLetterFilter, *, by: str, because: str) -> int:
         """Note that a person lets dead letters be; return how many were not waived before."""
         ...
 
-    def unwaive(self, which: Which) -> int:
+    def unwaive(self, which: DeadLetterFilter) -> int:
         """Take a waiver back; return of how many."""
         ...
 
@@ -88,7 +88,7 @@ class World(Protocol):
         """Return the memories as an installation sees them that keeps no vectors."""
         ...
 
-    def excuses(self, tenant: TenantId, ids: list[MemoryId]) -> Excuses:
+    def expected_differences(self, tenant: TenantId, ids: list[MemoryId]) -> ExpectedDifferences:
         """Tell for which of these memories a document may differ, and why."""
         ...
 
@@ -181,9 +181,9 @@ class FakeSide:
         self.world.settings = self.world.settings.model_copy(update={"backup": "off"})
         return self.memories
 
-    def excuses(self, tenant: TenantId, ids: list[MemoryId]) -> Excuses:
+    def expected_differences(self, tenant: TenantId, ids: list[MemoryId]) -> ExpectedDifferences:
         """Tell for which of these memories a document may differ, and why."""
-        return FakeOutbox(self.world).excuses(tenant, ids)
+        return FakeOutbox(self.world).expected_differences(tenant, ids)
 
     def delete(self, memory_id: MemoryId) -> None:
         """Delete a memory."""
@@ -233,7 +233,7 @@ class FakeSide:
 
     def ask(self, rebuild: RebuildId, *tenants: TenantId, re_embed: bool = False) -> None:
         """Ask for a rebuild of these tenants."""
-        FakeRebuilds(self.world).ask(rebuild, tenants, re_embed=re_embed)
+        FakeRebuilds(self.world).request(rebuild, tenants, re_embed=re_embed)
 
     def state(self, generation: UUID) -> GenerationState:
         """Tell the state that a generation is in."""
@@ -260,7 +260,7 @@ class RealSide:
         self.memories: Memories = pipeline.memories
         self.registry: Registry = pipeline.registry
         self.rebuilds: Rebuilds = pipeline.rebuilds
-        self.letters: DeadLetters = pipeline.letters
+        self.letters: DeadLetters = pipeline.dead_letters
         self._pipeline = pipeline
         self._db = db
 
@@ -286,9 +286,9 @@ class RealSide:
         settings = self.settings.model_copy(update={"backup": "off"})
         return PostgresMemories(self._pipeline.database, settings)
 
-    def excuses(self, tenant: TenantId, ids: list[MemoryId]) -> Excuses:
+    def expected_differences(self, tenant: TenantId, ids: list[MemoryId]) -> ExpectedDifferences:
         """Tell for which of these memories a document may differ, and why."""
-        return self._pipeline.outbox.excuses(tenant, ids)
+        return self._pipeline.outbox.expected_differences(tenant, ids)
 
     def delete(self, memory_id: MemoryId) -> None:
         """Delete a memory."""
@@ -364,7 +364,7 @@ class RealSide:
 
     def ask(self, rebuild: RebuildId, *tenants: TenantId, re_embed: bool = False) -> None:
         """Ask for a rebuild of these tenants."""
-        self._pipeline.rebuilds.ask(rebuild, tenants, re_embed=re_embed)
+        self._pipeline.rebuilds.request(rebuild, tenants, re_embed=re_embed)
 
     def state(self, generation: UUID) -> GenerationState:
         """Tell the state that a generation is in."""
@@ -399,7 +399,7 @@ class RealSide:
 
 def taken(world: World, tenant: TenantId = ADA) -> Lease:
     """Take a tenant's lease, which has to be free."""
-    lease = world.outbox.take(tenant)
+    lease = world.outbox.acquire_lease(tenant)
     assert lease is not None
     return lease
 
@@ -411,17 +411,17 @@ def ack(
     *,
     failures: tuple[Failure, ...] = (),
     missed: tuple[MemoryId, ...] = (),
-    again: tuple[MemoryId, ...] = (),
+    recheck: tuple[MemoryId, ...] = (),
 ) -> int:
     """Ack everything of a claim that neither failed nor was missed."""
     apart = {*missed, *(f.memory_id for f in failures)}
     return world.outbox.ack(
         lease,
         claim,
-        landed={i: Noting(OURS) for i in claim.memory_ids if i not in apart},
+        landed={i: ProvenanceUpdate(OURS) for i in claim.memory_ids if i not in apart},
         failures=failures,
         missed=missed,
-        again=again,
+        recheck=recheck,
     )
 
 
@@ -432,13 +432,13 @@ def drained(world: World, tenant: TenantId = ADA) -> list[MemoryId]:
     while (claim := world.outbox.claim(lease)).changes:
         seen.extend(claim.memory_ids)
         ack(world, lease, claim)
-    world.outbox.release(lease)
+    world.outbox.release_lease(lease)
     return seen
 
 
 def begun(world: World, tenant: TenantId = ADA, *, server: UUID | None = None) -> Generation:
     """Note a generation, and name a collection for it that nobody looks for."""
-    generation = world.registry.begin(
+    generation = world.registry.begin_generation(
         tenant, server or world.server(), model="model", config_hash="config", memories=0
     )
     return replace(generation, collection_id=uuid4())
@@ -448,7 +448,7 @@ def went_live(world: World, tenant: TenantId = ADA) -> Generation:
     """Make a tenant's first generation live, and do its reset and all that waits."""
     lease, generation = taken(world, tenant), begun(world, tenant)
     world.registry.go_live(lease, generation)
-    world.outbox.release(lease)
+    world.outbox.release_lease(lease)
     drained(world, tenant)
     return generation
 
@@ -459,26 +459,26 @@ def damage(world: World, tenant: TenantId = ADA) -> None:
     assert live is not None
     lease = taken(world, tenant)
     world.registry.abandon(lease, live.id)
-    world.outbox.release(lease)
+    world.outbox.release_lease(lease)
 
 
-def owned(world: World, rebuild: str = "r", tenant: TenantId = ADA) -> Build:
+def owned(world: World, rebuild: str = "r", tenant: TenantId = ADA) -> RebuildPart:
     """Ask for a rebuild and become the owner of a tenant's part, which has to be free."""
     world.ask(RebuildId(rebuild), tenant)
-    build = world.rebuilds.own(RebuildId(rebuild), tenant)
+    build = world.rebuilds.acquire_part(RebuildId(rebuild), tenant)
     assert build is not None
     return build
 
 
-def registered(world: World, build: Build, *, server: UUID | None = None) -> Generation:
+def registered(world: World, build: RebuildPart, *, server: UUID | None = None) -> Generation:
     """Begin a generation for a part of a rebuild and make it the building one."""
     generation = begun(world, build.tenant, server=server)
     lease = taken(world, build.tenant)
-    world.rebuilds.register(build, lease, generation)
-    world.rebuilds.give_back(lease)
+    world.rebuilds.register_building(build, lease, generation)
+    world.rebuilds.return_lease(lease)
     return generation
 
 
-def flipped(world: World, build: Build, generation: Generation) -> None:
+def flipped(world: World, build: RebuildPart, generation: Generation) -> None:
     """Flip to what a rebuild has filled."""
     world.rebuilds.flip(build, taken(world, build.tenant), generation, memories=0)

@@ -224,7 +224,7 @@ def test_a_server_that_lost_its_data_is_rebuilt_by_itself_where_the_settings_say
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The tick gives it up, and asks for every tenant that it has served."""
-    monkeypatch.setenv("MEMORY_PIPELINE_ON_LOSS", "rebuild")
+    monkeypatch.setenv("MEMORY_PIPELINE_ON_SERVER_LOSS", "rebuild")
     for user in ("ada", "ben"):
         remember(db, user)
     synced(instance)

@@ -61,7 +61,7 @@ def forget(pipeline: Pipeline, tenant: str, memory: MemoryId) -> None:
     """Delete a document from Chroma behind the pipeline's back."""
     live = pipeline.registry.live(TenantId(tenant))
     assert live is not None
-    pipeline.index.write(live, [], [memory], hold=no_lease)
+    pipeline.index.write(live, [], [memory], renew=no_lease)
 
 
 def test_each_tenant_gets_an_evaluation_of_each_check_and_all_get_one(

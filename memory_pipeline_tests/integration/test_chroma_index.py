@@ -30,7 +30,7 @@ from memory_pipeline.chroma.index import (
 from memory_pipeline.domain.types import Document, Generation, MemoryId, Scalar, TenantId
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, Poison, Transient
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.ports import Hold
+from memory_pipeline.ports import RenewLease
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.fakes import a_document, a_vector, no_lease
 
@@ -50,8 +50,8 @@ def generation(index: ChromaIndex) -> Generation:
 
 
 def _created(index: ChromaIndex, *, memories: int = 0) -> Generation:
-    begun = Generation(uuid4(), TenantId("ada"), index.place(), None, "model", "config")
-    return index.create(begun, memories=memories, hold=no_lease)
+    begun = Generation(uuid4(), TenantId("ada"), index.choose_server(), None, "model", "config")
+    return index.create(begun, memories=memories, renew=no_lease)
 
 
 def _raw(pipeline: Pipeline, generation: Generation) -> Any:
@@ -101,22 +101,22 @@ def test_a_collection_is_made_for_its_tenants_size(
 def test_a_name_that_exists_is_never_shared(index: ChromaIndex, generation: Generation) -> None:
     """Chroma's get_or_create would hand one tenant another's collection."""
     with pytest.raises(PipelineError, match="already exists"):
-        index.create(replace(generation, collection_id=None), memories=0, hold=no_lease)
+        index.create(replace(generation, collection_id=None), memories=0, renew=no_lease)
 
 
 def test_a_collection_deleted_behind_our_back_is_corrupt(
     pipeline: Pipeline, index: ChromaIndex, generation: Generation
 ) -> None:
     """Whether the client has just used it or looks it up anew, what is gone is to be replaced."""
-    index.write(generation, [a_document(1)], [], hold=no_lease)
+    index.write(generation, [a_document(1)], [], renew=no_lease)
     with pipeline.servers.client(generation.server).call(SECONDS) as server:
         server.delete_collection(generation.collection)
     for _ in range(2):
         with pytest.raises(Corrupt) as found:
-            index.write(generation, [a_document(2)], [], hold=no_lease)
+            index.write(generation, [a_document(2)], [], renew=no_lease)
         assert found.value.generation == generation.id
     with pytest.raises(Corrupt):
-        index.prime(generation, hold=no_lease)
+        index.prime(generation, renew=no_lease)
     with pytest.raises(Corrupt):
         index.query(generation, a_vector(1), limit=1, where=None, seconds=SECONDS)
 
@@ -125,13 +125,13 @@ def test_a_collection_recreated_under_the_same_name_is_corrupt(
     pipeline: Pipeline, index: ChromaIndex, generation: Generation
 ) -> None:
     """A name proves nothing: only the collection whose id is noted is the generation's."""
-    index.write(generation, [a_document(1)], [], hold=no_lease)
+    index.write(generation, [a_document(1)], [], renew=no_lease)
     with pipeline.servers.client(generation.server).call(SECONDS) as server:
         server.delete_collection(generation.collection)
         server.create_collection(generation.collection)
     for _ in range(2):
         with pytest.raises(Corrupt) as found:
-            index.write(generation, [a_document(2)], [], hold=no_lease)
+            index.write(generation, [a_document(2)], [], renew=no_lease)
         assert found.value.generation == generation.id
 
 
@@ -161,7 +161,7 @@ def test_a_document_is_stored_as_it_is(
         "done": False,
     }
     document = replace(a_document(7, text=text), metadata={**kept, "hash": "hash of 7"})
-    index.write(generation, [document], [], hold=no_lease)
+    index.write(generation, [document], [], renew=no_lease)
     held = _raw(pipeline, generation).get(include=["documents", "metadatas", "embeddings"])
     assert held["ids"] == ["memory_log_7"]
     assert held["documents"] == [text]
@@ -174,7 +174,9 @@ def test_without_texts_only_vectors_and_metadata_are_stored(
     pipeline: Pipeline, index: ChromaIndex, generation: Generation
 ) -> None:
     """document=none keeps the dearest field out."""
-    index.write(generation, [a_document(1, text=None), a_document(2, text=None)], [], hold=no_lease)
+    index.write(
+        generation, [a_document(1, text=None), a_document(2, text=None)], [], renew=no_lease
+    )
     held = _raw(pipeline, generation).get(include=["documents"])
     assert held["documents"] == [None, None]
     assert _nearest(index, generation, 2) == [2]
@@ -184,8 +186,8 @@ def test_an_empty_text_is_a_text(
     pipeline: Pipeline, index: ChromaIndex, generation: Generation
 ) -> None:
     """An empty document replaces the one before."""
-    index.write(generation, [a_document(1, text="old")], [], hold=no_lease)
-    index.write(generation, [a_document(1, text="", rewritten=True)], [], hold=no_lease)
+    index.write(generation, [a_document(1, text="old")], [], renew=no_lease)
+    index.write(generation, [a_document(1, text="", rewritten=True)], [], renew=no_lease)
     assert _raw(pipeline, generation).get(include=["documents"])["documents"] == [""]
 
 
@@ -196,8 +198,8 @@ def test_hashes_are_read_page_by_page(
     monkeypatch.setattr(reads, "PAGE", 5)
     for upto in (4, 5, 10, 23):
         documents = [a_document(n) for n in range(1, upto + 1)]
-        index.write(generation, documents, [], hold=no_lease)
-        held = index.hashes(generation, hold=no_lease)
+        index.write(generation, documents, [], renew=no_lease)
+        held = index.hashes(generation, renew=no_lease)
         assert held == {f"memory_log_{n}": f"hash of {n}" for n in range(1, upto + 1)}
 
 
@@ -205,13 +207,13 @@ def test_a_write_is_cut_by_number(index: ChromaIndex, generation: Generation) ->
     """One request never holds so many that other tenants wait for long; all of them land."""
     renewals = []
 
-    def hold() -> float:
+    def renew() -> float:
         renewals.append(1)
         return SECONDS
 
     documents = [a_document(n, text=None) for n in range(2 * DOCUMENTS_A_WRITE + 1)]
-    index.write(generation, documents, [], hold=hold)
-    assert len(index.hashes(generation, hold=no_lease)) == len(documents)
+    index.write(generation, documents, [], renew=renew)
+    assert len(index.hashes(generation, renew=no_lease)) == len(documents)
     assert len(renewals) == 3
 
 
@@ -221,8 +223,8 @@ def test_a_write_is_cut_by_bytes(index: ChromaIndex, generation: Generation) -> 
     documents = [a_document(n, text=large if n % 2 else "small") for n in range(6)]
     parts = chroma_index._parts(documents, DOCUMENTS_A_WRITE)
     assert [len(part) for part in parts] == [3, 2, 1]
-    index.write(generation, documents, [], hold=no_lease)
-    assert len(index.hashes(generation, hold=no_lease)) == 6
+    index.write(generation, documents, [], renew=no_lease)
+    assert len(index.hashes(generation, renew=no_lease)) == 6
 
 
 def test_one_document_larger_than_a_write_goes_alone() -> None:
@@ -239,18 +241,18 @@ def test_fresh_documents_are_sent_in_one_request(
     """A rebuild says itself how many it sends at once; only their bytes cut its chunk."""
     renewals = []
 
-    def hold() -> float:
+    def renew() -> float:
         renewals.append(1)
         return SECONDS
 
     documents = [a_document(n, text=None) for n in range(2 * DOCUMENTS_A_WRITE + 1)]
-    index.write(generation, documents, [], hold=hold, fresh=True)
-    assert len(index.hashes(generation, hold=no_lease)) == len(documents)
+    index.write(generation, documents, [], renew=renew, fresh=True)
+    assert len(index.hashes(generation, renew=no_lease)) == len(documents)
     assert len(renewals) == 1
     large = "x" * (BYTES_A_WRITE // 4 - 10_000)
     documents = [a_document(1000 + n, text=large if n % 2 else "small") for n in range(6)]
-    index.write(generation, documents, [], hold=hold, fresh=True)
-    assert len(index.hashes(generation, hold=no_lease)) == 2 * DOCUMENTS_A_WRITE + 1 + 6
+    index.write(generation, documents, [], renew=renew, fresh=True)
+    assert len(index.hashes(generation, renew=no_lease)) == 2 * DOCUMENTS_A_WRITE + 1 + 6
     assert len(renewals) == 4
 
 
@@ -258,9 +260,9 @@ def test_a_fresh_document_changes_no_text_that_stands_there(
     pipeline: Pipeline, index: ChromaIndex, generation: Generation
 ) -> None:
     """Text, metadata and vector of a document that stands there stay as they are, all three."""
-    index.write(generation, [a_document(1, text="newer", task="newer")], [], hold=no_lease)
+    index.write(generation, [a_document(1, text="newer", task="newer")], [], renew=no_lease)
     older = a_document(1, seed=9, text="older", date="2026")
-    index.write(generation, [older, a_document(2, text="two")], [], hold=no_lease, fresh=True)
+    index.write(generation, [older, a_document(2, text="two")], [], renew=no_lease, fresh=True)
     held = _raw(pipeline, generation).get(
         ids=["memory_log_1", "memory_log_2"], include=["documents", "metadatas", "embeddings"]
     )
@@ -279,12 +281,12 @@ def test_rewritten_vectors_are_findable_round_after_round(
 ) -> None:
     """However often vectors change, each one finds itself."""
     count = 300
-    index.write(generation, [a_document(n, text=None) for n in range(count)], [], hold=no_lease)
+    index.write(generation, [a_document(n, text=None) for n in range(count)], [], renew=no_lease)
     for turn in range(1, 5):
         documents = [
             a_document(n, seed=turn * 10_000 + n, text=None, rewritten=True) for n in range(count)
         ]
-        index.write(generation, documents, [], hold=no_lease)
+        index.write(generation, documents, [], renew=no_lease)
         assert _lost(pipeline, generation, documents) == []
 
 
@@ -296,10 +298,10 @@ def test_a_crowd_on_one_subject_stays_findable_but_for_a_few(
     Writing those again heals most and not always all, so the bound is one in a hundred; finding
     the rest is verify's.
     """
-    index.write(generation, _crowd(0), [], hold=no_lease)
+    index.write(generation, _crowd(0), [], renew=no_lease)
     for turn in range(1, 4):
         documents = [replace(d, rewritten=True) for d in _crowd(turn)]
-        index.write(generation, documents, [], hold=no_lease)
+        index.write(generation, documents, [], renew=no_lease)
         assert len(_lost(pipeline, generation, documents)) <= len(documents) / 100
 
 
@@ -312,13 +314,13 @@ class _ForgetfulIndex(ChromaIndex):
         self,
         generation: Generation,
         documents: Sequence[Document],
-        hold: Hold,
+        renew: RenewLease,
         *,
         fresh: bool = False,
     ) -> None:
         forgotten, self.forgets = self.forgets, frozenset()
         kept = [d for d in documents if d.memory_id not in forgotten]
-        super()._send(generation, kept, hold, fresh=fresh)
+        super()._send(generation, kept, renew, fresh=fresh)
 
 
 def test_what_an_upsert_left_unfindable_is_written_again(
@@ -328,8 +330,8 @@ def test_what_an_upsert_left_unfindable_is_written_again(
     index = _ForgetfulIndex(pipeline.servers)
     index.forgets = frozenset({3, 7})
     documents = [a_document(n, text=None, rewritten=True) for n in range(30)]
-    index.write(generation, documents, [], hold=no_lease)
-    assert len(index.hashes(generation, hold=no_lease)) == 30
+    index.write(generation, documents, [], renew=no_lease)
+    assert len(index.hashes(generation, renew=no_lease)) == 30
     assert _lost(pipeline, generation, documents) == []
 
 
@@ -358,17 +360,17 @@ def test_what_no_query_lists_is_told(
     index: ChromaIndex, generation: Generation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A document may be held and listed by no query; only small ones are looked at."""
-    index.write(generation, [a_document(n, text=None) for n in range(30)], [], hold=no_lease)
-    everything = index.listed
+    index.write(generation, [a_document(n, text=None) for n in range(30)], [], renew=no_lease)
+    everything = index.reachable_ids
     hidden = {"memory_log_3", "memory_log_7"}
 
-    def listed(*asked: Any, **more: Any) -> list[str]:
+    def reachable_ids(*asked: Any, **more: Any) -> list[str]:
         return [name for name in everything(*asked, **more) if name not in hidden]
 
-    monkeypatch.setattr(index, "listed", listed)
-    assert index.unlisted(generation, hold=no_lease) == [3, 7]
+    monkeypatch.setattr(index, "reachable_ids", reachable_ids)
+    assert index.unreachable(generation, renew=no_lease) == [3, 7]
     monkeypatch.setattr(reads, "EXHAUSTIVE", 29)
-    assert index.unlisted(generation, hold=no_lease) == []
+    assert index.unreachable(generation, renew=no_lease) == []
 
 
 def test_twins_are_not_taken_for_lost(
@@ -376,12 +378,12 @@ def test_twins_are_not_taken_for_lost(
 ) -> None:
     """More twins than a query shows hide one another: none is deleted and written again for it."""
     twins = [a_document(n, seed=1, text=None, rewritten=True) for n in range(60)]
-    index.write(generation, twins, [], hold=no_lease)
+    index.write(generation, twins, [], renew=no_lease)
     deleted: list[MemoryId] = []
-    monkeypatch.setattr(index, "_delete", lambda _generation, ids, _hold: deleted.extend(ids))
-    index.write(generation, twins, [], hold=no_lease)
+    monkeypatch.setattr(index, "_delete", lambda _generation, ids, _renew: deleted.extend(ids))
+    index.write(generation, twins, [], renew=no_lease)
     assert deleted == []
-    assert len(index.hashes(generation, hold=no_lease)) == 60
+    assert len(index.hashes(generation, renew=no_lease)) == 60
 
 
 def test_neighbours_are_never_missing_while_others_are_rewritten(
@@ -398,7 +400,7 @@ def test_neighbours_are_never_missing_while_others_are_rewritten(
         generation,
         [a_document(n, text=None) for n in (*untouched, *rewritten)],
         [],
-        hold=no_lease,
+        renew=no_lease,
     )
     searches, misses, gaps = 0, [], 0
     done = threading.Event()
@@ -411,7 +413,7 @@ def test_neighbours_are_never_missing_while_others_are_rewritten(
                 _turned(n, turn, rewritten=True)
                 for n in rewritten
             ]
-            index.write(generation, documents, [], hold=no_lease)
+            index.write(generation, documents, [], renew=no_lease)
         done.set()
 
     thread = threading.Thread(target=write)
@@ -445,10 +447,10 @@ def test_a_payload_beyond_the_limit_is_poison_and_the_client_survives(
     """The server answers 413 and drops the connection: the next call takes a new one."""
     giant = a_document(1, text="x" * 45_000_000)
     with pytest.raises(Poison) as found:
-        index.write(generation, [giant], [], hold=lambda: 60.0)
+        index.write(generation, [giant], [], renew=lambda: 60.0)
     assert len(str(found.value)) < 300
-    index.write(generation, [a_document(2)], [], hold=no_lease)
-    assert set(index.hashes(generation, hold=no_lease)) == {"memory_log_2"}
+    index.write(generation, [a_document(2)], [], renew=no_lease)
+    assert set(index.hashes(generation, renew=no_lease)) == {"memory_log_2"}
 
 
 def test_poison_among_good_ones_leaves_the_collection_usable(
@@ -458,14 +460,14 @@ def test_poison_among_good_ones_leaves_the_collection_usable(
     good = [a_document(n) for n in (1, 2, 3)]
     short = replace(a_document(4), vector=np.ones(3, dtype=np.float32))
     surrogate = a_document(5, text="\udc80")
-    index.write(generation, good, [], hold=no_lease)
+    index.write(generation, good, [], renew=no_lease)
     for bad in (short, surrogate):
         with pytest.raises(Poison):
-            index.write(generation, [bad], [], hold=no_lease)
+            index.write(generation, [bad], [], renew=no_lease)
         with pytest.raises(Poison):
-            index.write(generation, [*good, bad], [], hold=no_lease)
-    index.control(generation, hold=no_lease)
-    assert len(index.hashes(generation, hold=no_lease)) == 3
+            index.write(generation, [*good, bad], [], renew=no_lease)
+    index.control_write(generation, renew=no_lease)
+    assert len(index.hashes(generation, renew=no_lease)) == 3
 
 
 # ---- servers that are down, hang, or answer something else

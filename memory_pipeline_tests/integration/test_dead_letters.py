@@ -9,7 +9,7 @@ import pytest
 
 from memory_pipeline.content.document import compose
 from memory_pipeline.domain import dead_letters as letters_module
-from memory_pipeline.domain.dead_letters import DeadLetter, Which
+from memory_pipeline.domain.dead_letters import DeadLetter, DeadLetterFilter
 from memory_pipeline.domain.types import MemoryId, Outcome, RebuildId, TenantId
 from memory_pipeline.embedding.sentence import HashingEmbedder
 from memory_pipeline.pipeline import Pipeline, opened
@@ -73,7 +73,7 @@ def held(pipeline: Pipeline, tenant: TenantId = ADA) -> set[int]:
     """Return the memories whose documents the tenant's collection holds."""
     generation = pipeline.registry.live(tenant)
     assert generation is not None
-    hashes = pipeline.index.hashes(generation, hold=lambda: 5.0)
+    hashes = pipeline.index.hashes(generation, renew=lambda: 5.0)
     return {int(name.removeprefix("memory_log_")) for name in hashes}
 
 
@@ -84,9 +84,9 @@ def found(pipeline: Pipeline, text: str) -> list[object]:
     ]
 
 
-def letters(pipeline: Pipeline, which: Which = Which()) -> list[DeadLetter]:  # noqa: B008 - frozen
+def letters(pipeline: Pipeline, which: DeadLetterFilter = DeadLetterFilter()) -> list[DeadLetter]:  # noqa: B008 - frozen
     """Return the dead letters."""
-    return list(pipeline.letters.newest(which, limit=100).newest)
+    return list(pipeline.dead_letters.newest(which, limit=100).newest)
 
 
 def buried(
@@ -161,19 +161,19 @@ def test_dead_letters_are_chosen_by_tenant_class_age_and_id(
         " WHERE tenant = 'bob'"
     )
     for which, expected in (
-        (Which(), [mine, other]),
-        (Which(tenants=[BOB]), [other]),
-        (Which(tenants=[ADA, BOB]), [mine, other]),
-        (Which(kinds=["index"]), [other]),
-        (Which(kinds=["content"]), []),
-        (Which(older_than_seconds=1800), [other]),
-        (Which(older_than_seconds=7200), []),
-        (Which(memory_ids=[MemoryId(mine)]), [mine]),
-        (Which(tenants=[BOB], memory_ids=[MemoryId(mine)]), []),
-        (Which(waived=True), []),
+        (DeadLetterFilter(), [mine, other]),
+        (DeadLetterFilter(tenants=[BOB]), [other]),
+        (DeadLetterFilter(tenants=[ADA, BOB]), [mine, other]),
+        (DeadLetterFilter(kinds=["index"]), [other]),
+        (DeadLetterFilter(kinds=["content"]), []),
+        (DeadLetterFilter(older_than_seconds=1800), [other]),
+        (DeadLetterFilter(older_than_seconds=7200), []),
+        (DeadLetterFilter(memory_ids=[MemoryId(mine)]), [mine]),
+        (DeadLetterFilter(tenants=[BOB], memory_ids=[MemoryId(mine)]), []),
+        (DeadLetterFilter(waived=True), []),
     ):
         assert [letter.memory_id for letter in letters(pipeline, which)] == expected, which
-    first = pipeline.letters.newest(Which(), limit=1)
+    first = pipeline.dead_letters.newest(DeadLetterFilter(), limit=1)
     assert (first.count, len(first.newest)) == (2, 1)
 
 
@@ -191,7 +191,7 @@ def test_a_replay_after_the_cause_is_gone_makes_it_searchable(
     embedder.word = ""
     settle(pipeline, wait_until)
     assert letters(pipeline)  # by itself nothing happens: nobody can know
-    assert pipeline.letters.replay(Which()) == 1
+    assert pipeline.dead_letters.replay(DeadLetterFilter()) == 1
     settle(pipeline, wait_until)
     assert letters(pipeline) == []
     assert found(pipeline, POISON) == [POISON]
@@ -207,7 +207,7 @@ def test_an_old_replay_never_brings_old_content_back(
 ) -> None:
     """A replay names a key; what the batch then reads is what stands in Postgres."""
     memory = buried(pipeline, db, wait_until)
-    assert pipeline.letters.replay(Which()) == 1
+    assert pipeline.dead_letters.replay(DeadLetterFilter()) == 1
     embedder.word = ""
     if meanwhile == "updated":
         change(db, memory, TEA)
@@ -290,7 +290,7 @@ def test_sync_and_the_live_process_s_mending_replay_by_themselves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nobody has to know that there was a cause."""
-    from memory_pipeline.worker.background import Upkeep
+    from memory_pipeline.worker.background import BackgroundTasks
     from memory_pipeline.worker.metrics import Metrics
 
     class Nobody:
@@ -300,8 +300,8 @@ def test_sync_and_the_live_process_s_mending_replay_by_themselves(
     buried(pipeline, db, wait_until)
     monkeypatch.setattr(letters_module, "_version", lambda: "99.0")
     embedder.word = ""
-    upkeep = Upkeep(pipeline, metrics=Metrics(pipeline.freshness), lineage=Nobody())
-    upkeep._mend()
+    upkeep = BackgroundTasks(pipeline, metrics=Metrics(pipeline.freshness), reporter=Nobody())
+    upkeep._repair_damaged()
     settle(pipeline, wait_until)
     assert letters(pipeline) == []
 
@@ -319,7 +319,10 @@ def test_a_waived_memory_is_counted_everywhere_and_verify_lets_it_be(
     memory = buried(pipeline, db, wait_until)
     remember(db, summary=TEA)
     settle(pipeline, wait_until)
-    assert pipeline.letters.waive(Which(), by="grace", because="known to be poison") == 1
+    assert (
+        pipeline.dead_letters.waive(DeadLetterFilter(), by="grace", because="known to be poison")
+        == 1
+    )
     verified = pipeline.verify().run(ADA)
     assert (verified.findings, verified.buried, verified.waived) == ((), 1, 1)
     refusals = embedder.refusals
@@ -340,7 +343,7 @@ def test_new_content_of_a_waived_memory_is_tried_again(
 ) -> None:
     """The waiver was for the old content: the new is indexed, or is a dead letter of its own."""
     memory = buried(pipeline, db, wait_until)
-    pipeline.letters.waive(Which(), by="grace", because="known")
+    pipeline.dead_letters.waive(DeadLetterFilter(), by="grace", because="known")
     change(db, memory, POISON + " in another cup")
     settle(pipeline, wait_until)
     assert [letter.waived_at for letter in letters(pipeline)] == [None]
@@ -355,7 +358,7 @@ def test_a_rebuild_keeps_a_waiver(
 ) -> None:
     """It tries every memory; the same content refused again is still let be."""
     buried(pipeline, db, wait_until)
-    pipeline.letters.waive(Which(), by="grace", because="known")
+    pipeline.dead_letters.waive(DeadLetterFilter(), by="grace", because="known")
     rebuilt = list(pipeline.rebuild().run(RebuildId("r"), [ADA]))
     assert [r.verdict for r in rebuilt] == ["done"]
     settle(pipeline, wait_until)
@@ -367,7 +370,7 @@ def test_a_truncate_leaves_no_dead_letter(
 ) -> None:
     """Nothing is left of what is gone, though no change names it."""
     buried(pipeline, db, wait_until)
-    pipeline.letters.waive(Which(), by="grace", because="known")
+    pipeline.dead_letters.waive(DeadLetterFilter(), by="grace", because="known")
     db.execute("TRUNCATE memory_logs")
     settle(pipeline, wait_until)
     assert letters(pipeline) == []
@@ -394,7 +397,7 @@ def test_with_nothing_a_buried_memory_is_not_found(
     wait_until: Callable[..., None],
 ) -> None:
     """Its older document is gone; once the content is mended it is found again."""
-    pipeline = reopened(embedder, buried="nothing")
+    pipeline = reopened(embedder, dead_letter_search="hidden")
     other = remember(db, summary="a mug of tea")
     memory = buried(pipeline, db, wait_until, first=TEA)
     assert held(pipeline) == {other}
@@ -414,7 +417,7 @@ def test_with_nothing_a_search_drops_what_still_stands_in_the_index(
 ) -> None:
     """The setting was changed after the burial, or a lost request has landed late."""
     memory = buried(pipeline, db, wait_until, first=TEA)
-    strict = reopened(RefusingEmbedder(), buried="nothing")
+    strict = reopened(RefusingEmbedder(), dead_letter_search="hidden")
     assert held(strict) == {memory}
     assert found(strict, TEA) == []
     change(db, memory, "a cup of coffee")  # not synced yet: still a dead letter
@@ -433,7 +436,7 @@ def test_a_document_that_cannot_be_withdrawn_leaves_its_change_pending(
     from memory_pipeline.errors import ChromaUnavailable
     from memory_pipeline_tests.integration.test_sync import MeddledIndex
 
-    pipeline = reopened(embedder, buried="nothing", max_attempts=1)
+    pipeline = reopened(embedder, dead_letter_search="hidden", max_attempts=1)
     memory = remember(db, summary=TEA)
     settle(pipeline, wait_until)
     change(db, memory, POISON)

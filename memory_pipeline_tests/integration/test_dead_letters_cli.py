@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from memory_pipeline.cli import app
 from memory_pipeline.domain.types import TenantId
-from memory_pipeline.maintenance.alerts import NAMED_LETTERS, Alerts, tell_of_letters
+from memory_pipeline.maintenance.alerts import NAMED_LETTERS, Alerts, send_dead_letter_alerts
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.builders import remember, tried
@@ -75,7 +75,7 @@ def letters(pipeline: Pipeline, db: psycopg.Connection) -> dict[str, int]:
 
 def pending(db: psycopg.Connection) -> list[tuple[str, int, bool]]:
     """Return the changes that wait."""
-    rows = db.execute("SELECT tenant, memory_id, again FROM memory_pipeline.change ORDER BY seq")
+    rows = db.execute("SELECT tenant, memory_id, recheck FROM memory_pipeline.change ORDER BY seq")
     return [(tenant, memory, again) for tenant, memory, again in rows]
 
 
@@ -285,10 +285,10 @@ def test_people_are_told_of_each_burial_once(
     db.execute("UPDATE memory_pipeline.failure SET waived_at = now() WHERE tenant = 'bob'")
     with webhook() as hook:
         alerts = Alerts(hook.url)
-        assert [tell_of_letters(alerts, pipeline.letters) for _ in range(2)] == [1, 0]
+        assert [send_dead_letter_alerts(alerts, pipeline.dead_letters) for _ in range(2)] == [1, 0]
         db.execute("DELETE FROM memory_pipeline.failure")
         db.execute(BURIED, ("ada", letters["ada"]))
-        assert tell_of_letters(alerts, pipeline.letters) == 1
+        assert send_dead_letter_alerts(alerts, pipeline.dead_letters) == 1
     first, again = hook.taken
     assert first["event"] == "dead_letters"
     assert first["count"] == 1
@@ -303,12 +303,12 @@ def test_what_the_webhook_does_not_take_is_told_later(
     pipeline: Pipeline, letters: dict[str, int]
 ) -> None:
     """None is left out, whatever the other side does; nor is one while there is no address."""
-    assert tell_of_letters(Alerts(None), pipeline.letters) == 0
+    assert send_dead_letter_alerts(Alerts(None), pipeline.dead_letters) == 0
     with webhook() as hook:
         hook.status = 500
-        assert tell_of_letters(Alerts(hook.url), pipeline.letters) == 0
+        assert send_dead_letter_alerts(Alerts(hook.url), pipeline.dead_letters) == 0
         hook.status = 200
-        assert tell_of_letters(Alerts(hook.url), pipeline.letters) == 2
+        assert send_dead_letter_alerts(Alerts(hook.url), pipeline.dead_letters) == 2
     assert [alert["count"] for alert in hook.taken] == [2, 2]
 
 
@@ -319,7 +319,7 @@ def test_many_at_once_are_one_alert(
     for memory in range(1000, 1050):
         db.execute(BURIED, ("ada", memory))
     with webhook() as hook:
-        assert tell_of_letters(Alerts(hook.url), pipeline.letters) == 52
+        assert send_dead_letter_alerts(Alerts(hook.url), pipeline.dead_letters) == 52
     [alert] = hook.taken
     assert alert["count"] == 52
     assert len(alert["letters"]) == NAMED_LETTERS
@@ -329,7 +329,7 @@ def test_a_burial_while_people_are_told_is_told_next(
     pipeline: Pipeline, letters: dict[str, int], db: psycopg.Connection
 ) -> None:
     """A replay and another burial between the reading and the noting are not lost."""
-    untold = pipeline.letters.unalerted(limit=10)
+    untold = pipeline.dead_letters.unalerted(limit=10)
     db.execute("UPDATE memory_pipeline.failure SET buried_at = now() WHERE tenant = 'ada'")
-    pipeline.letters.alerted(untold)
-    assert [letter.tenant for letter in pipeline.letters.unalerted(limit=10)] == ["ada"]
+    pipeline.dead_letters.alerted(untold)
+    assert [letter.tenant for letter in pipeline.dead_letters.unalerted(limit=10)] == ["ada"]

@@ -202,15 +202,15 @@ def test_it_refuses_while_something_is_at_work(
     """And says what; nothing was changed."""
     remember(db, "ada")
     before = shape(pipeline.database.url)
-    pipeline.workers.beat()
+    pipeline.workers.heartbeat()
     assert "live process" in detach(settings, "--yes", code=2).stderr
-    pipeline.workers.leave()
+    pipeline.workers.deregister()
     pipeline.registry.register(ADA)
-    lease = pipeline.outbox.take(ADA)
+    lease = pipeline.outbox.acquire_lease(ADA)
     assert lease is not None
     with pytest.raises(StillInUse, match="1 tenants are being synced"):
         Detach(pipeline).run(drop_collections=False)
-    pipeline.outbox.release(lease)
+    pipeline.outbox.release_lease(lease)
     assert shape(pipeline.database.url) == before
     assert len(db.execute("SELECT FROM memory_pipeline.change").fetchall()) == 1
 
@@ -298,10 +298,10 @@ def test_a_detach_that_is_repeated_ends_what_was_left(
         half = PostgresDetach(killed.database)
         half.stop_capture()
         half.stop_syncing()
-        killed.servers.recognise()
+        killed.servers.check_identity()
         for generation in half.generations(server):
             killed.index.drop(generation, seconds=10.0)
-        killed.servers.give_back(server)
+        killed.servers.remove_marker(server)
     assert MARKER not in collections(chroma)
 
     detach(settings, "--yes", "--drop-collections")

@@ -30,7 +30,7 @@ def test_a_truncate_takes_the_dead_letters_along(
     """P5: a dead letter had no document, so comparing documents does not see that it went."""
     remember(db, "ada", f"a pinch of {POISON}")
     drained(pipeline)
-    assert pipeline.letters.of_tenants()[ADA].count == 1
+    assert pipeline.dead_letters.of_tenants()[ADA].count == 1
     db.execute("TRUNCATE memory_logs")
     kept = remember(db, "ada", f"another pinch of {POISON}")
     drained(pipeline)

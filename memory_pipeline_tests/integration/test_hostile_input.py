@@ -118,7 +118,9 @@ def assert_landed(pipeline: Pipeline, tenant: TenantId, ids: Sequence[MemoryId])
         assert metadata == compose(rows[id_], pipeline.recipe).metadata
     vectors = {i: row.embedding for i, row in rows.items() if row.embedding is not None}
     assert len(vectors) == len(ids)
-    assert not pipeline.index.hidden(live(pipeline, tenant), vectors, seconds=SECONDS)
+    assert not pipeline.index.unreachable_by_vector(
+        live(pipeline, tenant), vectors, seconds=SECONDS
+    )
 
 
 def buried(pipeline: Pipeline, tenant: TenantId) -> dict[int, str]:

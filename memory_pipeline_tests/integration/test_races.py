@@ -13,15 +13,15 @@ from psycopg import IsolationLevel
 
 from memory_pipeline.content.document import vector_hash
 from memory_pipeline.domain.types import (
-    Build,
     Change,
     Claim,
     Failure,
     Generation,
     MemoryId,
-    Noting,
     Provenance,
+    ProvenanceUpdate,
     RebuildId,
+    RebuildPart,
     TenantId,
     Vector,
     document_id,
@@ -134,7 +134,7 @@ def expire(db: psycopg.Connection) -> None:
 
 def taken(outbox: PostgresOutbox) -> PostgresLease:
     """Take ada's lease, which has to be free."""
-    lease = outbox.take(ADA)
+    lease = outbox.acquire_lease(ADA)
     assert lease is not None
     return lease
 
@@ -144,10 +144,10 @@ def acked(outbox: PostgresOutbox, lease: PostgresLease, claim: Claim) -> int:
     return outbox.ack(
         lease,
         claim,
-        landed=dict.fromkeys(claim.memory_ids, Noting(PROVENANCE)),
+        landed=dict.fromkeys(claim.memory_ids, ProvenanceUpdate(PROVENANCE)),
         failures=[],
         missed=[],
-        again=[],
+        recheck=[],
     )
 
 
@@ -157,7 +157,7 @@ def test_of_many_workers_one_gets_the_lease(outbox: PostgresOutbox) -> None:
 
     def take(_: int) -> PostgresLease | None:
         together.wait()
-        return outbox.take(ADA)
+        return outbox.acquire_lease(ADA)
 
     with ThreadPoolExecutor(8) as threads:
         leases = list(threads.map(take, range(8)))
@@ -173,7 +173,9 @@ def test_an_expired_lease_is_taken_over_once(
     expire(db)
 
     with ThreadPoolExecutor(8) as threads:
-        leases = [lease for lease in threads.map(lambda _: outbox.take(ADA), range(8)) if lease]
+        leases = [
+            lease for lease in threads.map(lambda _: outbox.acquire_lease(ADA), range(8)) if lease
+        ]
 
     assert [lease.token for lease in leases] == [first.token + 1]
 
@@ -182,8 +184,8 @@ def test_the_token_only_grows(db: psycopg.Connection, outbox: PostgresOutbox) ->
     """No token is ever used twice, whichever way a lease ended."""
     tokens = []
     for end in (
-        outbox.release,
-        lambda lease: outbox.release(lease, error="outage"),
+        outbox.release_lease,
+        lambda lease: outbox.release_lease(lease, error="outage"),
         lambda _: expire(db),
         lambda _: None,
     ):
@@ -201,13 +203,13 @@ def test_a_lease_that_is_held_outlives_its_first_term(
     lease = taken(outbox)
     db.execute("UPDATE memory_pipeline.tenant SET lease_until = clock_timestamp() + interval '1 s'")
 
-    assert 0 < lease.hold() <= REQUEST_SECONDS
+    assert 0 < lease.renew() <= REQUEST_SECONDS
 
     left = one(
         db, "SELECT extract(epoch FROM lease_until - clock_timestamp()) FROM memory_pipeline.tenant"
     )
     assert left > 7
-    assert outbox.take(ADA) is None
+    assert outbox.acquire_lease(ADA) is None
 
 
 @pytest.fixture(params=["expired", "taken over", "released"])
@@ -220,7 +222,7 @@ def dead(
     claim = outbox.claim(lease)
     assert claim.memory_ids == (memory_id,)
     if request.param == "released":
-        outbox.release(lease)
+        outbox.release_lease(lease)
     else:
         expire(db)
     if request.param == "taken over":
@@ -243,19 +245,19 @@ def test_under_a_dead_token_nothing_changes(
     generation, build = begun(registry), owned(rebuilds)
     failure = Failure(MemoryId(1), "poison")
     acts: dict[str, Callable[[], object]] = {
-        "hold": lease.hold,
+        "hold": lease.renew,
         "claim": lambda: outbox.claim(lease),
         "ack": lambda: outbox.ack(
             lease,
             claim,
-            landed={MemoryId(1): Noting(PROVENANCE)},
+            landed={MemoryId(1): ProvenanceUpdate(PROVENANCE)},
             failures=[failure],
             missed=[],
-            again=[MemoryId(1)],
+            recheck=[MemoryId(1)],
         ),
         "go live": lambda: registry.go_live(lease, generation),
         "abandon": lambda: registry.abandon(lease, generation.id),
-        "register": lambda: rebuilds.register(build, lease, generation),
+        "register": lambda: rebuilds.register_building(build, lease, generation),
     }
     before = state(db)
 
@@ -278,13 +280,13 @@ def test_under_a_dead_token_no_rebuild_gets_on(
     generation, build = begun(registry), owned(rebuilds)
     db.execute("UPDATE memory_pipeline.tenant SET building = %s", (generation.id,))
     acts: dict[str, Callable[[], object]] = {
-        "chunk done": lambda: rebuilds.chunk_done(
+        "chunk done": lambda: rebuilds.record_chunk(
             build,
             lease,
             generation,
             through=MemoryId(1),
-            provenance={MemoryId(1): Noting(PROVENANCE)},
-            again=[MemoryId(1)],
+            provenance={MemoryId(1): ProvenanceUpdate(PROVENANCE)},
+            recheck=[MemoryId(1)],
             landed=[MemoryId(1)],
             embedded=1,
         ),
@@ -312,8 +314,8 @@ def test_a_dead_worker_cannot_give_back_what_another_holds(
     lease, claim = dead
     before = state(db)
 
-    outbox.let_go(lease, claim)
-    outbox.release(lease, error=error)
+    outbox.unclaim(lease, claim)
+    outbox.release_lease(lease, error=error)
 
     assert state(db) == before
 
@@ -364,7 +366,7 @@ def test_what_was_let_go_unsent_needs_no_confirm(
     """P2: where nothing was sent, nothing can land late."""
     memory_id = remember(db)
     lease = taken(outbox)
-    outbox.let_go(lease, outbox.claim(lease))
+    outbox.unclaim(lease, outbox.claim(lease))
 
     assert outbox.claim(lease).memory_ids == (memory_id,)
 
@@ -420,7 +422,7 @@ def test_a_confirm_is_not_claimed_before_its_time(
     lease = taken(outbox)
     outbox.claim(lease)
     acked(outbox, lease, outbox.claim(lease))
-    outbox.release(lease)
+    outbox.release_lease(lease)
 
     assert outbox.pending_tenants() == []
     assert outbox.claim(taken(outbox)).changes == ()
@@ -580,13 +582,13 @@ def begun(registry: PostgresRegistry) -> Generation:
     """Begin a generation of ada's on a server that is registered, and nothing else."""
     server = uuid4()
     registry.register_server(server, "http://nowhere:1")
-    return registry.begin(ADA, server, model="m", config_hash="c", memories=0)
+    return registry.begin_generation(ADA, server, model="m", config_hash="c", memories=0)
 
 
-def owned(rebuilds: PostgresRebuilds, rebuild: str = "the rebuild") -> Build:
+def owned(rebuilds: PostgresRebuilds, rebuild: str = "the rebuild") -> RebuildPart:
     """Ask for a rebuild of ada and become its owner."""
-    rebuilds.ask(RebuildId(rebuild), [ADA], re_embed=False)
-    build = rebuilds.own(RebuildId(rebuild), ADA)
+    rebuilds.request(RebuildId(rebuild), [ADA], re_embed=False)
+    build = rebuilds.acquire_part(RebuildId(rebuild), ADA)
     assert build is not None
     return build
 
@@ -594,7 +596,7 @@ def owned(rebuilds: PostgresRebuilds, rebuild: str = "the rebuild") -> Build:
 @pytest.fixture
 def new(
     registry: PostgresRegistry, rebuilds: PostgresRebuilds, outbox: PostgresOutbox
-) -> tuple[PostgresLease, Generation, Build]:
+) -> tuple[PostgresLease, Generation, RebuildPart]:
     """Have ada's lease, and a generation and a rebuild of hers that were just begun."""
     return taken(outbox), begun(registry), owned(rebuilds)
 
@@ -604,16 +606,18 @@ def test_who_comes_while_a_server_is_given_up_is_refused(
     db: psycopg.Connection,
     database: Database,
     registry: PostgresRegistry,
-    new: tuple[PostgresLease, Generation, Build],
+    new: tuple[PostgresLease, Generation, RebuildPart],
     act: str,
 ) -> None:
     """What broke: a tenant went live on it, or built on it, for ever."""
     lease, generation, build = new
     server, rebuilds = generation.server, PostgresRebuilds(database, Settings.load())
     acts: dict[str, Callable[[], object]] = {
-        "begin": lambda: registry.begin(ADA, server, model="m", config_hash="c", memories=0),
+        "begin": lambda: registry.begin_generation(
+            ADA, server, model="m", config_hash="c", memories=0
+        ),
         "go live": lambda: registry.go_live(lease, generation),
-        "register": lambda: rebuilds.register(build, lease, generation),
+        "register": lambda: rebuilds.register_building(build, lease, generation),
     }
 
     def retire(connection: Connection) -> None:
@@ -633,7 +637,7 @@ def test_what_begins_while_a_server_is_given_up_is_lost_with_it(
     db: psycopg.Connection,
     database: Database,
     registry: PostgresRegistry,
-    new: tuple[PostgresLease, Generation, Build],
+    new: tuple[PostgresLease, Generation, RebuildPart],
     act: str,
 ) -> None:
     """The other order: giving up waits, and sees then what it could not see before."""
@@ -685,7 +689,7 @@ def test_a_claim_names_the_generations_of_this_moment(
     lease, build = taken(outbox), owned(rebuilds)
     registry.go_live(lease, old)
     assert [g.id for g in outbox.claim(lease).targets] == [old.id]
-    rebuilds.register(build, lease, new)
+    rebuilds.register_building(build, lease, new)
     assert [(g.id, g.state) for g in outbox.claim(lease).targets] == [
         (old.id, "live"),
         (new.id, "building"),
@@ -705,7 +709,7 @@ def test_a_building_generation_that_fails_is_abandoned_alone(
     live, building = begun(registry), begun(registry)
     lease, build = taken(outbox), owned(rebuilds)
     registry.go_live(lease, live)
-    rebuilds.register(build, lease, building)
+    rebuilds.register_building(build, lease, building)
 
     registry.abandon(lease, building.id)
 
@@ -721,19 +725,19 @@ def test_of_many_processes_one_owns_a_tenants_part(
     for round_ in range(30):
         names = [RebuildId(f"{round_} {n // 2}") for n in range(8)]
         for name in names:
-            rebuilds.ask(name, [ADA], re_embed=False)
+            rebuilds.request(name, [ADA], re_embed=False)
         together = Barrier(len(names))
 
-        def own(name: RebuildId, together: Barrier = together) -> Build | None:
+        def own(name: RebuildId, together: Barrier = together) -> RebuildPart | None:
             together.wait()
-            return rebuilds.own(name, ADA)
+            return rebuilds.acquire_part(name, ADA)
 
         with ThreadPoolExecutor(len(names)) as threads:
             builds = list(threads.map(own, names))
 
         (build,) = [build for build in builds if build]
         assert one(db, "SELECT count(*) FROM memory_pipeline.rebuild WHERE state = 'running'") == 1
-        rebuilds.close(build, "enough")
+        rebuilds.fail_part(build, "enough")
 
 
 def test_a_claim_beside_a_flip_names_the_old_pointers_or_is_fenced(
@@ -746,7 +750,7 @@ def test_a_claim_beside_a_flip_names_the_old_pointers_or_is_fenced(
     old, new = begun(registry), begun(registry)
     lease, build = taken(outbox), owned(rebuilds)
     registry.go_live(lease, old)
-    rebuilds.register(build, lease, new)
+    rebuilds.register_building(build, lease, new)
     together = Barrier(2)
 
     def claim() -> list[object]:
@@ -781,11 +785,11 @@ def test_what_a_writer_commits_after_the_registration_is_not_covered(
     generation, lease = begun(registry), taken(outbox)
     with psycopg.connect(database_url) as slow:
         late = remember(slow)
-        rebuilds.register(build, lease, generation)
-        assert not outbox.due(ADA)
+        rebuilds.register_building(build, lease, generation)
+        assert not outbox.has_due_changes(ADA)
         slow.commit()
 
-    assert outbox.due(ADA)
+    assert outbox.has_due_changes(ADA)
     assert outbox.claim(lease).memory_ids == (late,)
     rebuilds.flip(build, lease, generation, memories=0)
     assert pending(db) == [late]
@@ -801,7 +805,7 @@ def test_a_flip_acks_nothing_that_somebody_has_claimed(
     """P1: whoever claimed a change may have sent it, so it is written again, whatever covers it."""
     claimed, covered = remember(db), remember(db)
     build, lease, generation = owned(rebuilds), taken(outbox), begun(registry)
-    rebuilds.register(build, lease, generation)
+    rebuilds.register_building(build, lease, generation)
     db.execute("UPDATE memory_pipeline.change SET claim_token = 1 WHERE memory_id = %s", (claimed,))
 
     rebuilds.flip(build, lease, generation, memories=0)
@@ -825,22 +829,22 @@ def test_what_waits_or_is_buried_is_an_excuse(
     outbox.ack(
         lease,
         claim.without([claimed]),
-        landed=dict.fromkeys([waits, right], Noting(PROVENANCE)),
+        landed=dict.fromkeys([waits, right], ProvenanceUpdate(PROVENANCE)),
         failures=[Failure(buried, "poison")],
         missed=[],
-        again=[waits],
+        recheck=[waits],
     )
     db.execute("UPDATE memory_pipeline.failure SET buried_at = now()")
     db.execute("DELETE FROM memory_pipeline.change WHERE memory_id = %s", (buried,))
 
-    excuses = outbox.excuses(ADA, [waits, claimed, buried, right])
+    excuses = outbox.expected_differences(ADA, [waits, claimed, buried, right])
 
     assert excuses.pending == {waits, claimed}
     assert excuses.buried == {buried}
     assert [excuses.cover(m) for m in (waits, claimed, buried, right)] == [True, True, True, False]
-    assert outbox.excuses(ADA, [right]).pending == frozenset()
-    assert outbox.excuses(TenantId("bob"), [waits, buried]).pending == frozenset()
-    assert outbox.excuses(TenantId("bob"), [waits, buried]).buried == frozenset()
+    assert outbox.expected_differences(ADA, [right]).pending == frozenset()
+    assert outbox.expected_differences(TenantId("bob"), [waits, buried]).pending == frozenset()
+    assert outbox.expected_differences(TenantId("bob"), [waits, buried]).buried == frozenset()
 
 
 def test_a_failure_that_is_tried_again_excuses_by_its_change_alone(
@@ -855,10 +859,10 @@ def test_a_failure_that_is_tried_again_excuses_by_its_change_alone(
         landed={},
         failures=[Failure(memory_id, "poison")],
         missed=[],
-        again=[],
+        recheck=[],
     )
 
-    excuses = outbox.excuses(ADA, [memory_id])
+    excuses = outbox.expected_differences(ADA, [memory_id])
 
     assert excuses.pending == {memory_id}
     assert excuses.buried == frozenset()
@@ -871,14 +875,14 @@ def test_what_is_about_everything_excuses_everything(
     """While a whole tenant waits to be reconciled no memory of it is judged."""
     memory_id = MemoryId(remember(db))
     db.execute("DELETE FROM memory_pipeline.change")
-    assert not outbox.excuses(ADA, [memory_id]).cover(memory_id)
+    assert not outbox.expected_differences(ADA, [memory_id]).cover(memory_id)
 
     db.execute("TRUNCATE memory_logs")
     if what == "reset":
         outbox.pending_tenants()
 
-    assert outbox.excuses(ADA, [memory_id]).everything
-    assert outbox.excuses(ADA, [memory_id]).cover(memory_id)
+    assert outbox.expected_differences(ADA, [memory_id]).everything
+    assert outbox.expected_differences(ADA, [memory_id]).cover(memory_id)
 
 
 def test_what_a_rebuild_under_way_covers_is_no_excuse(
@@ -890,15 +894,15 @@ def test_what_a_rebuild_under_way_covers_is_no_excuse(
     """It has to stand in the new collection before the flip acks it; given up, it waits again."""
     memory_id = MemoryId(remember(db))
     build, lease, generation = owned(rebuilds), taken(outbox), begun(registry)
-    rebuilds.register(build, lease, generation)
-    assert not outbox.excuses(ADA, [memory_id]).cover(memory_id)
+    rebuilds.register_building(build, lease, generation)
+    assert not outbox.expected_differences(ADA, [memory_id]).cover(memory_id)
 
     db.execute("UPDATE memory_pipeline.change SET claim_token = 1")
-    assert outbox.excuses(ADA, [memory_id]).cover(memory_id)
+    assert outbox.expected_differences(ADA, [memory_id]).cover(memory_id)
 
     db.execute("UPDATE memory_pipeline.change SET claim_token = NULL")
     registry.abandon(lease, generation.id)
-    assert outbox.excuses(ADA, [memory_id]).cover(memory_id)
+    assert outbox.expected_differences(ADA, [memory_id]).cover(memory_id)
 
 
 # -- The embedding backup beside the application: Postgres alone.
@@ -1051,7 +1055,7 @@ def live(pipeline: Pipeline, tenant: str = "ada") -> Generation:
 
 def indexed(pipeline: Pipeline, tenant: str = "ada") -> set[str]:
     """Tell which documents a tenant's collection holds."""
-    return set(pipeline.index.hashes(live(pipeline, tenant), hold=lambda: 5.0))
+    return set(pipeline.index.hashes(live(pipeline, tenant), renew=lambda: 5.0))
 
 
 def vector_of(pipeline: Pipeline, memory_id: int) -> Vector:
@@ -1233,10 +1237,10 @@ def test_a_search_follows_the_pointer_at_once(pipeline: Pipeline, db: psycopg.Co
     drain(pipeline)
     old = live(pipeline)
     assert [h.memory_id for h in pipeline.search.search(ADA, "tea")] == [memory_id]
-    lease = pipeline.outbox.take(ADA)
+    lease = pipeline.outbox.acquire_lease(ADA)
     assert lease is not None
     pipeline.registry.abandon(lease, old.id)
-    pipeline.outbox.release(lease)
+    pipeline.outbox.release_lease(lease)
     assert live(pipeline).id == old.id
     assert [h.memory_id for h in pipeline.search.search(ADA, "tea")] == [memory_id]
 
@@ -1310,26 +1314,26 @@ def test_a_late_write_of_a_dead_worker_is_mended_by_the_confirm(
             ids=[document_id(MemoryId(memory_id))], include=["embeddings", "metadatas"]
         )
     db.execute('UPDATE memory_logs SET raw_data = \'{"summary": "new text"}\'')
-    dying = pipeline.outbox.take(ADA)
+    dying = pipeline.outbox.acquire_lease(ADA)
     assert dying is not None
     pipeline.outbox.claim(dying)
     expire(db)
     drain(pipeline)
-    right = pipeline.index.hashes(generation, hold=lambda: 5.0)
+    right = pipeline.index.hashes(generation, renew=lambda: 5.0)
     assert len(pending(db)) == 1
 
     with pipeline.servers.client(generation.server).collection(generation, 5.0) as collection:
         collection.upsert(
             ids=late["ids"], embeddings=late["embeddings"], metadatas=late["metadatas"]
         )
-    assert pipeline.index.hashes(generation, hold=lambda: 5.0) != right
+    assert pipeline.index.hashes(generation, renew=lambda: 5.0) != right
 
     def confirmed() -> bool:
         drain(pipeline)
         return pipeline.outbox.pending(ADA) == 0
 
     wait_until(confirmed, within=10)
-    assert pipeline.index.hashes(generation, hold=lambda: 5.0) == right
+    assert pipeline.index.hashes(generation, renew=lambda: 5.0) == right
 
 
 @pytest.mark.parametrize("column", ["raw_data", "created_at", "updated_at"])

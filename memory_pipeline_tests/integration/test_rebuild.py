@@ -17,12 +17,12 @@ from memory_pipeline.chroma.transport import Transport
 from memory_pipeline.content.document import vector_hash
 from memory_pipeline.domain.types import (
     DIMENSION,
-    Build,
+    Checkpoint,
     Document,
     Generation,
     MemoryId,
-    Reading,
     RebuildId,
+    RebuildPart,
     Rebuilt,
     TenantId,
     Vector,
@@ -35,14 +35,14 @@ from memory_pipeline.errors import (
     Corrupt,
     PostgresUnavailable,
 )
-from memory_pipeline.maintenance.cleanup import drop_ended
+from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.pipeline import Pipeline, opened
-from memory_pipeline.ports import Hold, Lease
+from memory_pipeline.ports import Lease, RenewLease
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.rebuild.chunks import Chunk
 from memory_pipeline.rebuild.tenant import Rebuild
 from memory_pipeline.settings import Settings
-from memory_pipeline.verify.written_rows import Known
+from memory_pipeline.verify.written_rows import WrittenRows
 from memory_pipeline_tests.builders import remember
 
 ADA, BOB = TenantId("ada"), TenantId("bob")
@@ -51,7 +51,7 @@ CHUNK = 5
 # Small chunks, and short waits for whoever dies.
 CHUNKS = {
     "rebuild_batch_size": CHUNK,
-    "rebuild_batch_size_alone": CHUNK,
+    "rebuild_batch_size_idle": CHUNK,
     "lease_seconds": 3.0,
     "request_seconds": 2.0,
 }
@@ -129,7 +129,7 @@ def rebuilt(pipeline: Pipeline, rebuild: RebuildId = FIRST, *, re_embed: bool = 
 
 def one_tenant(pipeline: Pipeline, rebuild: RebuildId = FIRST) -> Rebuild:
     """Ask for a rebuild of ada and return what does it."""
-    pipeline.rebuilds.ask(rebuild, [ADA], re_embed=False)
+    pipeline.rebuilds.request(rebuild, [ADA], re_embed=False)
     return pipeline.rebuild().rebuild
 
 
@@ -201,14 +201,14 @@ def test_what_cannot_be_dropped_now_holds_up_nothing_else(
     away = uuid4()
     pipeline.registry.register_server(away, "http://127.0.0.1:1")
     for _ in range(3):
-        pipeline.registry.begin(ADA, away, model="m", config_hash="c", memories=0)
+        pipeline.registry.begin_generation(ADA, away, model="m", config_hash="c", memories=0)
     db.execute(
         "UPDATE memory_pipeline.generation SET state = 'retired', ended_at = to_timestamp(0)"
         " WHERE server = %s",
         (away,),
     )
     assert one_tenant(pipeline).run(FIRST, ADA).verdict == "done"
-    assert drop_ended(pipeline.registry, pipeline.index, grace_seconds=0, limit=1) == 1
+    assert drop_retired(pipeline.registry, pipeline.index, grace_seconds=0, limit=1) == 1
     left = pipeline.registry.droppable(grace_seconds=0, limit=9)
     assert [g.server for g in left] == [away] * 3
 
@@ -280,7 +280,7 @@ def test_what_a_batch_wrote_meanwhile_is_computed_anew_too(
     def change() -> None:
         db.execute("UPDATE memory_logs SET project_id = 'another' WHERE id = %s", (last,))
 
-    pipeline.rebuilds.ask(FIRST, [ADA], re_embed=True)
+    pipeline.rebuilds.request(FIRST, [ADA], re_embed=True)
     outcome = pipeline.rebuild().rebuild.run(FIRST, ADA, progress=after_chunks(1, change))
     assert outcome.verdict == "done"
     assert_true(pipeline)
@@ -364,16 +364,16 @@ def test_a_row_that_changes_between_read_and_write_is_read_again(
     ids = in_sync(pipeline, db, memories=CHUNK)
     one = one_tenant(pipeline)
 
-    class Late(type(one.filling)):  # type: ignore[misc]  # the filling, with an application beside it
+    class Late(type(one.chunk_writer)):  # type: ignore[misc]  # the writer, with an application beside it
         def write(
             self,
-            build: Build,
+            part: RebuildPart,
             lease: Lease,
             generation: Generation,
             chunk: Chunk,
             *,
             fresh: bool,
-            known: Known,
+            written_rows: WrittenRows,
         ) -> tuple[int, int]:
             db.execute(
                 'UPDATE memory_logs SET raw_data = \'{"summary": "moved on"}\' WHERE id = %s',
@@ -381,17 +381,19 @@ def test_a_row_that_changes_between_read_and_write_is_read_again(
             )
             db.execute("DELETE FROM memory_logs WHERE id = %s", (ids[3],))
             written: tuple[int, int] = super().write(
-                build, lease, generation, chunk, fresh=fresh, known=known
+                part, lease, generation, chunk, fresh=fresh, written_rows=written_rows
             )
-            held = pipeline.index.hashes(generation, hold=lambda: 5.0)
+            held = pipeline.index.hashes(generation, renew=lambda: 5.0)
             assert document_id(ids[3]) not in held
             assert (
                 document_id(ids[2]) not in held
             )  # its new text has no vector yet: a batch brings it
             return written
 
-    fields = {name: getattr(one.filling, name) for name in one.filling.__dataclass_fields__}
-    assert replace(one, filling=Late(**fields)).run(FIRST, ADA).verdict == "done"
+    fields = {
+        name: getattr(one.chunk_writer, name) for name in one.chunk_writer.__dataclass_fields__
+    }
+    assert replace(one, chunk_writer=Late(**fields)).run(FIRST, ADA).verdict == "done"
     assert_true(pipeline)
 
 
@@ -456,7 +458,7 @@ def test_a_long_chunk_that_lands_late_is_done_again_by_short_ones(
         if documents:
             raise Killed
 
-    long = replace(one_tenant(pipeline), chunk_documents=3 * CHUNK, chunk_documents_alone=3 * CHUNK)
+    long = replace(one_tenant(pipeline), chunk_documents=3 * CHUNK, chunk_documents_idle=3 * CHUNK)
     with monkeypatch.context() as patch:
         patch.setattr(type(pipeline.index), "write", lambda *a, **_: leave(*a))
         with pytest.raises(Killed):
@@ -470,9 +472,9 @@ def test_a_long_chunk_that_lands_late_is_done_again_by_short_ones(
     drained(pipeline)
     building = pipeline.registry.building(ADA)
     assert building is not None
-    pipeline.index.write(building, late, [], hold=lambda: 5.0)
+    pipeline.index.write(building, late, [], renew=lambda: 5.0)
     outcome = rebuilt(pipeline)
-    assert (outcome.verdict, outcome.mended) == ("done", 0)
+    assert (outcome.verdict, outcome.repaired) == ("done", 0)
     assert live(pipeline).id == building.id
     assert_true(pipeline)
 
@@ -503,17 +505,17 @@ def test_one_that_was_frozen_gives_up_nothing_that_another_has_let_live(
     with pytest.raises(Killed):
         one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(1, kill))
     let_ownership_end(db)
-    reading = PostgresRebuilds.reading
+    reading = PostgresRebuilds.checkpoint
     frozen: list[Rebuilt] = []
 
-    def frozen_meanwhile(self: PostgresRebuilds, building: Generation) -> Reading:
+    def frozen_meanwhile(self: PostgresRebuilds, building: Generation) -> Checkpoint:
         if not frozen:
             let_ownership_end(db)
             frozen.append(Rebuilt(ADA))  # once: what goes on reads as well
             frozen[0] = one_tenant(pipeline).run(FIRST, ADA)
         return reading(self, building)
 
-    monkeypatch.setattr(PostgresRebuilds, "reading", frozen_meanwhile)
+    monkeypatch.setattr(PostgresRebuilds, "checkpoint", frozen_meanwhile)
     woken = rebuilt(pipeline, SECOND, re_embed=True)
 
     assert (frozen[0].verdict, woken.verdict) == ("done", "busy")
@@ -559,10 +561,10 @@ def test_a_chunk_with_an_unknown_outcome_is_done_again(
         documents: Sequence[Document],
         deletes: Sequence[MemoryId],
         *,
-        hold: Hold,
+        renew: RenewLease,
         fresh: bool = False,
     ) -> None:
-        write(pipeline.index, generation, documents, deletes, hold=hold, fresh=fresh)
+        write(pipeline.index, generation, documents, deletes, renew=renew, fresh=fresh)
         if documents and not failed[0]:
             failed[0] = True
             raise ChromaUnavailable("did not answer in time")
@@ -604,10 +606,10 @@ def test_a_building_generation_that_never_answers_is_begun_anew(
     assert wedged is not None
     prime = type(pipeline.index).prime
 
-    def hang(self: ChromaIndex, generation: Generation, *, hold: Hold) -> None:
+    def hang(self: ChromaIndex, generation: Generation, *, renew: RenewLease) -> None:
         if generation.id == wedged.id:
             raise ChromaUnavailable("did not answer in time")
-        prime(self, generation, hold=hold)
+        prime(self, generation, renew=renew)
 
     monkeypatch.setattr(type(pipeline.index), "prime", hang)
     assert rebuilt(pipeline).verdict == "done"
@@ -656,7 +658,7 @@ def test_what_was_lost_from_a_building_generation_is_mended_before_it_goes_live(
             )
 
     outcome = one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(3, meddle))
-    assert (outcome.verdict, outcome.mended) == ("done", 3)
+    assert (outcome.verdict, outcome.repaired) == ("done", 3)
     assert_true(pipeline)
 
 

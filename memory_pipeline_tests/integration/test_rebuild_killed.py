@@ -45,7 +45,7 @@ def test_a_rebuild_survives_kill_9_at_any_point(
             "lease_seconds": 3.0,
             "request_seconds": 2.0,
             "rebuild_batch_size": 50,
-            "rebuild_batch_size_alone": 50,
+            "rebuild_batch_size_idle": 50,
         }
     )
     db.execute("UPDATE memory_pipeline.installation SET vectors = 'trust'")

@@ -82,6 +82,6 @@ def test_a_reset_that_waits_excuses_nothing_that_it_would_not_mend(
         list(pipeline.drain().run())
         monkeypatch.setattr(Verify, "run", after_a_loss)
         rebuilt = pipeline.rebuild_alone(ADA)
-        assert (rebuilt.verdict, rebuilt.mended) == ("done", 1)
+        assert (rebuilt.verdict, rebuilt.repaired) == ("done", 1)
         assert lost
         assert [h.memory_id for h in pipeline.search.search(ADA, "a walk")] == [memory]

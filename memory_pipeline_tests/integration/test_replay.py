@@ -25,7 +25,7 @@ def waiting(db: psycopg.Connection) -> list[tuple[str, int]]:
     return [
         (tenant, memory_id)
         for tenant, memory_id in db.execute(
-            "SELECT tenant, memory_id FROM memory_pipeline.change WHERE again ORDER BY seq"
+            "SELECT tenant, memory_id FROM memory_pipeline.change WHERE recheck ORDER BY seq"
         )
     ]
 
@@ -34,7 +34,7 @@ def hashes(pipeline: Pipeline, tenant: TenantId = ADA) -> dict[str, str]:
     """Return what a tenant's collection holds."""
     live = pipeline.registry.live(tenant)
     assert live is not None
-    return pipeline.index.hashes(live, hold=lambda: 5.0)
+    return pipeline.index.hashes(live, renew=lambda: 5.0)
 
 
 def test_a_tenant_is_enqueued_in_pages(pipeline: Pipeline, db: psycopg.Connection) -> None:
@@ -64,7 +64,7 @@ def test_what_is_claimed_already_is_enqueued(pipeline: Pipeline, db: psycopg.Con
     memory = remember(db)
     drained(pipeline)
     list(pipeline.replay.run(tenant=ADA))
-    lease = pipeline.outbox.take(ADA)
+    lease = pipeline.outbox.acquire_lease(ADA)
     assert lease is not None
     pipeline.outbox.claim(lease)
     assert list(pipeline.replay.run(tenant=ADA)) == [Replayed(1, 1)]
@@ -142,7 +142,7 @@ def test_a_replay_brings_back_what_is_missing(pipeline: Pipeline, db: psycopg.Co
     before = hashes(pipeline)
     live = pipeline.registry.live(ADA)
     assert live is not None
-    pipeline.index.write(live, [], ids[:10], hold=no_lease)
+    pipeline.index.write(live, [], ids[:10], renew=no_lease)
     list(pipeline.replay.run(tenant=ADA))
     drained(pipeline)
     assert hashes(pipeline) == before

@@ -19,18 +19,18 @@ from typer.testing import CliRunner
 
 from memory_pipeline.chroma.marker import EPOCH_KEY, HOME_KEY, INSTALLATION_KEY, MARKER, write_stamp
 from memory_pipeline.cli import app
-from memory_pipeline.domain.epoch import AHEAD, Stamp
+from memory_pipeline.domain.epoch import AHEAD, EpochStamp
 from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.embedding.sentence import HashingEmbedder
 from memory_pipeline.errors import ChromaUnavailable, Fenced, ServerLost
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.local.environment import settings_environment
 from memory_pipeline.local.postgres import EmbeddedPostgres, start_postgres
-from memory_pipeline.maintenance.cleanup import drop_ended
+from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
-from memory_pipeline.worker import background as upkeep_module
+from memory_pipeline.worker import background as background_module
 from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.dumps import dump, load
 from memory_pipeline_tests.integration.test_worker import living
@@ -50,7 +50,7 @@ def settings(settings: Settings) -> Settings:
 def sync(pipeline: Pipeline) -> None:
     """Bring everything that stands, and let the markers know of a new epoch."""
     assert {o.verdict for o in pipeline.drain().run(paused=True)} <= {"done", "damaged"}
-    pipeline.source.watch(seconds=0)
+    pipeline.restore_watch.watch(seconds=0)
 
 
 def heal(pipeline: Pipeline, wait_until: Callable[..., None]) -> None:
@@ -59,7 +59,7 @@ def heal(pipeline: Pipeline, wait_until: Callable[..., None]) -> None:
     def proven() -> bool:
         for _ in pipeline.drain().run(paused=True):
             pass
-        return not pipeline.epochs.doubt().tenants
+        return not pipeline.epochs.unproven().tenants
 
     wait_until(proven, within=30.0)
 
@@ -68,7 +68,7 @@ def held(pipeline: Pipeline, tenant: TenantId) -> set[str]:
     """Tell which documents a tenant's live collection holds."""
     live = pipeline.registry.live(tenant)
     assert live is not None
-    return set(pipeline.index.hashes(live, hold=lambda: 10.0))
+    return set(pipeline.index.hashes(live, renew=lambda: 10.0))
 
 
 def texts(pipeline: Pipeline, tenant: TenantId) -> set[str]:
@@ -83,9 +83,9 @@ def findings(pipeline: Pipeline, *tenants: TenantId) -> list[str]:
     return [f"{t}: {f.kind}" for t in tenants for f in verify.run(t, sample=None).findings]
 
 
-def setbacks(db: psycopg.Connection) -> list[str]:
+def rollback_signs(db: psycopg.Connection) -> list[str]:
     """Tell every sign that was noted."""
-    return [row[0] for row in db.execute("SELECT reason FROM memory_pipeline.setback")]
+    return [row[0] for row in db.execute("SELECT reason FROM memory_pipeline.rollback_sign")]
 
 
 def marker(pipeline: Pipeline) -> dict[str, Any]:
@@ -124,16 +124,16 @@ def test_a_dump_that_is_loaded_in_place_is_noticed_and_every_tenant_made_right(
     sync(pipeline)
     # Bob's collection is another one by now, and the one that the dump knows is gone.
     assert pipeline.rebuild_alone(BOB).verdict == "done"
-    assert drop_ended(pipeline.registry, pipeline.index, grace_seconds=0) == 1
+    assert drop_retired(pipeline.registry, pipeline.index, grace_seconds=0) == 1
     forgotten = {pipeline.registry.live(t) for t in (EVE, BOB)}
-    assert setbacks(db) == []
+    assert rollback_signs(db) == []
 
     load(database_url, old)
 
     assert any("went back" in said for said in pipeline.servers.problems())
-    pipeline.source.watch()
-    assert len(setbacks(db)) == 2
-    assert pipeline.epochs.doubt().tenants == {ADA, BOB}
+    pipeline.restore_watch.watch()
+    assert len(rollback_signs(db)) == 2
+    assert pipeline.epochs.unproven().tenants == {ADA, BOB}
     (said,) = [p for p in command(settings, "status")["problems"] if p.startswith("UNPROVEN")]
     assert "2 tenants" in said
     told = command(settings, "verify", code=1)["findings"]
@@ -147,8 +147,8 @@ def test_a_dump_that_is_loaded_in_place_is_noticed_and_every_tenant_made_right(
     assert f"memory_log_{since}" not in held(pipeline, ADA)
     assert texts(pipeline, ADA) == {"stays", "was", "returns"}
     assert texts(pipeline, BOB) == {"bob's"}
-    pipeline.source.watch(seconds=0)
-    assert len(setbacks(db)) == 2
+    pipeline.restore_watch.watch(seconds=0)
+    assert len(rollback_signs(db)) == 2
     assert command(settings, "verify")["findings"] == []
     # What only the forgotten state knew is cleared away, and nothing else.
     (server,) = pipeline.servers.usable()
@@ -156,10 +156,12 @@ def test_a_dump_that_is_loaded_in_place_is_noticed_and_every_tenant_made_right(
         for owner in ({INSTALLATION_KEY: str(uuid4())}, {"tenant": "of somebody"}):
             connected.create_collection(f"memories-{uuid4()}", metadata=owner)
         before = connected.count_collections()
-        assert {g.id for g in pipeline.source.forgotten(server)} == {g.id for g in forgotten if g}
-        assert pipeline.source.sweep() == 2
+        assert {g.id for g in pipeline.restore_watch.forgotten(server)} == {
+            g.id for g in forgotten if g
+        }
+        assert pipeline.restore_watch.sweep() == 2
         assert connected.count_collections() == before - 2
-    assert pipeline.source.forgotten(server) == []
+    assert pipeline.restore_watch.forgotten(server) == []
     assert findings(pipeline, ADA, BOB) == []
 
 
@@ -175,7 +177,7 @@ def test_a_tenant_that_the_dump_does_not_know_can_come_again(
 
     load(database_url, old)
     remember(db, "eve", "the second time")
-    pipeline.source.watch()
+    pipeline.restore_watch.watch()
     heal(pipeline, wait_until)
 
     assert texts(pipeline, EVE) == {"the second time"}
@@ -189,17 +191,17 @@ def test_a_lease_of_the_forgotten_state_is_fenced(
     remember(db, "ada")
     sync(pipeline)
     old = dump(database_url, *IN_PLACE)
-    zombie = pipeline.outbox.take(ADA)
+    zombie = pipeline.outbox.acquire_lease(ADA)
     assert zombie is not None
 
     load(database_url, old)
-    pipeline.source.watch()
-    lease = pipeline.outbox.take(ADA)
+    pipeline.restore_watch.watch()
+    lease = pipeline.outbox.acquire_lease(ADA)
     assert lease is not None
 
-    lease.hold()
+    lease.renew()
     with pytest.raises(Fenced):
-        zombie.hold()
+        zombie.renew()
     assert lease.token > zombie.token + 1_000_000_000
 
 
@@ -211,12 +213,12 @@ def test_what_a_forgotten_worker_has_sent_may_land_late(
     sync(pipeline)
     old = dump(database_url, *IN_PLACE)
     load(database_url, old)
-    pipeline.source.watch()
+    pipeline.restore_watch.watch()
 
-    assert not pipeline.outbox.due(ADA)
+    assert not pipeline.outbox.has_due_changes(ADA)
     live = pipeline.registry.live(ADA)
     assert live is not None
-    pipeline.index.write(live, (), [memory], hold=lambda: 5.0)  # it lands now
+    pipeline.index.write(live, (), [memory], renew=lambda: 5.0)  # it lands now
     heal(pipeline, wait_until)
 
     assert findings(pipeline, ADA) == []
@@ -230,23 +232,23 @@ def test_a_marker_that_lags_is_no_setback(pipeline: Pipeline, db: psycopg.Connec
     (server,) = pipeline.servers.usable()
     client = pipeline.servers.client(server)
     early = marker(pipeline)
-    first = Stamp(early[HOME_KEY], UUID(early[EPOCH_KEY]))
+    first = EpochStamp(early[HOME_KEY], UUID(early[EPOCH_KEY]))
     for _ in range(3):
-        pipeline.source.watch(seconds=0)
+        pipeline.restore_watch.watch(seconds=0)
     assert marker(pipeline)[EPOCH_KEY] != early[EPOCH_KEY]
 
     # 1. The epoch is committed, and the marker is not written: a crash, or Chroma was down.
     assert pipeline.epochs.rotate(seconds=0) is not None
-    pipeline.source.watch()
+    pipeline.restore_watch.watch()
     # 2. Another process writes late what it has begun long ago.
     write_stamp(client, pipeline.settings, first)
-    pipeline.source.watch()
+    pipeline.restore_watch.watch()
     with opened(pipeline.settings, embedder=HashingEmbedder()) as other:
-        other.servers.recognise()
-        other.source.watch(seconds=0)
+        other.servers.check_identity()
+        other.restore_watch.watch(seconds=0)
 
-    assert setbacks(db) == []
-    assert pipeline.epochs.doubt().tenants == set()
+    assert rollback_signs(db) == []
+    assert pipeline.epochs.unproven().tenants == set()
     assert marker(pipeline)[INSTALLATION_KEY] == early[INSTALLATION_KEY]
 
 
@@ -258,14 +260,14 @@ def test_what_a_process_was_told_long_ago_is_no_sign(
     away = settings.model_copy(update={"chroma_urls": ("http://127.0.0.1:1",)})
     with opened(away, embedder=HashingEmbedder()) as pipeline:
         sync(pipeline)
-        pipeline.source.watch(seconds=0)
-        pipeline.servers.recognise()
-        pipeline.source.watch(seconds=0)
+        pipeline.restore_watch.watch(seconds=0)
+        pipeline.servers.check_identity()
+        pipeline.restore_watch.watch(seconds=0)
         newest = "SELECT max(number) FROM memory_pipeline.epoch"
         db.execute(f"DELETE FROM memory_pipeline.epoch WHERE number < ({newest})")
         with pytest.raises(ChromaUnavailable):
             pipeline.servers.client(uuid4())
-    assert setbacks(db) == []
+    assert rollback_signs(db) == []
 
 
 def test_a_setback_is_noted_once_however_the_markers_are(
@@ -274,17 +276,17 @@ def test_a_setback_is_noted_once_however_the_markers_are(
     """A crash after it was noted, and a marker that cannot be written, start nothing over."""
     remember(db, "ada")
     sync(pipeline)
-    home = pipeline.epochs.home()
+    database_id = pipeline.epochs.database_id()
     (server,) = pipeline.servers.usable()
-    strange = Stamp(home, uuid4())
+    strange = EpochStamp(database_id, uuid4())
     write_stamp(pipeline.servers.client(server), pipeline.settings, strange)
 
     for _ in range(3):  # as many processes, none of which gets to write the marker
         with opened(pipeline.settings, embedder=HashingEmbedder()) as process:
-            process.servers.recognise()
-            process.source.watch()
+            process.servers.check_identity()
+            process.restore_watch.watch()
 
-    assert setbacks(db) == [AHEAD]
+    assert rollback_signs(db) == [AHEAD]
     resets = "SELECT count(*) FROM memory_pipeline.change WHERE unproven"
     assert db.execute(resets).fetchone() == (1,)
     heal(pipeline, wait_until)
@@ -299,15 +301,15 @@ def test_the_reset_and_what_it_finds_are_waited_for(
     sync(pipeline)
     live = pipeline.registry.live(ADA)
     assert live is not None
-    pipeline.index.write(live, (), memories[:1], hold=lambda: 5.0)
+    pipeline.index.write(live, (), memories[:1], renew=lambda: 5.0)
     db.execute("INSERT INTO memory_pipeline.change (tenant, unproven) VALUES ('ada', true)")
 
     pipeline.sync().run(ADA, once=True)
     waits = db.execute("SELECT memory_id, unproven FROM memory_pipeline.change").fetchall()
     assert waits == [(memories[0], True)]
-    assert pipeline.epochs.doubt().tenants == {ADA}
+    assert pipeline.epochs.unproven().tenants == {ADA}
     pipeline.sync().run(ADA, once=True)
-    assert pipeline.epochs.doubt().tenants == set()
+    assert pipeline.epochs.unproven().tenants == set()
     assert findings(pipeline, ADA) == []
 
 
@@ -329,17 +331,17 @@ def test_while_a_dump_is_being_loaded_nothing_is_noted_yet(
     paths = "SELECT pg_catalog.set_config('search_path', '', false);"
 
     load(database_url, f"{head}\\unrestrict {_key(old)}\n")
-    pipeline.source.watch(seconds=0)
+    pipeline.restore_watch.watch(seconds=0)
     for _ in pipeline.drain().run(paused=True):
         pass
     load(database_url, f"{paths}{memories}{tail}")
-    pipeline.source.watch(seconds=0)
-    assert setbacks(db) == []
+    pipeline.restore_watch.watch(seconds=0)
+    assert rollback_signs(db) == []
     assert marker(pipeline) == before
     assert any("went back" in said for said in pipeline.servers.problems())
     load(database_url, f"\\restrict {_key(old)}\n{paths}{triggers}{rest}")
-    pipeline.source.watch(seconds=0)
-    assert setbacks(db) != []
+    pipeline.restore_watch.watch(seconds=0)
+    assert rollback_signs(db) != []
 
     heal(pipeline, wait_until)
     assert texts(pipeline, ADA) == {"the first", "the last"}
@@ -356,7 +358,7 @@ def test_while_a_dump_is_being_loaded_no_epoch_begins(
     tables, rows, rest = old.partition("COPY ")
     load(database_url, f"{tables}\\unrestrict {_key(old)}\n")
     with opened(pipeline.settings, embedder=HashingEmbedder()) as other:  # it has no server yet
-        other.source.watch(seconds=0)
+        other.restore_watch.watch(seconds=0)
     paths = "SELECT pg_catalog.set_config('search_path', '', false);"
     load(database_url, f"\\restrict {_key(old)}\n{paths}{rows}{rest}")
 
@@ -375,7 +377,7 @@ def _slowly(sql: str) -> str:
 
 @pytest.fixture
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep_module, "LOOK_SECONDS", 0.3)
+    monkeypatch.setattr(background_module, "LOOK_SECONDS", 0.3)
 
 
 @pytest.mark.usefixtures("_looks_often")
@@ -393,17 +395,17 @@ def test_a_live_process_lives_through_it_and_mends_everything(
         remember(db, tenant, f"{tenant}'s old memory")
     with living(pipeline):
         wait_until(lambda: "ada's old memory" in texts(pipeline, ADA), within=20)
-        pipeline.source.watch(seconds=0)
+        pipeline.restore_watch.watch(seconds=0)
         old = dump(database_url, *IN_PLACE)
         remember(db, "ada", "vanishes")
         wait_until(lambda: "vanishes" in texts(pipeline, ADA), within=20)
-        pipeline.source.watch(seconds=0)
+        pipeline.restore_watch.watch(seconds=0)
 
         load(database_url, f"BEGIN;\n{old}\nCOMMIT;" if at_once else _slowly(old))
 
-        wait_until(lambda: setbacks(db), within=20)
+        wait_until(lambda: rollback_signs(db), within=20)
         remember(db, "ada", "written after")
-        wait_until(lambda: not pipeline.epochs.doubt().tenants, within=30)
+        wait_until(lambda: not pipeline.epochs.unproven().tenants, within=30)
         wait_until(lambda: "written after" in texts(pipeline, ADA), within=20)
     assert texts(pipeline, ADA) == {"ada's old memory", "written after"}
     assert findings(pipeline, ADA, BOB) == []
@@ -430,13 +432,13 @@ def test_a_role_that_may_not_ask_where_it_is_notices_by_the_markers(
         own = pipeline.settings.model_copy(update={"database_url": _secret(url)})
         with opened(own, embedder=HashingEmbedder()) as least:
             sync(least)
-            assert least.epochs.home().startswith("test_")
+            assert least.epochs.database_id().startswith("test_")
             (server,) = least.servers.usable()
-            strange = Stamp(least.epochs.home(), uuid4())
+            strange = EpochStamp(least.epochs.database_id(), uuid4())
             write_stamp(least.servers.client(server), own, strange)
-            least.source.watch()
-            assert setbacks(db) == [AHEAD]
-            assert least.epochs.doubt().tenants == {ADA}
+            least.restore_watch.watch()
+            assert rollback_signs(db) == [AHEAD]
+            assert least.epochs.unproven().tenants == {ADA}
     finally:
         db.execute(f"DROP OWNED BY {role}")
         db.execute(f"DROP ROLE {role}")
@@ -474,7 +476,7 @@ def test_files_that_are_put_back_and_a_failover_are_noticed(
         with opened(own, embedder=HashingEmbedder()) as pipeline:
             sync(pipeline)
             assert texts(pipeline, ADA) == {"vanishes"}
-            assert setbacks(db) == []
+            assert rollback_signs(db) == []
 
     def put_back(data: Path, kept: Path) -> None:
         shutil.rmtree(data)
@@ -485,14 +487,14 @@ def test_files_that_are_put_back_and_a_failover_are_noticed(
         psycopg.connect(own_postgres.url("app"), autocommit=True) as db,
         opened(own, embedder=HashingEmbedder()) as pipeline,
     ):
-        assert not pipeline.epochs.doubt().tenants
+        assert not pipeline.epochs.unproven().tenants
         pipeline.index.servers()
-        assert setbacks(db) == [AHEAD]
-        assert pipeline.epochs.doubt().tenants == {ADA}
+        assert rollback_signs(db) == [AHEAD]
+        assert pipeline.epochs.unproven().tenants == {ADA}
         heal(pipeline, wait_until)
         assert findings(pipeline, ADA) == []
         assert texts(pipeline, ADA) == {"returns"}
-        pipeline.source.watch(seconds=0)
+        pipeline.restore_watch.watch(seconds=0)
 
     def follow(data: Path, kept: Path) -> None:
         (data / "standby.signal").touch()
@@ -502,7 +504,7 @@ def test_files_that_are_put_back_and_a_failover_are_noticed(
         assert db.execute("SELECT pg_promote()").fetchone() == (True,)
         with opened(own, embedder=HashingEmbedder()) as pipeline:
             pipeline.index.servers()
-            assert "failed over" in setbacks(db)[-1]
+            assert "failed over" in rollback_signs(db)[-1]
             heal(pipeline, wait_until)
             assert findings(pipeline, ADA) == []
 
@@ -539,13 +541,13 @@ def test_a_copy_of_the_database_touches_nothing_until_it_is_told_to_take_over(
 
     with opened(copied, embedder=HashingEmbedder()) as copy:
         with pytest.raises(ServerLost, match="migrate --take-over"):
-            copy.servers.recognise()
-        assert copy.epochs.doubt().tenants == {ADA}
+            copy.servers.check_identity()
+        assert copy.epochs.unproven().tenants == {ADA}
         for _ in copy.drain().run(paused=True):
             pass
-        copy.source.watch(seconds=0)
-    pipeline.source.watch(seconds=0)
-    assert setbacks(db) == []
+        copy.restore_watch.watch(seconds=0)
+    pipeline.restore_watch.watch(seconds=0)
+    assert rollback_signs(db) == []
     assert texts(pipeline, ADA) == {"old", "newer"}
     assert findings(pipeline, ADA) == []
 
@@ -554,16 +556,16 @@ def test_a_copy_of_the_database_touches_nothing_until_it_is_told_to_take_over(
     )
     assert command_line.exit_code == 0, command_line.stderr
     with opened(copied, embedder=HashingEmbedder()) as copy:
-        copy.servers.recognise()
+        copy.servers.check_identity()
         heal(copy, wait_until)
-        copy.source.watch(seconds=0)
+        copy.restore_watch.watch(seconds=0)
         assert findings(copy, ADA) == []
         assert texts(copy, ADA) == {"old"}
         # From now on it is the other one that has to keep off.
-        pipeline.source.watch()
-        assert setbacks(db) == []
+        pipeline.restore_watch.watch()
+        assert rollback_signs(db) == []
         with pytest.raises(ChromaUnavailable, match="take-over"):
-            pipeline.servers.recognise()
+            pipeline.servers.check_identity()
         assert pipeline.servers.usable() == []
         assert findings(copy, ADA) == []
 
@@ -620,6 +622,6 @@ def test_a_full_dump_is_loaded_into_an_empty_server_with_a_chroma_of_its_own(
         assert (verified["documents"], verified["findings"]) == (5, [])
     finally:
         chroma.stop()
-    pipeline.source.watch(seconds=0)
-    assert setbacks(db) == []
+    pipeline.restore_watch.watch(seconds=0)
+    assert rollback_signs(db) == []
     assert findings(pipeline, TenantId("tenant-0"), TenantId("tenant-1")) == []

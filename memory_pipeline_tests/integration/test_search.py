@@ -276,7 +276,7 @@ def test_a_server_that_lost_its_data_is_said_to_be_unavailable(
     """What the docstrings of search and store name is what an application has to catch."""
     remember(db, "ada", "a walk")
     synced(pipeline)
-    server = pipeline.index.place()
+    server = pipeline.index.choose_server()
     with pipeline.servers.client(server).call(5.0) as raw:
         raw.delete_collection("memory-pipeline-marker")
     with pytest.raises(ChromaUnavailable):

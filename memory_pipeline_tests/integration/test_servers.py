@@ -67,7 +67,7 @@ def test_a_new_server_is_marked_and_registered_once(pipeline: Pipeline, raw: Ser
     metadata = raw.get_collection(MARKER).metadata or {}
     assert metadata[SERVER_KEY] == str(first)
     assert metadata[INSTALLATION_KEY] == str(pipeline.registry.installation())
-    later.forget()
+    later.close()
 
 
 class _MeetingRegistry(PostgresRegistry):
@@ -89,7 +89,7 @@ def test_two_that_find_a_new_server_at_once_agree(pipeline: Pipeline) -> None:
     both = [Servers(registry, pipeline.settings) for _ in range(2)]
 
     def found(servers: Servers) -> set[UUID]:
-        servers.recognise()
+        servers.check_identity()
         return set(servers.usable())
 
     with ThreadPoolExecutor(2) as threads:
@@ -97,7 +97,7 @@ def test_two_that_find_a_new_server_at_once_agree(pipeline: Pipeline) -> None:
     assert one == other
     assert one == {s.id for s in pipeline.registry.servers()}
     for servers in both:
-        servers.forget()
+        servers.close()
 
 
 class _LateRegistry(PostgresRegistry):
@@ -117,11 +117,11 @@ def test_a_server_that_another_marks_meanwhile_is_not_lost(
 ) -> None:
     """Who saw no marker, and then sees the registration, was only a moment too slow."""
     registry = _LateRegistry(pipeline.database)
-    registry.before = pipeline.servers.recognise
+    registry.before = pipeline.servers.check_identity
     slow = Servers(registry, pipeline.settings)
-    slow.recognise()
+    slow.check_identity()
     assert set(_states(db).values()) == {"ready"}
-    slow.forget()
+    slow.close()
 
 
 def test_a_known_server_at_a_new_address_is_the_same_server(
@@ -135,7 +135,7 @@ def test_a_known_server_at_a_new_address_is_the_same_server(
     )
     assert moved.for_new_generation() == server
     assert [(s.id, s.url) for s in pipeline.registry.servers()] == [(server, elsewhere)]
-    moved.forget()
+    moved.close()
 
 
 def test_a_registered_server_without_its_marker_is_lost_and_never_made_anew(
@@ -155,7 +155,7 @@ def test_a_registered_server_without_its_marker_is_lost_and_never_made_anew(
     _marked(raw, server, pipeline.registry.installation())
     assert later.for_new_generation() == server
     assert _states(db) == {server: "ready"}
-    later.forget()
+    later.close()
 
 
 @pytest.mark.parametrize("registered", [False, True])
@@ -178,7 +178,7 @@ def test_a_marker_that_is_none_of_ours_is_refused(pipeline: Pipeline, raw: Serve
     """A collection that merely has the marker's name is nobody's identity."""
     raw.create_collection(MARKER, metadata={"note": "a stranger's"})
     with pytest.raises(ServerLost, match="not a marker"):
-        pipeline.servers.recognise()
+        pipeline.servers.check_identity()
     assert pipeline.registry.servers() == []
 
 
@@ -216,15 +216,15 @@ def test_a_marker_is_read_again_after_forget(pipeline: Pipeline, raw: ServerAPI)
     raw.delete_collection(MARKER)
     pipeline.servers.client(server)
     with pytest.raises(ServerLost):
-        pipeline.index.recognise(server)
+        pipeline.index.check_identity(server)
 
 
 def test_place_picks_the_recognised_server(pipeline: Pipeline, db: psycopg.Connection) -> None:
     """A generation is placed where somebody answers, though an emptier server is registered."""
-    server = pipeline.index.place()
+    server = pipeline.index.choose_server()
     pipeline.registry.register_server(uuid4(), "http://127.0.0.1:1")
     db.execute("UPDATE memory_pipeline.server SET state = 'lost' WHERE id <> %s", (server,))
-    assert pipeline.index.place() == server
+    assert pipeline.index.choose_server() == server
 
 
 # ---- two servers
@@ -270,7 +270,7 @@ def both(pipeline: Pipeline, second: ChromaProcess) -> Iterator[Callable[..., Se
 
     yield servers
     for one in made:
-        one.forget()
+        one.close()
 
 
 def _unmark(url: str) -> None:
@@ -307,7 +307,7 @@ def test_two_new_servers_are_both_marked_and_registered(
 ) -> None:
     """Whoever comes later finds the same two."""
     servers = both()
-    servers.recognise()
+    servers.check_identity()
     found = {s.url: s.id for s in pipeline.registry.servers()}
     assert found == {chroma.url: _marker(chroma.url), second.url: _marker(second.url)}
     assert set(servers.usable()) == set(found.values())
@@ -325,14 +325,16 @@ def test_new_generations_go_where_the_fewest_memories_are(
     for memories in (10, 4, 4):
         placed = servers.for_new_generation()
         assert (placed == large) == (memories == 10)
-        pipeline.registry.begin(TENANT, placed, model="", config_hash="", memories=memories)
+        pipeline.registry.begin_generation(
+            TENANT, placed, model="", config_hash="", memories=memories
+        )
 
 
 def test_a_server_that_is_down_stops_no_other(
     pipeline: Pipeline, both: Callable[..., Servers], chroma: ChromaProcess, second: ChromaProcess
 ) -> None:
     """Its tenants wait; nothing is called lost; it is found as soon as it is back."""
-    both().recognise()
+    both().check_identity()
     well, down = _at(pipeline, chroma.url), _at(pipeline, second.url)
     second.stop()
     servers = both()
@@ -342,10 +344,10 @@ def test_a_server_that_is_down_stops_no_other(
             servers.client(down)
         assert type(found.value) is ChromaUnavailable
         assert not found.value.sent
-    servers.recognise()
-    servers.recognise(well)
+    servers.check_identity()
+    servers.check_identity(well)
     with pytest.raises(ChromaUnavailable):
-        servers.recognise(down)
+        servers.check_identity(down)
     assert servers.for_new_generation() == well
     assert servers.replace_lost() == []
     (problem,) = servers.problems()
@@ -360,7 +362,7 @@ def test_a_server_that_answers_and_takes_no_writes_is_said(
     pipeline: Pipeline, both: Callable[..., Servers], chroma: ChromaProcess
 ) -> None:
     """So does one whose disk was full: it stays locked, and every page but this one looks fine."""
-    pipeline.servers.recognise()
+    pipeline.servers.check_identity()
     with Proxy() as proxy:
         port = urlsplit(chroma.url).port or 0
         way = proxy.add(Link("chroma", port, http=True, refused=CONTROL_ID.encode()))
@@ -372,9 +374,9 @@ def test_a_further_server_is_taken_while_another_is_down(
     pipeline: Pipeline, both: Callable[..., Servers], chroma: ChromaProcess, second: ChromaProcess
 ) -> None:
     """The one that is down is known to be at its own address, so this one is none that is lost."""
-    both(second.url).recognise()
+    both(second.url).check_identity()
     second.stop()
-    both().recognise()
+    both().check_identity()
     assert _at(pipeline, chroma.url) == _marker(chroma.url)
 
 
@@ -393,9 +395,11 @@ def test_a_lost_server_stops_no_other_and_is_replaced_when_asked(
     and what is at its place is a new server, also to a process that knew the old one.
     """
     old = both()
-    old.recognise()
+    old.check_identity()
     well, lost = _at(pipeline, chroma.url), _at(pipeline, second.url)
-    generation = pipeline.registry.begin(TENANT, lost, model="", config_hash="", memories=1)
+    generation = pipeline.registry.begin_generation(
+        TENANT, lost, model="", config_hash="", memories=1
+    )
     _emptied(second, volume)
     servers = both()
     for _ in range(2):
@@ -426,11 +430,11 @@ def test_a_lost_server_whose_volume_comes_back_is_well(
 ) -> None:
     """As long as nobody has given it up."""
     servers = both()
-    servers.recognise()
+    servers.check_identity()
     lost = _at(pipeline, second.url)
     _unmark(second.url)
     with pytest.raises(ServerLost):
-        servers.recognise(lost)
+        servers.check_identity(lost)
     with _raw(second.url) as raw:
         _marked(raw, lost, pipeline.registry.installation())
     assert servers.client(lost).url == second.url
@@ -442,7 +446,7 @@ def test_a_retired_server_that_returns_is_refused(
 ) -> None:
     """Its old volume is back too late: it is never used, nor written to, until it is empty."""
     servers = both()
-    servers.recognise()
+    servers.check_identity()
     lost = _at(pipeline, second.url)
     _unmark(second.url)
     servers.replace_lost()
@@ -450,7 +454,7 @@ def test_a_retired_server_that_returns_is_refused(
     with _raw(second.url) as raw:
         _marked(raw, lost, pipeline.registry.installation())
     for seen in (servers, both()):
-        seen.recognise()
+        seen.check_identity()
         assert [seen.client(s).url for s in seen.usable()] == [chroma.url]
         with pytest.raises(ServerLost, match="retired"):
             seen.client(lost)
@@ -482,7 +486,7 @@ def test_a_server_whose_address_was_taken_away_is_not_given_up(
     pipeline: Pipeline, both: Callable[..., Servers], chroma: ChromaProcess, second: ChromaProcess
 ) -> None:
     """Its data may be well: it is said until its address is back."""
-    both().recognise()
+    both().check_identity()
     away = _at(pipeline, second.url)
     servers = both(chroma.url)
     with pytest.raises(ServerLost, match="none of the addresses"):
@@ -498,7 +502,7 @@ def test_replacing_a_lost_server_leaves_one_whose_address_was_taken_away(
     pipeline: Pipeline, both: Callable[..., Servers], chroma: ChromaProcess, second: ChromaProcess
 ) -> None:
     """The emptied address becomes a new server; it is not taken for the other one's place."""
-    both().recognise()
+    both().check_identity()
     lost, away = _at(pipeline, chroma.url), _at(pipeline, second.url)
     _unmark(chroma.url)
     servers = both(chroma.url)
@@ -514,7 +518,7 @@ def test_in_doubt_nothing_is_marked_and_nothing_is_lost(
     pipeline: Pipeline, both: Callable[..., Servers], chroma: ChromaProcess, second: ChromaProcess
 ) -> None:
     """A server is missing, and one address that it may have moved to cannot be reached."""
-    both(chroma.url).recognise()
+    both(chroma.url).check_identity()
     moved = _at(pipeline, chroma.url)
     servers = both(NOBODY, second.url)
     for _ in range(2):
@@ -537,7 +541,7 @@ def test_looking_for_problems_marks_nothing(
     assert servers.problems() == []
     assert pipeline.registry.servers() == []
     assert _marker(second.url) is None
-    servers.recognise()
+    servers.check_identity()
     assert _marker(second.url) == _at(pipeline, second.url)
 
 
@@ -562,7 +566,7 @@ def test_threads_that_ask_at_once_share_a_look(
     pipeline: Pipeline, both: Callable[..., Servers], second: ChromaProcess
 ) -> None:
     """Thirty tenants of a server that is down do not wait one after the other."""
-    both().recognise()
+    both().check_identity()
     down = _at(pipeline, second.url)
     second.stop()
     registry = _CountingRegistry(pipeline.database)
@@ -589,12 +593,12 @@ def test_a_server_that_hangs_delays_nobody_else(
 ) -> None:
     """While one thread waits for its answer, the others get the servers that are known."""
     servers = both()
-    servers.recognise()
+    servers.check_identity()
     well = _at(pipeline, chroma.url)
     os.kill(second.pid, signal.SIGSTOP)
     with ThreadPoolExecutor(1) as thread:
         try:
-            looking = thread.submit(servers.recognise)
+            looking = thread.submit(servers.check_identity)
             wait_until(servers._lock.locked)
             assert servers.client(well).url == chroma.url
             assert not looking.done()
@@ -607,7 +611,7 @@ def test_two_that_replace_a_lost_server_at_once_agree(
     pipeline: Pipeline, both: Callable[..., Servers], second: ChromaProcess
 ) -> None:
     """One new server takes its place, whoever was first."""
-    both().recognise()
+    both().check_identity()
     _unmark(second.url)
     start = threading.Barrier(2)
 
@@ -631,9 +635,9 @@ def test_status_lists_the_servers_and_what_is_the_matter_with_them(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Each with its memories; one line a problem, however many tenants have it."""
-    both().recognise()
+    both().check_identity()
     away = _at(pipeline, second.url)
-    pipeline.registry.begin(TENANT, away, model="", config_hash="", memories=7)
+    pipeline.registry.begin_generation(TENANT, away, model="", config_hash="", memories=7)
     second.stop()
     given = pipeline.settings.model_copy(update={"chroma_urls": (second.url,)})
     for name, value in settings_environment(given).items():

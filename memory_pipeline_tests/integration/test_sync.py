@@ -20,8 +20,8 @@ from memory_pipeline.domain.types import (
     Generation,
     Memory,
     MemoryId,
-    Noting,
     Outcome,
+    ProvenanceUpdate,
     RebuildId,
     TenantId,
     Vector,
@@ -34,7 +34,7 @@ from memory_pipeline.errors import (
     Poison,
 )
 from memory_pipeline.pipeline import Pipeline, opened
-from memory_pipeline.ports import Embedder, Hold, Lease
+from memory_pipeline.ports import Embedder, Lease, RenewLease
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR
 from memory_pipeline.settings import Settings
@@ -105,26 +105,26 @@ class MeddledIndex:
     on_hashes: Callable[[Generation], None] = _nothing
     hides: tuple[MemoryId, ...] = ()
 
-    def recognise(self, server: UUID) -> None:
+    def check_identity(self, server: UUID) -> None:
         """Check a server's marker again."""
-        self.inner.recognise(server)
+        self.inner.check_identity(server)
 
     def takes_writes(self, server: UUID) -> bool:
         """Ask a server for a write."""
         return self.inner.takes_writes(server)
 
-    def place(self) -> UUID:
+    def choose_server(self) -> UUID:
         """Choose a server."""
-        return self.inner.place()
+        return self.inner.choose_server()
 
-    def create(self, generation: Generation, *, memories: int, hold: Hold) -> Generation:
+    def create(self, generation: Generation, *, memories: int, renew: RenewLease) -> Generation:
         """Create a collection."""
-        return self.inner.create(generation, memories=memories, hold=hold)
+        return self.inner.create(generation, memories=memories, renew=renew)
 
-    def prime(self, generation: Generation, *, hold: Hold) -> None:
+    def prime(self, generation: Generation, *, renew: RenewLease) -> None:
         """Prime a collection."""
         self.on_prime(generation)
-        self.inner.prime(generation, hold=hold)
+        self.inner.prime(generation, renew=renew)
 
     def write(
         self,
@@ -132,30 +132,30 @@ class MeddledIndex:
         documents: Sequence[Document],
         deletes: Sequence[MemoryId],
         *,
-        hold: Hold,
+        renew: RenewLease,
         fresh: bool = False,
     ) -> None:
         """Write, with what the test wants before and after; an empty write is left alone."""
         ids = [*(d.memory_id for d in documents), *deletes]
         if ids:
             self.before(generation, ids)
-        self.inner.write(generation, documents, deletes, hold=hold, fresh=fresh)
+        self.inner.write(generation, documents, deletes, renew=renew, fresh=fresh)
         if ids:
             self.after(generation, ids)
 
-    def control(self, generation: Generation, *, hold: Hold) -> None:
+    def control_write(self, generation: Generation, *, renew: RenewLease) -> None:
         """Send a control write."""
         self.on_control()
-        self.inner.control(generation, hold=hold)
+        self.inner.control_write(generation, renew=renew)
 
-    def unlisted(self, generation: Generation, *, hold: Hold) -> list[MemoryId]:
+    def unreachable(self, generation: Generation, *, renew: RenewLease) -> list[MemoryId]:
         """Return what no query lists, and what the test says."""
-        return [*self.inner.unlisted(generation, hold=hold), *self.hides]
+        return [*self.inner.unreachable(generation, renew=renew), *self.hides]
 
-    def hashes(self, generation: Generation, *, hold: Hold) -> dict[str, str]:
+    def hashes(self, generation: Generation, *, renew: RenewLease) -> dict[str, str]:
         """Return what the collection holds."""
         self.on_hashes(generation)
-        return self.inner.hashes(generation, hold=hold)
+        return self.inner.hashes(generation, renew=renew)
 
 
 class Killed(BaseException):
@@ -168,9 +168,9 @@ class DyingOutbox:
 
     inner: PostgresOutbox
 
-    def take(self, tenant: TenantId) -> Lease | None:
+    def acquire_lease(self, tenant: TenantId) -> Lease | None:
         """Take the lease."""
-        return self.inner.take(tenant)
+        return self.inner.acquire_lease(tenant)
 
     def claim(self, lease: Lease) -> Claim:
         """Claim."""
@@ -181,37 +181,37 @@ class DyingOutbox:
         lease: Lease,
         claim: Claim,
         *,
-        landed: dict[MemoryId, Noting | None],
+        landed: dict[MemoryId, ProvenanceUpdate | None],
         failures: Sequence[Failure],
         missed: Sequence[MemoryId],
-        again: Sequence[MemoryId],
+        recheck: Sequence[MemoryId],
     ) -> int:
         """Die, unless the claim was the reset of a new collection."""
         if landed:
             raise Killed
         return self.inner.ack(
-            lease, claim, landed=landed, failures=failures, missed=missed, again=again
+            lease, claim, landed=landed, failures=failures, missed=missed, recheck=recheck
         )
 
-    def newest(self, tenant: TenantId) -> int:
+    def newest_seq(self, tenant: TenantId) -> int:
         """Tell the newest change."""
-        return self.inner.newest(tenant)
+        return self.inner.newest_seq(tenant)
 
-    def due(self, tenant: TenantId) -> bool:
+    def has_due_changes(self, tenant: TenantId) -> bool:
         """Say whether something can be claimed."""
-        return self.inner.due(tenant)
+        return self.inner.has_due_changes(tenant)
 
     def enqueue(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> None:
         """Have memories looked at again."""
         self.inner.enqueue(tenant, memory_ids)
 
-    def let_go(self, lease: Lease, claim: Claim) -> None:
+    def unclaim(self, lease: Lease, claim: Claim) -> None:
         """Give changes back."""
-        self.inner.let_go(lease, claim)
+        self.inner.unclaim(lease, claim)
 
-    def release(self, lease: Lease, *, error: str | None = None) -> None:
+    def release_lease(self, lease: Lease, *, error: str | None = None) -> None:
         """Give the lease back."""
-        self.inner.release(lease, error=error)
+        self.inner.release_lease(lease, error=error)
 
 
 def raises(error: Exception, *, times: int = 10**9) -> Callable[..., None]:
@@ -274,37 +274,37 @@ def begin_building(pipeline: Pipeline, *, model: str = HashingEmbedder.model) ->
     """Let a rebuild of ada get as far as an empty generation that every batch writes, too."""
     rebuild = RebuildId("the rebuild")
     pipeline.registry.register(ADA)
-    pipeline.rebuilds.ask(rebuild, [ADA], re_embed=False)
-    build = pipeline.rebuilds.own(rebuild, ADA)
+    pipeline.rebuilds.request(rebuild, [ADA], re_embed=False)
+    build = pipeline.rebuilds.acquire_part(rebuild, ADA)
     assert build is not None
-    begun = pipeline.registry.begin(
+    begun = pipeline.registry.begin_generation(
         ADA,
-        pipeline.index.place(),
+        pipeline.index.choose_server(),
         model=model,
         config_hash=pipeline.recipe.config_hash,
         memories=0,
     )
-    generation = pipeline.index.create(begun, memories=0, hold=lambda: SECONDS)
-    lease = pipeline.outbox.take(ADA)
+    generation = pipeline.index.create(begun, memories=0, renew=lambda: SECONDS)
+    lease = pipeline.outbox.acquire_lease(ADA)
     assert lease is not None
-    pipeline.rebuilds.register(build, lease, generation)
-    pipeline.rebuilds.give_back(lease)
+    pipeline.rebuilds.register_building(build, lease, generation)
+    pipeline.rebuilds.return_lease(lease)
     return replace(generation, state="building")
 
 
 def damage(pipeline: Pipeline) -> Generation:
     """Find ada's live generation damaged; return it."""
     damaged = live(pipeline)
-    lease = pipeline.outbox.take(ADA)
+    lease = pipeline.outbox.acquire_lease(ADA)
     assert lease is not None
     pipeline.registry.abandon(lease, damaged.id)
-    pipeline.outbox.release(lease)
+    pipeline.outbox.release_lease(lease)
     return damaged
 
 
 def held_in(pipeline: Pipeline, generation: Generation) -> set[int]:
     """Return the memories whose documents a generation holds."""
-    held = pipeline.index.hashes(generation, hold=lambda: SECONDS)
+    held = pipeline.index.hashes(generation, renew=lambda: SECONDS)
     return {int(name.removeprefix("memory_log_")) for name in held}
 
 
@@ -499,7 +499,7 @@ def test_the_smallest_id_survives_a_reset(pipeline: Pipeline, db: psycopg.Connec
     )
     drained(pipeline)
     assert held_ids(pipeline) == {smallest}
-    pipeline.index.write(live(pipeline), (), [MemoryId(smallest)], hold=lambda: SECONDS)
+    pipeline.index.write(live(pipeline), (), [MemoryId(smallest)], renew=lambda: SECONDS)
     db.execute("INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES ('ada', NULL)")
     drained(pipeline)
     assert held_ids(pipeline) == {smallest}
@@ -919,7 +919,7 @@ def test_a_lease_that_is_lost_while_damage_is_found_is_fenced(
 
     def lose(generation: Generation, _: Collection[MemoryId]) -> None:
         pass_time(db, 100)
-        assert pipeline.outbox.take(ADA) is not None
+        assert pipeline.outbox.acquire_lease(ADA) is not None
         raise Corrupt("damaged", generation=generation.id)
 
     before = live(pipeline)
@@ -1012,7 +1012,7 @@ def test_a_reset_compares_the_live_generation_alone(
     drained(pipeline)
     building = begin_building(pipeline)
     lost = min(memories)
-    pipeline.index.write(live(pipeline), (), [MemoryId(lost)], hold=lambda: SECONDS)
+    pipeline.index.write(live(pipeline), (), [MemoryId(lost)], renew=lambda: SECONDS)
     db.execute("INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES ('ada', NULL)")
     drained(pipeline)
     assert held_ids(pipeline) == memories
@@ -1287,13 +1287,13 @@ def test_a_write_that_lands_after_the_takeover_is_mended_by_the_confirm(
             documents: Sequence[Document],
             deletes: Sequence[MemoryId],
             *,
-            hold: Hold,
+            renew: RenewLease,
             fresh: bool = False,
         ) -> None:
             if documents and not late:
                 late.append((generation, documents))
                 raise ChromaUnavailable("no answer in time")
-            super().write(generation, documents, deletes, hold=hold, fresh=fresh)
+            super().write(generation, documents, deletes, renew=renew, fresh=fresh)
 
     sync = replace(pipeline.sync(), index=Late(pipeline.index))
     drained(pipeline, sync)
@@ -1301,7 +1301,7 @@ def test_a_write_that_lands_after_the_takeover_is_mended_by_the_confirm(
     drained(pipeline, sync, paused=True)
     assert_mirrored(pipeline)
     [(generation, documents)] = late
-    pipeline.index.write(generation, documents, (), hold=lambda: SECONDS)
+    pipeline.index.write(generation, documents, (), renew=lambda: SECONDS)
     with pytest.raises(AssertionError):
         assert_mirrored(pipeline)
     assert pipeline.outbox.pending(ADA) > 0
@@ -1342,7 +1342,7 @@ def test_nothing_is_sent_once_the_lease_is_lost(pipeline: Pipeline, db: psycopg.
     class Slow(CountingEmbedder):
         def embed(self, texts: Sequence[str]) -> Sequence[Vector]:
             pass_time(db, 100)
-            thief = pipeline.outbox.take(ADA)
+            thief = pipeline.outbox.acquire_lease(ADA)
             assert thief is not None
             thieves.append(thief)
             return super().embed(texts)
@@ -1351,7 +1351,7 @@ def test_nothing_is_sent_once_the_lease_is_lost(pipeline: Pipeline, db: psycopg.
     assert outcome.verdict == "fenced"
     assert held_ids(pipeline) == before
     assert pipeline.outbox.pending(ADA) == 1
-    pipeline.outbox.release(thieves[0])
+    pipeline.outbox.release_lease(thieves[0])
     drained(pipeline)
     assert held_ids(pipeline) == {*before, late}
 
@@ -1381,7 +1381,7 @@ def test_two_workers_at_once_write_everything_once_and_right(
     """P2: leases keep two drains apart, whoever is faster."""
     for n in range(40):
         remember(db, f"tenant {n % 4}", f"memory {n}")
-    pipeline.servers.recognise()
+    pipeline.servers.check_identity()
     other = reopened(batch_size=3)
     threads = [threading.Thread(target=drained, args=(p,)) for p in (pipeline, other)]
     for thread in threads:
@@ -1439,9 +1439,9 @@ def test_a_cold_model_is_loaded_without_the_lease(
 
     class Cold(CountingEmbedder):
         def load(self) -> None:
-            lease = pipeline.outbox.take(ADA)
+            lease = pipeline.outbox.acquire_lease(ADA)
             assert lease is not None
-            pipeline.outbox.release(lease)
+            pipeline.outbox.release_lease(lease)
             assert count_of(db, "change WHERE claim_token IS NOT NULL") == 0
             super().load()
 
@@ -1533,9 +1533,9 @@ def test_a_memory_that_two_generations_refuse_is_charged_once(
     """P5: one failed attempt is one, whatever the number of targets."""
     memory_id = MemoryId(remember(db, "ada"))
     pipeline.registry.register(ADA)
-    lease = pipeline.outbox.take(ADA)
+    lease = pipeline.outbox.acquire_lease(ADA)
     assert lease is not None
     claim = pipeline.outbox.claim(lease)
     refused = [Failure(memory_id, "refused by live"), Failure(memory_id, "refused by building")]
-    pipeline.outbox.ack(lease, claim, landed={}, failures=refused, missed=[], again=[])
+    pipeline.outbox.ack(lease, claim, landed={}, failures=refused, missed=[], recheck=[])
     assert db.execute("SELECT attempts FROM memory_pipeline.failure").fetchall() == [(1,)]

@@ -21,15 +21,15 @@ from memory_pipeline.embedding.sentence import HashingEmbedder
 from memory_pipeline.errors import Corrupt, Poison, PostgresUnavailable
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.pipeline import Pipeline, opened
-from memory_pipeline.ports import Lineage
+from memory_pipeline.ports import Reporter
 from memory_pipeline.postgres import listener as listener_module
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.postgres.outbox import PendingTenant
 from memory_pipeline.rebuild.tenants import RebuildAll
 from memory_pipeline.settings import Settings
-from memory_pipeline.worker import background as upkeep_module
-from memory_pipeline.worker.background import Upkeep
-from memory_pipeline.worker.loop import TURNS_A_SERVER, Live
+from memory_pipeline.worker import background as background_module
+from memory_pipeline.worker.background import BackgroundTasks
+from memory_pipeline.worker.loop import TURNS_PER_SERVER, Worker
 from memory_pipeline.worker.metrics import Metrics
 from memory_pipeline_tests.builders import remember
 
@@ -47,10 +47,10 @@ CROWD = 1_000
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do what is done now and then a little more often."""
     monkeypatch.setattr(listener_module, "TURN_SECONDS", 0.1)
-    monkeypatch.setattr(upkeep_module, "PROBE_SECONDS", 0.3)
-    monkeypatch.setattr(upkeep_module, "MEND_SECONDS", 0.3)
-    monkeypatch.setattr(upkeep_module, "LINEAGE_SECONDS", 0.1)
-    monkeypatch.setattr(upkeep_module, "LINEAGE_A_TENANT_SECONDS", 0.3)
+    monkeypatch.setattr(background_module, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(background_module, "REPAIR_SECONDS", 0.3)
+    monkeypatch.setattr(background_module, "REPORT_SECONDS", 0.1)
+    monkeypatch.setattr(background_module, "REPORT_PER_TENANT_SECONDS", 0.3)
 
 
 # ---- words of the tests
@@ -76,9 +76,9 @@ class Told:
 class Running:
     """A live process in a thread of the test."""
 
-    live: Live
-    upkeep: Upkeep
-    lineage: Told
+    live: Worker
+    background: BackgroundTasks
+    reporter: Told
     thread: threading.Thread = field(init=False)
     raised: list[BaseException] = field(default_factory=list)
 
@@ -102,12 +102,12 @@ class Running:
         assert self.raised == []
 
 
-def prepared(pipeline: Pipeline, lineage: Told | None = None) -> Running:
+def prepared(pipeline: Pipeline, reporter: Told | None = None) -> Running:
     """Make a live process that does not run yet."""
-    told = lineage or Told()
-    as_port: Lineage = told
-    upkeep = Upkeep(pipeline, metrics=Metrics(pipeline.freshness), lineage=as_port)
-    return Running(Live(pipeline, upkeep), upkeep, told)
+    told = reporter or Told()
+    as_port: Reporter = told
+    background = BackgroundTasks(pipeline, metrics=Metrics(pipeline.freshness), reporter=as_port)
+    return Running(Worker(pipeline, background), background, told)
 
 
 @contextmanager
@@ -126,9 +126,9 @@ def started(running: Running) -> Iterator[Running]:
 
 
 @contextmanager
-def living(pipeline: Pipeline, lineage: Told | None = None) -> Iterator[Running]:
+def living(pipeline: Pipeline, reporter: Told | None = None) -> Iterator[Running]:
     """Run a live process for as long as the block lasts."""
-    with started(prepared(pipeline, lineage)) as running:
+    with started(prepared(pipeline, reporter)) as running:
         yield running
 
 
@@ -218,7 +218,7 @@ def texts(pipeline: Pipeline, tenant: TenantId) -> dict[int, str | None]:
     live = pipeline.registry.live(tenant)
     if live is None:
         return {}
-    names = pipeline.index.hashes(live, hold=lambda: SECONDS)
+    names = pipeline.index.hashes(live, renew=lambda: SECONDS)
     ids = [MemoryId(int(name.removeprefix("memory_log_"))) for name in names]
     if not ids:
         return {}
@@ -417,7 +417,7 @@ def test_after_a_stop_no_lease_is_left_and_nothing_is_lost(
         for user in users:
             fill(db, user, 100)
         wait_until(lambda: pending(db) < 600)
-        wait_until(lambda: running.live._turns.running > 1)
+        wait_until(lambda: running.live._scheduler.running > 1)
         running.stop()
     assert pending(db) > 0
     assert one(db, "SELECT count(*) FROM memory_pipeline.tenant WHERE lease_until IS NOT NULL") == 0
@@ -451,7 +451,7 @@ def test_a_stop_while_a_rebuild_begins_ends_the_rebuild(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A rebuild that was made at the moment of the stop is told to end, too."""
-    pipeline = reopened(rebuild_batch_size=5, rebuild_batch_size_alone=5)
+    pipeline = reopened(rebuild_batch_size=5, rebuild_batch_size_idle=5)
     fill(db, "ada", 150)
     list(pipeline.drain().run(paused=True))
     generation = live_of(pipeline, ADA)
@@ -460,7 +460,7 @@ def test_a_stop_while_a_rebuild_begins_ends_the_rebuild(
 
     def rebuild_late(self: Pipeline, *, proves: bool = True) -> RebuildAll:
         begun.set()
-        assert running.upkeep._stop.wait(SECONDS)
+        assert running.background._stop.wait(SECONDS)
         return made(self, proves=proves)
 
     monkeypatch.setattr(Pipeline, "rebuild", rebuild_late)
@@ -484,7 +484,7 @@ def test_while_chroma_is_down_nothing_is_tried_and_all_of_it_arrives(
     chroma = own_chroma()
     # With long pauses and no polling: only its being back can end them so soon.
     pipeline = reopened(
-        chroma_url=chroma.url, retry_seconds=20.0, retry_limit_seconds=60.0, poll_seconds=60.0
+        chroma_url=chroma.url, retry_seconds=20.0, retry_max_seconds=60.0, poll_seconds=60.0
     )
     with living(pipeline) as running:
         remember(db, "ada", "before")
@@ -492,9 +492,9 @@ def test_while_chroma_is_down_nothing_is_tried_and_all_of_it_arrives(
         wait_until(lambda: pending(db) == 0)
         kill(chroma)
         remember(db, "ada", "meanwhile")
-        wait_until(lambda: running.upkeep.nothing_can_be_written)
+        wait_until(lambda: running.background.nothing_can_be_written)
         tokens = "SELECT sum(lease_token) FROM memory_pipeline.tenant"
-        wait_until(lambda: running.live._turns.running == 0)
+        wait_until(lambda: running.live._scheduler.running == 0)
         before = one(db, tokens)
         new = remember(db, "eve", "the cat sleeps on the router")
         remember(db, "bob", "meanwhile")
@@ -502,7 +502,7 @@ def test_while_chroma_is_down_nothing_is_tried_and_all_of_it_arrives(
         assert one(db, tokens) == before
         return_of(chroma)
         wait_until(lambda: pending(db) == 0, within=5)
-        assert not running.upkeep.nothing_can_be_written
+        assert not running.background.nothing_can_be_written
     for tenant in (ADA, BOB, EVE):
         assert texts(pipeline, tenant) == rows(db, tenant)
     assert finds(pipeline, EVE, new, "cat router")
@@ -517,10 +517,10 @@ def test_chroma_may_come_later(
     """It starts without Chroma, and marks and uses it once it is there."""
     chroma = own_chroma()
     kill(chroma)
-    pipeline = reopened(chroma_url=chroma.url, retry_seconds=20.0, retry_limit_seconds=60.0)
+    pipeline = reopened(chroma_url=chroma.url, retry_seconds=20.0, retry_max_seconds=60.0)
     with living(pipeline) as running:
         memory_id = remember(db, "ada", "the cat sleeps on the router")
-        wait_until(lambda: running.upkeep.nothing_can_be_written)
+        wait_until(lambda: running.background.nothing_can_be_written)
         return_of(chroma)
         wait_until(lambda: pending(db) == 0, within=5)
     assert finds(pipeline, ADA, memory_id, "cat router")
@@ -547,7 +547,7 @@ def test_a_server_that_is_back_does_not_wait_for_another(
             kill(server)
         for tenant in at:
             remember(db, tenant, "meanwhile")
-        wait_until(lambda: running.upkeep.nothing_can_be_written)
+        wait_until(lambda: running.background.nothing_can_be_written)
         return_of(servers[0])
         served = [t for t, url in at.items() if url == urls[0]]
         wait_until(lambda: sum(pending(db, t) for t in served) == 0, within=8)
@@ -584,19 +584,19 @@ def test_a_server_that_hangs_holds_up_none_but_its_own(
         address: dict[UUID, str] = {s.id: s.url for s in pipeline.registry.servers()}
         at = {t: address[live_of(pipeline, t).server] for t in users}
         hung, fine = ([t for t in users if at[t] == url] for url in urls)
-        assert min(len(hung), len(fine)) > TURNS_A_SERVER
+        assert min(len(hung), len(fine)) > TURNS_PER_SERVER
         with hanging(servers[0]):
             for user in hung:
                 remember(db, user, "meanwhile")
-            wait_until(lambda: running.live._turns.running == TURNS_A_SERVER)
+            wait_until(lambda: running.live._scheduler.running == TURNS_PER_SERVER)
             for user in fine:
                 memory_id = remember(db, user, "the cat sleeps on the router")
                 wait_until(lambda: pending(db, user) == 0, within=2)  # noqa: B023 - done by then
                 assert memory_id in texts(pipeline, user)
-            down = running.upkeep
-            wait_until(lambda: len(down.closed_servers) == 1, within=15)
+            down = running.background
+            wait_until(lambda: len(down.unwritable_servers) == 1, within=15)
             assert not down.nothing_can_be_written
-            wait_until(lambda: running.live._turns.running == 0, within=10)
+            wait_until(lambda: running.live._scheduler.running == 0, within=10)
         wait_until(lambda: pending(db) == 0, within=25)  # confirms of what hung included
     for user in users:
         assert texts(pipeline, user) == rows(db, user)
@@ -633,8 +633,8 @@ def test_whatever_the_upkeep_meets_it_is_done_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A heartbeat that fails, for a reason or for none that is known, is not the last one."""
-    monkeypatch.setattr(upkeep_module, "BEAT_SECONDS", 0.1)
-    beat, beats = pipeline.workers.beat, count(1)
+    monkeypatch.setattr(background_module, "HEARTBEAT_SECONDS", 0.1)
+    beat, beats = pipeline.workers.heartbeat, count(1)
     errors = {2: PostgresUnavailable("it restarts"), 4: ZeroDivisionError("a fault of ours")}
     over = threading.Event()
 
@@ -645,11 +645,13 @@ def test_whatever_the_upkeep_meets_it_is_done_again(
         if number > max(errors):
             over.set()
 
-    monkeypatch.setattr(pipeline.workers, "beat", beat_or_not)
+    monkeypatch.setattr(pipeline.workers, "heartbeat", beat_or_not)
     with living(pipeline):
         wait_until(over.is_set)
         (before,) = pipeline.workers.healthy()
-        db.execute("UPDATE memory_pipeline.worker SET beat_at = beat_at - interval '10 s'")
+        db.execute(
+            "UPDATE memory_pipeline.worker SET heartbeat_at = heartbeat_at - interval '10 s'"
+        )
         wait_until(lambda: pipeline.workers.healthy()[0].silent_seconds < 5)
         assert pipeline.workers.healthy()[0].id == before.id
 
@@ -777,7 +779,7 @@ def test_a_tenant_that_is_refused_is_tried_less_and_less_often(
             del texts
             raise Poison("the model is broken")
 
-    pipeline = reopened(Refusing(), retry_seconds=0.25, retry_limit_seconds=60.0)
+    pipeline = reopened(Refusing(), retry_seconds=0.25, retry_max_seconds=60.0)
     with living(pipeline):
         remember(db, "ada")
         retries = "SELECT coalesce(max(retries), 0) FROM memory_pipeline.tenant"
@@ -819,16 +821,16 @@ def test_lineage_that_fails_delays_nothing_and_hears_of_it_later(
     pipeline: Pipeline, db: psycopg.Connection, wait_until: WaitUntil
 ) -> None:
     """Dagster may be down: changes are as fresh, and what was done is shown when it is back."""
-    lineage = Told(failures=3)
-    with living(pipeline, lineage):
+    reporter = Told(failures=3)
+    with living(pipeline, reporter):
         written = 0
-        while lineage.raised < 3:
+        while reporter.raised < 3:
             memory_id = remember(db, "ada", f"memory {written}")
             written += 1
             wait_until(lambda i=memory_id: i in texts(pipeline, ADA), within=FRESH_SECONDS)
-        wait_until(lambda: sum(o.written for o in lineage.outcomes) == written)
-    assert {o.tenant for o in lineage.outcomes} == {ADA}
-    assert sum(o.written for o in lineage.outcomes) == written
+        wait_until(lambda: sum(o.written for o in reporter.outcomes) == written)
+    assert {o.tenant for o in reporter.outcomes} == {ADA}
+    assert sum(o.written for o in reporter.outcomes) == written
 
 
 def test_of_a_tenant_it_is_told_only_so_often(
@@ -838,17 +840,17 @@ def test_of_a_tenant_it_is_told_only_so_often(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Many turns are one materialization: the UI's tables do not grow with every change."""
-    monkeypatch.setattr(upkeep_module, "LINEAGE_A_TENANT_SECONDS", 3600.0)
-    lineage = Told()
-    with living(pipeline, lineage) as running:
+    monkeypatch.setattr(background_module, "REPORT_PER_TENANT_SECONDS", 3600.0)
+    reporter = Told()
+    with living(pipeline, reporter) as running:
         remember(db, "ada", "the first")
-        wait_until(lambda: len(lineage.outcomes) == 1)
+        wait_until(lambda: len(reporter.outcomes) == 1)
         for n in range(5):
             remember(db, "ada", f"memory {n}")
             wait_until(lambda: pending(db) == 0)
-        wait_until(lambda: running.live._turns.running == 0)
-        assert len(lineage.outcomes) == 1
-    first, rest = lineage.outcomes
+        wait_until(lambda: running.live._scheduler.running == 0)
+        assert len(reporter.outcomes) == 1
+    first, rest = reporter.outcomes
     assert (first.written, rest.written) == (1, 5)
     assert rest.newest_change > first.newest_change
 
@@ -860,12 +862,12 @@ def test_before_the_end_all_of_it_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was synced is shown, however many tenants it was, though the process ends."""
-    monkeypatch.setattr(upkeep_module, "LINEAGE_SECONDS", 3600.0)
-    users = [f"user {n}" for n in range(upkeep_module.LINEAGE_AT_ONCE + 5)]
-    lineage = Told()
-    with living(pipeline, lineage):
+    monkeypatch.setattr(background_module, "REPORT_SECONDS", 3600.0)
+    users = [f"user {n}" for n in range(background_module.REPORT_TENANTS + 5)]
+    reporter = Told()
+    with living(pipeline, reporter):
         for user in users:
             remember(db, user)
         wait_until(lambda: pending(db) == 0, within=20)
-        assert lineage.outcomes == []
-    assert {o.tenant for o in lineage.outcomes} == set(users)
+        assert reporter.outcomes == []
+    assert {o.tenant for o in reporter.outcomes} == set(users)

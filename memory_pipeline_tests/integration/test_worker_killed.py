@@ -160,7 +160,7 @@ class Process:
         with self.log_file.open("ab") as log:
             self.log_begins = log.tell()
             self.child = subprocess.Popen(
-                [sys.executable, "-c", RUN, "live", "--no-lineage"],
+                [sys.executable, "-c", RUN, "live", "--no-dagster"],
                 env=base_environment(self.settings),
                 stdout=log,
                 stderr=log,
@@ -263,7 +263,7 @@ def test_live_processes_survive_whatever_happens_to_them(
             "request_seconds": REQUEST_SECONDS,
             "grace_seconds": GRACE_SECONDS,
             "retry_seconds": 2.0,
-            "retry_limit_seconds": 60.0,
+            "retry_max_seconds": 60.0,
         }
     )
     url = make_conninfo(database_url, application_name=OURS)

@@ -44,7 +44,7 @@ def one(db: psycopg.Connection, query: str, *values: object) -> Any:
 def silent(db: psycopg.Connection, seconds: float) -> None:
     """Let every live process have been silent for longer."""
     db.execute(
-        "UPDATE memory_pipeline.worker SET beat_at = beat_at - make_interval(secs => %s)",
+        "UPDATE memory_pipeline.worker SET heartbeat_at = heartbeat_at - make_interval(secs => %s)",
         (seconds,),
     )
 
@@ -55,7 +55,7 @@ def silent(db: psycopg.Connection, seconds: float) -> None:
 def test_who_beats_is_there(workers: PostgresWorkers) -> None:
     """With what a person needs to find the process."""
     assert workers.healthy() == []
-    workers.beat()
+    workers.heartbeat()
     (found,) = workers.healthy()
     assert (found.host, found.pid) == (socket.gethostname(), os.getpid())
     assert found.version
@@ -64,34 +64,34 @@ def test_who_beats_is_there(workers: PostgresWorkers) -> None:
 
 def test_a_beat_is_no_second_process(workers: PostgresWorkers) -> None:
     """It goes on under the id and the start that it had."""
-    workers.beat()
+    workers.heartbeat()
     (before,) = workers.healthy()
-    workers.beat()
+    workers.heartbeat()
     (after,) = workers.healthy()
     assert (after.id, after.started_at) == (before.id, before.started_at)
 
 
 def test_who_was_silent_is_not_counted_on(workers: PostgresWorkers, db: psycopg.Connection) -> None:
     """A process that was killed is healthy for some seconds and no longer; its next beat counts."""
-    workers.beat()
+    workers.heartbeat()
     silent(db, HEALTHY_SECONDS - 2)
     assert len(workers.healthy()) == 1
     silent(db, 3)
     assert workers.healthy() == []
-    workers.beat()
+    workers.heartbeat()
     assert len(workers.healthy()) == 1
 
 
 def test_who_leaves_is_gone_at_once_and_alone(workers: PostgresWorkers, database: Database) -> None:
     """An orderly end needs no time to be noticed, and says nothing about others."""
     other = PostgresWorkers(database)
-    workers.beat()
-    other.beat()
-    workers.leave()
+    workers.heartbeat()
+    other.heartbeat()
+    workers.deregister()
     (left,) = workers.healthy()
-    other.leave()
+    other.deregister()
     assert workers.healthy() == []
-    other.beat()
+    other.heartbeat()
     assert [w.id for w in workers.healthy()] == [left.id]
 
 
@@ -100,16 +100,16 @@ def test_the_dead_are_forgotten_after_a_day(
 ) -> None:
     """The table does not grow by every kill, and nobody who may come back is forgotten."""
     hour = 3600.0
-    workers.beat()
+    workers.heartbeat()
     silent(db, 23 * hour)
     other = PostgresWorkers(database)
-    other.beat()
+    other.heartbeat()
     assert one(db, "SELECT count(*) FROM memory_pipeline.worker") == 2
     silent(db, 2 * hour)
-    other.beat()
+    other.heartbeat()
     assert one(db, "SELECT count(*) FROM memory_pipeline.worker") == 1
     silent(db, 25 * hour)
-    other.beat()  # after a day of sleep it is the same process still
+    other.heartbeat()  # after a day of sleep it is the same process still
     assert len(workers.healthy()) == 1
 
 

@@ -20,17 +20,17 @@ from memory_pipeline.domain.types import (
     Verified,
 )
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, PostgresUnavailable
-from memory_pipeline.maintenance.cleanup import drop_ended
-from memory_pipeline.rebuild.chunks import Filling
+from memory_pipeline.maintenance.cleanup import drop_retired
+from memory_pipeline.rebuild.chunks import ChunkWriter
 from memory_pipeline.rebuild.ownership import Ownership
 from memory_pipeline.rebuild.tenant import Rebuild
 from memory_pipeline.search.query import Search
 from memory_pipeline.settings import Settings
 from memory_pipeline.sync.tenant import Sync
-from memory_pipeline.verify.double_check import Parts
+from memory_pipeline.verify.double_check import Sides
 from memory_pipeline.verify.repair import Repair
 from memory_pipeline.verify.tenant import Verify
-from memory_pipeline.worker.tenant_scheduler import Turns
+from memory_pipeline.worker.tenant_scheduler import TenantScheduler
 from memory_pipeline_tests.fakes import FakeLetters, FakeRebuilds, FakeRegistry
 from memory_pipeline_tests.simulation.scheduler import VirtualEvent
 from memory_pipeline_tests.simulation.world import (
@@ -79,7 +79,7 @@ class Core:
             trust=world.trust,
             slice_seconds=settings.lease_seconds / 4,
         )
-        parts = Parts(
+        parts = Sides(
             memories=self.memories,  # type: ignore[arg-type]
             outbox=self.outbox,  # type: ignore[arg-type]
             index=self.index,  # type: ignore[arg-type]
@@ -99,7 +99,7 @@ class Core:
             registry=self.registry,
             rebuilds=self.rebuilds,
             index=self.index,
-            filling=Filling(
+            chunk_writer=ChunkWriter(
                 outbox=self.outbox,
                 memories=self.memories,
                 rebuilds=self.rebuilds,
@@ -112,7 +112,7 @@ class Core:
             sync=self.sync,
             verify=self.verify,
             chunk_documents=settings.rebuild_batch_size,
-            chunk_documents_alone=settings.rebuild_batch_size_alone,
+            chunk_documents_idle=settings.rebuild_batch_size_idle,
         )
         self.search = Search(
             memories=self.memories,  # type: ignore[arg-type]
@@ -121,14 +121,14 @@ class Core:
             embedder=self.embedder,
             recipe=recipe,
             seconds=AUDIT_SECONDS,
-            letters=FakeLetters(world),  # type: ignore[arg-type]
-            buried=settings.buried,
+            dead_letters=FakeLetters(world),  # type: ignore[arg-type]
+            dead_letter_search=settings.dead_letter_search,
         )
 
     def rebuild_alone(self, tenant: TenantId) -> Rebuilt:
         """Rebuild one tenant under a name of its own."""
         name = RebuildId(f"auto-{self.world.number()}")
-        self.rebuilds.ask(name, [tenant], re_embed=False)
+        self.rebuilds.request(name, [tenant], re_embed=False)
         return self.rebuild.run(name, tenant)
 
     @property
@@ -152,20 +152,20 @@ def worker(core: Core, closing: Closing, late_seconds: float) -> None:
     """Sync turn by turn, as a live process does; some turns are a run's, which drains a tenant."""
     scheduler, rng = core.world.scheduler, core.world.scheduler.rng
     scheduler.sleep(late_seconds * rng.random())
-    turns = Turns(1)
+    turns = TenantScheduler(1)
     if not core.embedder.loaded and rng.random() < 0.5:
         with contextlib.suppress(PipelineError):
             core.embedder.load()
     while True:
         with contextlib.suppress(PostgresUnavailable):
-            turns.offer(core.outbox.pending_tenants())
-        for tenant in turns.begin(core.world.now):
+            turns.update_pending(core.outbox.pending_tenants())
+        for tenant in turns.start_next(core.world.now):
             outcome = Outcome(tenant, "postponed")
             try:
                 outcome = core.sync.run(tenant, once=rng.random() < 0.7)
             except PostgresUnavailable:
                 outcome = Outcome(tenant, "fenced")
-            turns.ended(outcome, core.world.now)
+            turns.finish(outcome, core.world.now)
         scheduler.sleep(0.1 + rng.random() * 1.5)
 
 
@@ -183,7 +183,7 @@ def rebuilder(core: Core, closing: Closing, name: str) -> None:
             left = [(rebuild, tenant)]
             with contextlib.suppress(PostgresUnavailable):
                 core.registry.register(tenant)
-                core.rebuilds.ask(
+                core.rebuilds.request(
                     rebuild, [tenant], re_embed=world.re_embeds and rng.random() < 0.5
                 )
         for rebuild, tenant in left:
@@ -199,7 +199,7 @@ def mender(core: Core, closing: Closing) -> None:
         with contextlib.suppress(PostgresUnavailable, ChromaUnavailable):
             for tenant in core.registry.damaged():
                 core.rebuild_alone(tenant)
-            drop_ended(
+            drop_retired(
                 core.registry,  # type: ignore[arg-type]
                 core.index,  # type: ignore[arg-type]
                 grace_seconds=world.settings.retire_seconds,

@@ -24,14 +24,14 @@ HOT = frozenset(
     {
         "embedder.embed",
         "index.write",
-        "lease.hold",
+        "lease.renew",
         "memories.back_up",
         "memories.versions",
         "outbox.ack",
         "outbox.claim",
-        "rebuilds.chunk_done",
+        "rebuilds.record_chunk",
         "rebuilds.flip",
-        "rebuilds.register",
+        "rebuilds.register_building",
         "registry.abandon",
         "registry.go_live",
     }
@@ -47,43 +47,43 @@ FOCUSES: dict[Season, tuple[str, ...]] = {
         "memories.get",
         "memories.ids",
         "memories.read",
-        "outbox.take",
+        "outbox.acquire_lease",
         "registry.building",
         "registry.live",
     ),
     "sync": (
         "embedder.embed",
         "index.write",
-        "lease.hold",
+        "lease.renew",
         "memories.back_up",
         "outbox.ack",
         "outbox.claim",
     ),
     "rebuild": (
         "index.write",
-        "lease.hold",
+        "lease.renew",
         "memories.read",
         "memories.versions",
-        "outbox.take",
-        "outbox.take",
+        "outbox.acquire_lease",
+        "outbox.acquire_lease",
         AFTER_THE_PROOF,
         AFTER_THE_PROOF,
-        "rebuilds.chunk_done",
+        "rebuilds.record_chunk",
         "rebuilds.flip",
         "rebuilds.may_fill",
-        "rebuilds.register",
+        "rebuilds.register_building",
         "registry.abandon",
     ),
     "verify": (
         "index.fetch",
         "index.fetch",
         "index.fetch",
-        "index.hidden",
+        "index.unreachable_by_vector",
         "index.pages",
         "memories.get",
         "memories.versions",
-        "outbox.excuses",
-        "outbox.excuses",
+        "outbox.expected_differences",
+        "outbox.expected_differences",
         "registry.live",
     ),
 }
@@ -132,7 +132,7 @@ class ChanceOfFaults:
         """Tell what goes wrong at this step of whoever is current; may pause or kill it."""
         world = self._world
         actor = world.scheduler.current
-        if step == "lease.hold" and actor is not None:
+        if step == "lease.renew" and actor is not None:
             actor.held_at = world.now
         if self.off or actor is None or actor.process.role is None:
             return None

@@ -69,7 +69,7 @@ def virtual(scheduler: Scheduler) -> Iterator[None]:
             for module in (sync, batch, ownership, rebuild, repair, retire, verify)
         ),
         *((module, "threading", threading) for module in (ownership, repair)),
-        *((module, "ahead", Ahead(scheduler)) for module in (rebuild, verify)),
+        *((module, "prefetch", Ahead(scheduler)) for module in (rebuild, verify)),
         *((module, "log", Silent()) for module in (sync, generations, rebuild, retire)),
         (generations, "_placing", NoLock()),
         # Of a large collection the proof looks at next to no vectors; these are to stand for such.
@@ -91,10 +91,10 @@ def settings_of(batch_size: int, chunk: int, backup: str, attempts: int) -> Sett
     return Settings.load(
         batch_size=batch_size,
         rebuild_batch_size=chunk,
-        rebuild_batch_size_alone=chunk,
+        rebuild_batch_size_idle=chunk,
         backup=backup,
         max_attempts=attempts,
-        retry_limit_seconds=10.0,
+        retry_max_seconds=10.0,
         retire_seconds=4.0,
     )
 
@@ -315,5 +315,5 @@ class Simulation:
         for _ in range(world.settings.max_attempts):
             if not any(change.tenant == tenant for change in world.changes.values()):
                 return
-            world.now += world.settings.retry_limit_seconds
+            world.now += world.settings.retry_max_seconds
             core.sync.run(tenant)

@@ -12,7 +12,6 @@ from unittest.mock import patch
 
 from memory_pipeline.content.document import compose, parse, vector_hash
 from memory_pipeline.domain.types import (
-    Build,
     Claim,
     Failure,
     Finding,
@@ -20,8 +19,9 @@ from memory_pipeline.domain.types import (
     Generation,
     Memory,
     MemoryId,
-    Noting,
     Provenance,
+    ProvenanceUpdate,
+    RebuildPart,
     TenantId,
     Vector,
     Verified,
@@ -30,7 +30,7 @@ from memory_pipeline.errors import ChromaUnavailable, PipelineError, Transient
 from memory_pipeline.ports import Lease, Memories
 from memory_pipeline.rebuild import chunks as filling
 from memory_pipeline.rebuild import tenant as rebuild
-from memory_pipeline.rebuild.chunks import Filling
+from memory_pipeline.rebuild.chunks import ChunkWriter
 from memory_pipeline.rebuild.tenant import Rebuild
 from memory_pipeline.search.query import Search, _Found
 from memory_pipeline.sync import batch, generations, plan
@@ -38,8 +38,8 @@ from memory_pipeline.sync.damage import Damage
 from memory_pipeline.sync.generations import Generations
 from memory_pipeline.sync.plan import EmbeddedDraft
 from memory_pipeline.sync.tenant import Sync
-from memory_pipeline.verify import double_check as sandwich
-from memory_pipeline.verify.double_check import Sandwich
+from memory_pipeline.verify import double_check
+from memory_pipeline.verify.double_check import DoubleCheck
 from memory_pipeline.verify.tenant import SAMPLE, Verify
 from memory_pipeline_tests.fakes import (
     FakeChange,
@@ -204,7 +204,7 @@ def _no_reading() -> Iterator[None]:
 
         return stale
 
-    with instead(FakeOutbox, "take", made), instead(Sync, "_batch", made_run):
+    with instead(FakeOutbox, "acquire_lease", made), instead(Sync, "_batch", made_run):
         yield
 
 
@@ -271,13 +271,13 @@ RENEWED = "S11 a lease is renewed without its token"
 
 @bug(RENEWED, "whoever lost the lease cannot renew it")
 def _renewed_by_anybody() -> Iterator[None]:
-    def hold(self: FakeLease) -> float:
-        with self.world.step("lease.hold"):
+    def renew(self: FakeLease) -> float:
+        with self.world.step("lease.renew"):
             tenant = self.world.tenant(self.tenant)
             tenant.lease_until = self.world.now + self.world.settings.lease_seconds
         return self.world.settings.request_seconds
 
-    with patch.object(FakeLease, "hold", hold):
+    with patch.object(FakeLease, "renew", renew):
         yield
 
 
@@ -287,7 +287,7 @@ def _charged() -> Iterator[None]:
         def charge(self: Sync, lease: Lease, claim: Claim, error: PipelineError) -> Any:
             if isinstance(error, Transient) and claim.changes:
                 failures = [Failure(i, "outage") for i in claim.memory_ids]
-                self.outbox.ack(lease, claim, landed={}, failures=failures, missed=(), again=())
+                self.outbox.ack(lease, claim, landed={}, failures=failures, missed=(), recheck=())
             return verdict(self, lease, claim, error)
 
         return charge
@@ -319,11 +319,11 @@ def _counts() -> Iterator[None]:
         generation: Generation,
         sample: object,
         known: object,
-        hold: Callable[[], float],
+        renew: Callable[[], float],
     ) -> Verified:
         del sample, known
-        held = sum(map(len, self.parts.index.pages(generation, hold=hold)))
-        memories = self.parts.memories.count(tenant)
+        held = sum(map(len, self.sides.index.pages(generation, renew=renew)))
+        memories = self.sides.memories.count(tenant)
         return Verified(tenant, generation.id, documents=held, memories=memories)
 
     with patch.object(Verify, "_compare", count):
@@ -353,7 +353,7 @@ def _cached_targets() -> Iterator[None]:
     behind="what a batch has claimed before, the chunk reads afterwards",
 )
 def _unleased_register() -> Iterator[None]:
-    with _unfenced("rebuilds.register"):
+    with _unfenced("rebuilds.register_building"):
         yield
 
 
@@ -362,7 +362,7 @@ def _unleased_register() -> Iterator[None]:
     "a chunk looks at the version of every row under its lease",
 )
 def _unchecked() -> Iterator[None]:
-    with patch.object(Filling, "_current", lambda _self, _tenant, drafts: (list(drafts), [])):
+    with patch.object(ChunkWriter, "_current", lambda _self, _tenant, drafts: (list(drafts), [])):
         yield
 
 
@@ -373,12 +373,12 @@ def _unchecked() -> Iterator[None]:
 )
 def _not_read_again() -> Iterator[None]:
     def current(
-        self: Filling, tenant: TenantId, drafts: Sequence[EmbeddedDraft]
+        self: ChunkWriter, tenant: TenantId, drafts: Sequence[EmbeddedDraft]
     ) -> tuple[list[EmbeddedDraft], list[MemoryId]]:
         now = self.memories.versions([d.memory.id for d in drafts])
         return [d for d in drafts if now.get(d.memory.id) == (tenant, d.memory.version)], []
 
-    with patch.object(Filling, "_current", current):
+    with patch.object(ChunkWriter, "_current", current):
         yield
 
 
@@ -431,7 +431,7 @@ def _flip_unguarded() -> Iterator[None]:
 
 @bug("no renewal before a request", "each request renews the lease first")
 def _no_renewal() -> Iterator[None]:
-    with patch.object(FakeLease, "hold", lambda self: self.world.settings.request_seconds):
+    with patch.object(FakeLease, "renew", lambda self: self.world.settings.request_seconds):
         yield
 
 
@@ -474,7 +474,7 @@ def _missed_acked() -> Iterator[None]:
 def _two_writers() -> Iterator[None]:
     def take(self: FakeOutbox, tenant: TenantId) -> FakeLease | None:
         world = self.world
-        with world.step("outbox.take"):
+        with world.step("outbox.acquire_lease"):
             known = world.tenants.get(tenant)
             if known is None:
                 return None
@@ -483,7 +483,7 @@ def _two_writers() -> Iterator[None]:
             return FakeLease(world, tenant, known.token)  # type: ignore[arg-type]
 
     # Where they were told apart by their leases' ends alone, most would be fenced after all.
-    with patch.object(FakeOutbox, "take", take), BUGS[RENEWED].plant():
+    with patch.object(FakeOutbox, "acquire_lease", take), BUGS[RENEWED].plant():
         yield
 
 
@@ -575,7 +575,7 @@ def _unleased_flip() -> Iterator[None]:
     behind="what was answered has landed under the lease that its request renewed",
 )
 def _unleased_chunk() -> Iterator[None]:
-    with _unfenced("rebuilds.chunk_done"):
+    with _unfenced("rebuilds.record_chunk"):
         yield
 
 
@@ -614,12 +614,12 @@ def _covered_for_ever() -> Iterator[None]:
 @bug("a timeout gives its changes back", "only what was not sent is given back unclaimed")
 def _given_back() -> Iterator[None]:
     def made(verdict: Any) -> Any:
-        def let_go(self: Sync, lease: Lease, claim: Claim, error: PipelineError) -> Any:
+        def unclaim(self: Sync, lease: Lease, claim: Claim, error: PipelineError) -> Any:
             if isinstance(error, Transient) and claim.changes:
-                self.outbox.let_go(lease, claim)
+                self.outbox.unclaim(lease, claim)
             return verdict(self, lease, claim, error)
 
-        return let_go
+        return unclaim
 
     with instead(Sync, "_verdict", made):
         yield
@@ -676,11 +676,13 @@ together(
 
 @bug("a finding whatever the version", "a row that moved between two looks is no finding")
 def _any_version() -> Iterator[None]:
-    def look(self: Sandwich, ids: Sequence[MemoryId], *, closely: bool) -> Any:
+    def look(self: DoubleCheck, ids: Sequence[MemoryId], *, closely: bool) -> Any:
         rows = self._rows(ids, closely=closely)
-        excuses = self._parts.outbox.excuses(self._tenant, ids)
-        stored = self._parts.index.fetch(self._generation, ids, seconds=self._hold(), whole=closely)
-        later = self._parts.outbox.excuses(self._tenant, ids)
+        excuses = self._sides.outbox.expected_differences(self._tenant, ids)
+        stored = self._sides.index.fetch(
+            self._generation, ids, seconds=self._renew(), whole=closely
+        )
+        later = self._sides.outbox.expected_differences(self._tenant, ids)
         judged = {i: self._judge(rows.get(i), stored.get(i), hidden=False) for i in ids}
         return {
             i: found
@@ -688,7 +690,7 @@ def _any_version() -> Iterator[None]:
             if found and not any(self._excused(i, found[0], e) for e in (excuses, later))
         }
 
-    with patch.object(Sandwich, "_sandwich", look):
+    with patch.object(DoubleCheck, "_check_once", look):
         yield
 
 
@@ -698,22 +700,22 @@ def _any_version() -> Iterator[None]:
     behind="it would have to be brought amid the look both times",
 )
 def _waits_afterwards() -> Iterator[None]:
-    def look(self: Sandwich, ids: Sequence[MemoryId], *, closely: bool) -> Any:
-        outbox, first = self._parts.outbox, True
+    def look(self: DoubleCheck, ids: Sequence[MemoryId], *, closely: bool) -> Any:
+        outbox, first = self._sides.outbox, True
 
         class Afterwards:
-            def excuses(self, *asked: Any) -> Any:
+            def expected_differences(self, *asked: Any) -> Any:
                 nonlocal first
-                found = outbox.excuses(*asked)
+                found = outbox.expected_differences(*asked)
                 first, was = False, first
                 return replace(found, pending=frozenset(), everything=False) if was else found
 
-        parts = replace(self._parts, outbox=cast("Any", Afterwards()))
-        other = Sandwich(parts, self._tenant, self._generation, self._hold)
+        parts = replace(self._sides, outbox=cast("Any", Afterwards()))
+        other = DoubleCheck(parts, self._tenant, self._generation, self._renew)
         return sandwiched(other, ids, closely=closely)
 
-    sandwiched = Sandwich._sandwich
-    with patch.object(Sandwich, "_sandwich", look):
+    sandwiched = DoubleCheck._check_once
+    with patch.object(DoubleCheck, "_check_once", look):
         yield
 
 
@@ -723,7 +725,7 @@ def _waits_afterwards() -> Iterator[None]:
     behind="the row's version and what waits are compared on either side of it",
 )
 def _one_look() -> Iterator[None]:
-    with patch.object(sandwich, "SANDWICHES", 1):
+    with patch.object(double_check, "CHECKS_TO_CONFIRM", 1):
         yield
 
 
@@ -745,7 +747,7 @@ together(
 
 @bug("a finding whatever waits", "what waits is no finding")
 def _whatever_waits() -> Iterator[None]:
-    with patch.object(Sandwich, "_excused", lambda *_: False):
+    with patch.object(DoubleCheck, "_excused", lambda *_: False):
         yield
 
 
@@ -753,8 +755,8 @@ def _whatever_waits() -> Iterator[None]:
 def _whatever_flipped() -> Iterator[None]:
     def run(self: Verify, tenant: TenantId, **how: Any) -> Any:
         target = how.get("generation") or self.registry.live(tenant)
-        hold = how.get("hold") or (lambda: self.seconds)
-        return self._look(tenant, target, how.get("sample", SAMPLE), how.get("known"), hold)
+        renew = how.get("renew") or (lambda: self.seconds)
+        return self._look(tenant, target, how.get("sample", SAMPLE), how.get("known"), renew)
 
     with patch.object(Verify, "run", run):
         yield
@@ -773,19 +775,19 @@ def _vector_by_text() -> Iterator[None]:
             return known if (known.text_hash, known.model) == (content.text_hash, model) else None
         return Provenance(content.text_hash, model, vector_hash(memory.embedding))
 
-    with patch.object(plan, "covering", covering), patch.object(sandwich, "covering", covering):
+    with patch.object(plan, "covering", covering), patch.object(double_check, "covering", covering):
         yield
 
 
 @bug("a memory is charged without a control", "a refusal is charged only where a control passes")
 def _no_control() -> Iterator[None]:
     def write(
-        index: Any, generation: Generation, ready: Any, deletes: Any, *, hold: Any, fresh: Any = 0
+        index: Any, generation: Generation, ready: Any, deletes: Any, *, renew: Any, fresh: Any = 0
     ) -> list[Failure]:
-        index.write(generation, (), deletes, hold=hold)
+        index.write(generation, (), deletes, renew=renew)
 
         def attempt(part: Any) -> None:
-            index.write(generation, [d.document for d in part], (), hold=hold, fresh=bool(fresh))
+            index.write(generation, [d.document for d in part], (), renew=renew, fresh=bool(fresh))
 
         return [Failure(d.memory.id, str(e)) for d, e in plan.isolate(ready, attempt)]
 
@@ -881,8 +883,10 @@ def _dead_letters_stay() -> Iterator[None]:
     "provenance is noted only of the vector that the row has",
 )
 def _kept_vector() -> Iterator[None]:
-    noting = property(lambda self: Noting(self.provenance, self.memory.provenance))
-    with patch.object(EmbeddedDraft, "noting", noting):
+    provenance_update = property(
+        lambda self: ProvenanceUpdate(self.provenance, self.memory.provenance)
+    )
+    with patch.object(EmbeddedDraft, "provenance_update", provenance_update):
         yield
 
 
@@ -891,15 +895,15 @@ def _kept_vector() -> Iterator[None]:
     "provenance is noted in place of what was read with the row, and of nothing else",
 )
 def _late_provenance() -> Iterator[None]:
-    def note(self: FakeWorld, notings: Mapping[MemoryId, Noting]) -> None:
+    def note(self: FakeWorld, notings: Mapping[MemoryId, ProvenanceUpdate]) -> None:
         self.provenance.update({i: noting.now for i, noting in notings.items()})
 
-    def noting(self: EmbeddedDraft) -> Noting | None:
+    def provenance_update(self: EmbeddedDraft) -> ProvenanceUpdate | None:
         kept = self.memory.embedding
-        return Noting(self.provenance) if kept is None or kept is self.vector else None
+        return ProvenanceUpdate(self.provenance) if kept is None or kept is self.vector else None
 
     noted = patch.object(FakeWorld, "note_provenance", note)
-    with noted, patch.object(EmbeddedDraft, "noting", property(noting)):
+    with noted, patch.object(EmbeddedDraft, "provenance_update", property(provenance_update)):
         yield
 
 
@@ -930,11 +934,11 @@ def _left_half_built() -> Iterator[None]:
 @bug("found: a delete that is refused is tried for ever", "a refused delete is damage")
 def _refused_deletes() -> Iterator[None]:
     def made(write: Any) -> Any:
-        def untold(index: Any, generation: Any, ready: Any, deletes: Any, **more: Any) -> Any:
-            index.write(generation, (), deletes, hold=more["hold"])
+        def write_only(index: Any, generation: Any, ready: Any, deletes: Any, **more: Any) -> Any:
+            index.write(generation, (), deletes, renew=more["renew"])
             return write(index, generation, ready, (), **more)
 
-        return untold
+        return write_only
 
     with instead(generations, "write_documents", made):
         yield
@@ -961,7 +965,7 @@ together(
 @bug("found: a row that is touched amid a look is let pass", "a row that moved is looked at again")
 def _touched_passes() -> Iterator[None]:
     def made(sandwiched: Any) -> Any:
-        def look(self: Sandwich, ids: Sequence[MemoryId], *, closely: bool) -> Any:
+        def look(self: DoubleCheck, ids: Sequence[MemoryId], *, closely: bool) -> Any:
             looked = sandwiched(self, ids, closely=closely)
             return {i: wrong for i, wrong in looked.items() if wrong is not None}
 
@@ -970,7 +974,7 @@ def _touched_passes() -> Iterator[None]:
     # It takes a touch amid both looks, of the very row that is wrong.
     touches = [100 * (kind == "touch") + 1 for kind in actors.KINDS]
     often = patch.multiple(actors, WEIGHTS=touches, WEIGHTS_AMID=touches)
-    with instead(Sandwich, "_sandwich", made), often:
+    with instead(DoubleCheck, "_check_once", made), often:
         yield
 
 
@@ -979,7 +983,7 @@ def _touched_passes() -> Iterator[None]:
     "of a building generation a reset mends only what went",
 )
 def _reset_excuses_all() -> Iterator[None]:
-    with patch.object(sandwich, "STRAYS", frozenset(get_args(FindingKind))):
+    with patch.object(double_check, "STRAYS", frozenset(get_args(FindingKind))):
         yield
 
 
@@ -988,7 +992,7 @@ def _reset_excuses_all() -> Iterator[None]:
     "what is half-built is given up by its owner alone, while it is building",
 )
 def _given_up_by_anybody() -> Iterator[None]:
-    def abandon(self: Rebuild, build: Build, generation: Generation) -> None:
+    def abandon(self: Rebuild, build: RebuildPart, generation: Generation) -> None:
         with self.ownership.leased(build) as lease:
             self.registry.abandon(lease, generation.id)
 
@@ -1031,8 +1035,8 @@ def _replaced_is_judged() -> Iterator[None]:
 def _counted_last() -> Iterator[None]:
     def whole(self: Verify, tenant: TenantId, generation: Generation | None) -> Finding | None:
         if generation is None:
-            waits = self.parts.outbox.pending(tenant) or self.registry.building(tenant)
-            if waits or not self.parts.memories.count(tenant):
+            waits = self.sides.outbox.pending(tenant) or self.registry.building(tenant)
+            if waits or not self.sides.memories.count(tenant):
                 return None
             return Finding("no collection", tenant)
         return of_the_whole(self, tenant, generation)

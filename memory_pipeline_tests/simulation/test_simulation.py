@@ -43,9 +43,9 @@ def _broken(seeds: range, *, processes: int = 1) -> list[str]:
 
 
 def _told(report: Report) -> str:
-    again = f"python -m memory_pipeline_tests.simulation --seed {report.seed}"
+    rerun = f"python -m memory_pipeline_tests.simulation --seed {report.seed}"
     last = "\n".join(f"{when:9.3f} {who:20} {what}" for when, who, what in report.trace[-60:])
-    return f"seed {report.seed}: {report.broken}\n{last}\nthe whole schedule: {again}"
+    return f"seed {report.seed}: {report.broken}\n{last}\nthe whole schedule: {rerun}"
 
 
 def test_every_promise_is_kept_in_a_few_seeds() -> None:

@@ -21,14 +21,14 @@ from memory_pipeline.domain.types import (
     Generation,
     Memory,
     MemoryId,
-    Noting,
     Provenance,
+    ProvenanceUpdate,
     Scalar,
     TenantId,
     Vector,
 )
 from memory_pipeline.errors import EmbedderUnavailable, PipelineError, Poison
-from memory_pipeline.ports import Hold, Lease
+from memory_pipeline.ports import Lease, RenewLease
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.fakes import (
     FakeChange,
@@ -48,34 +48,34 @@ BEYOND_SHARE = 0.3
 BEYOND_SECONDS = 30.0
 NOTHING_WRONG = Step(None)
 # Steps that only look, or only hold: what a promise is judged by is the same after them.
-LOOKS = frozenset(
+CHECK_SIZE = frozenset(
     {
         "embedder.embed",
         "embedder.load",
         "index.count",
         "index.fetch",
         "index.hashes",
-        "index.hidden",
-        "index.listed",
+        "index.unreachable_by_vector",
+        "index.reachable_ids",
         "index.pages",
         "index.prime",
         "index.query",
-        "index.unlisted",
-        "lease.hold",
+        "index.unreachable",
+        "lease.renew",
         "memories.count",
         "memories.get",
         "memories.ids",
         "memories.read",
         "memories.versions",
-        "outbox.due",
-        "outbox.excuses",
-        "outbox.newest",
+        "outbox.has_due_changes",
+        "outbox.expected_differences",
+        "outbox.newest_seq",
         "outbox.pending",
         "outbox.pending_tenants",
         "rebuilds.may_fill",
-        "rebuilds.reading",
-        "rebuilds.renew",
-        "rebuilds.state",
+        "rebuilds.checkpoint",
+        "rebuilds.renew_part",
+        "rebuilds.part_state",
         "registry.building",
         "registry.damaged",
         "registry.droppable",
@@ -165,7 +165,7 @@ class SimulatedWorld(FakeWorld):
         self.scheduler.sleep(self.scheduler.rng.random() * actor.process.pace_seconds)
         fault = self.faults.at(name)
         self.doing = name
-        self.touched = self.touched or name not in LOOKS
+        self.touched = self.touched or name not in CHECK_SIZE
         self.trace.append((self.now, actor.name, name))
         return NOTHING_WRONG if fault is None else Step(fault)
 
@@ -208,14 +208,16 @@ class SimulatedWorld(FakeWorld):
         elif self.spoilt and not fresh:
             self.spoilt -= keys
 
-    def enqueue(self, tenant: TenantId, memory_id: MemoryId | None, *, again: bool = False) -> None:
+    def enqueue(
+        self, tenant: TenantId, memory_id: MemoryId | None, *, recheck: bool = False
+    ) -> None:
         """Append a change; one whose number was drawn long before comes before others."""
         self.touched = True  # a look enqueues what a TRUNCATE is for
         drawn, self.drawn = self.drawn, None
         if drawn is None:
-            super().enqueue(tenant, memory_id, again=again)
+            super().enqueue(tenant, memory_id, recheck=recheck)
             return
-        self.changes[drawn] = FakeChange(drawn, tenant, memory_id, again=again)
+        self.changes[drawn] = FakeChange(drawn, tenant, memory_id, recheck=recheck)
         self.changes = dict(sorted(self.changes.items()))
 
     def refuses(self, row: Memory) -> bool:
@@ -237,19 +239,19 @@ class SimulatedIndex(FakeIndex):
     world: SimulatedWorld
 
     def pages(
-        self, generation: Generation, *, hold: Hold
+        self, generation: Generation, *, renew: RenewLease
     ) -> Iterator[list[tuple[str, Mapping[str, Scalar]]]]:
         """Walk through a collection; note that it is looked at."""
         self.world.proven.add(generation.id)
-        yield from super().pages(generation, hold=hold)
+        yield from super().pages(generation, renew=renew)
 
-    def control(self, generation: Generation, *, hold: Hold) -> None:
+    def control_write(self, generation: Generation, *, renew: RenewLease) -> None:
         """Send a write that changes nothing; a wedged collection refuses even that."""
         if generation.id in self.world.wedged:
-            hold()
-            with self.world.step("index.control"):
+            renew()
+            with self.world.step("index.control_write"):
                 raise Poison("it refuses everything")
-        super().control(generation, hold=hold)
+        super().control_write(generation, renew=renew)
 
     def _refuse(self, generation: Generation, documents: Sequence[Document]) -> None:
         if generation.id in self.world.wedged:
@@ -292,15 +294,15 @@ class SimulatedOutbox(FakeOutbox):
         lease: Lease,
         claim: Claim,
         *,
-        landed: dict[MemoryId, Noting | None],
+        landed: dict[MemoryId, ProvenanceUpdate | None],
         failures: Sequence[Failure],
         missed: Sequence[MemoryId],
-        again: Sequence[MemoryId],
+        recheck: Sequence[MemoryId],
     ) -> int:
         """Ack; tell where the token was dead."""
         world = self.world
         buried = super().ack(
-            lease, claim, landed=landed, failures=failures, missed=missed, again=again
+            lease, claim, landed=landed, failures=failures, missed=missed, recheck=recheck
         )
         refused = [f.memory_id for f in failures]
         world.note(f"t{lease.token} acks {[*landed]}, refused {refused}, missed {[*missed]}")

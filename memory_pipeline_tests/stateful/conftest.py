@@ -37,8 +37,8 @@ def new_world(
 
     Nothing in it depends on threads or on time.
     """
-    monkeypatch.setattr(rebuild, "ahead", in_this_thread)
-    monkeypatch.setattr(verify, "ahead", in_this_thread)
+    monkeypatch.setattr(rebuild, "prefetch", in_this_thread)
+    monkeypatch.setattr(verify, "prefetch", in_this_thread)
     monkeypatch.setattr(outbox, "MISSED_PAUSE_SECONDS", 300.0)
 
     def opened() -> AbstractContextManager[World]:

@@ -18,7 +18,7 @@ from memory_pipeline.errors import (
     Poison,
     PostgresUnavailable,
 )
-from memory_pipeline.ports import Hold
+from memory_pipeline.ports import RenewLease
 
 T = TypeVar("T")
 
@@ -151,11 +151,11 @@ class StruckIndex(ChromaIndex):
         self._faults = faults
         self._written = written
 
-    def create(self, generation: Generation, *, memories: int, hold: Hold) -> Generation:
+    def create(self, generation: Generation, *, memories: int, renew: RenewLease) -> Generation:
         """Create a collection."""
         create = super().create
         return self._faults.call(
-            "create", lambda: create(generation, memories=memories, hold=hold), ChromaUnavailable
+            "create", lambda: create(generation, memories=memories, renew=renew), ChromaUnavailable
         )
 
     def count(self, generation: Generation, *, seconds: float) -> int:
@@ -175,21 +175,25 @@ class StruckIndex(ChromaIndex):
         self,
         generation: Generation,
         documents: Sequence[Document],
-        hold: Hold,
+        renew: RenewLease,
         *,
         fresh: bool = False,
     ) -> None:
         send = super()._send
         self._request(
-            "send", generation, lambda held: send(generation, documents, held, fresh=fresh), hold
+            "send", generation, lambda held: send(generation, documents, held, fresh=fresh), renew
         )
 
-    def _delete(self, generation: Generation, ids: Sequence[MemoryId], hold: Hold) -> None:
+    def _delete(self, generation: Generation, ids: Sequence[MemoryId], renew: RenewLease) -> None:
         delete = super()._delete
-        self._request("delete", generation, lambda held: delete(generation, ids, held), hold)
+        self._request("delete", generation, lambda held: delete(generation, ids, held), renew)
 
     def _request(
-        self, name: str, generation: Generation, request: Callable[[Hold], None], hold: Hold
+        self,
+        name: str,
+        generation: Generation,
+        request: Callable[[RenewLease], None],
+        renew: RenewLease,
     ) -> None:
         self._written.add(generation.id)
 
@@ -198,10 +202,10 @@ class StruckIndex(ChromaIndex):
             request(lambda: SECONDS)
 
         def send() -> None:
-            hold()
+            renew()
             self._faults.flight.append(land)
 
-        self._faults.call(name, lambda: request(hold), ChromaUnavailable, send=send)
+        self._faults.call(name, lambda: request(renew), ChromaUnavailable, send=send)
 
 
 @dataclass

@@ -72,7 +72,7 @@ def ack_before_write(world: World, patch: pytest.MonkeyPatch) -> None:
 
     def forget(self: PostgresOutbox, lease: Any, claim: Claim) -> Claim:
         landed = dict.fromkeys(claim.memory_ids)
-        ack(self, lease, claim, landed=landed, failures=[], missed=[], again=[])
+        ack(self, lease, claim, landed=landed, failures=[], missed=[], recheck=[])
         return claim
 
     _around_claim(patch, forget)
@@ -145,7 +145,7 @@ def ignore_truncate(world: World, patch: pytest.MonkeyPatch) -> None:
 @bug
 def no_read_after_the_claim(world: World, patch: pytest.MonkeyPatch) -> None:
     """A batch writes the rows as they were when the lease was taken."""
-    take, rows = PostgresOutbox.take, dict[MemoryId, Memory]()
+    take, rows = PostgresOutbox.acquire_lease, dict[MemoryId, Memory]()
 
     def read_then(self: PostgresOutbox, tenant: TenantId) -> PostgresLease | None:
         rows.clear()
@@ -158,7 +158,7 @@ def no_read_after_the_claim(world: World, patch: pytest.MonkeyPatch) -> None:
     ) -> Plan:
         return plan_batch(tenant, ids, rows, **how)
 
-    patch.setattr(PostgresOutbox, "take", read_then)
+    patch.setattr(PostgresOutbox, "acquire_lease", read_then)
     patch.setattr(sync, "plan_batch", plan)
 
 

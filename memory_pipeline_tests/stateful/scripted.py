@@ -105,7 +105,7 @@ SCRIPTED: dict[str, list[Step]] = {
         _do("write", 1),
         _do("write", 2),
         _work(),
-        _rebuild_and_fail("crash after", "chunk_done"),
+        _rebuild_and_fail("crash after", "record_chunk"),
         _do("write", 1, text=1),
         Step("expire", {}),
         _work(1),

@@ -55,13 +55,13 @@ def test_the_promises_hold_whatever_happens(world: World) -> None:
 def test_what_waits_in_a_first_collection_that_is_half_built_is_not_lost(world: World) -> None:
     """A mistake of the check, found by chance: batches write what the next rebuild lets live."""
     cut_off = Plan(kind="crash after", at=13)
-    again = Statement(verb="put again", id=2, tenant=0, text=4)
+    recheck = Statement(verb="put again", id=2, tenant=0, text=4)
     steps = [
         Step("begin", {"chance": 1, "trust": False}),
         Step("rebuild_and_fail", {"chunk": 2, "plan": cut_off, "resume": False, "tenant": 0}),
         Step("rebuild", {"chunk": 3, "resume": False, "tenant": 1}),
         Step("work", {"number": 1, "tenant": 0}),
-        Step("do_half", {"kept": [again], "undone": []}),
+        Step("do_half", {"kept": [recheck], "undone": []}),
         Step("work", {"number": 1, "tenant": 0}),
     ]
     perform(world, steps)

@@ -18,7 +18,7 @@ from memory_pipeline.content.document import parse
 from memory_pipeline.domain.types import MemoryId, RebuildId, TenantId, document_id
 from memory_pipeline.errors import Corrupt, Fenced, PipelineError, PostgresUnavailable
 from memory_pipeline.local.chroma import ChromaProcess
-from memory_pipeline.maintenance.cleanup import drop_ended
+from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.memories import PostgresMemories
@@ -80,7 +80,11 @@ class FencedOutbox(Struck):
     """An outbox that may be struck, and whose acks are watched."""
 
     def __init__(self, inner: Any, faults: Faults, db: psycopg.Connection) -> None:
-        super().__init__(inner, faults, ("take", "claim", "let_go", "release", "newest", "enqueue"))
+        super().__init__(
+            inner,
+            faults,
+            ("acquire_lease", "claim", "unclaim", "release_lease", "newest_seq", "enqueue"),
+        )
         self._db = db
 
     def ack(self, lease: Any, claim: Any, **how: Any) -> int:
@@ -117,7 +121,15 @@ class WaitingRebuilds(Struck):
     """Rebuilds that may be struck; who waits for what was sent sees it land at once."""
 
     def __init__(self, inner: Any, faults: Faults, expire: Callable[[], None]) -> None:
-        names = ("own", "register", "may_fill", "chunk_done", "flip", "give_back", "resume")
+        names = (
+            "acquire_part",
+            "register_building",
+            "may_fill",
+            "record_chunk",
+            "flip",
+            "return_lease",
+            "resume_part",
+        )
         super().__init__(inner, faults, names)
         self._expire = expire
 
@@ -257,13 +269,13 @@ class World:
         all_ = pipeline.rebuild()
         left = self.db.execute(
             "SELECT id FROM memory_pipeline.rebuild WHERE tenant = %s"
-            " AND state IN ('running', 'waiting', 'failed') ORDER BY asked_at DESC LIMIT 1",
+            " AND state IN ('running', 'waiting', 'failed') ORDER BY requested_at DESC LIMIT 1",
             (tenant,),
         ).fetchone()
         id_ = RebuildId(left[0] if resume and left else f"rebuild-{next(_numbers)}")
         pipeline.registry.register(tenant)
-        pipeline.rebuilds.ask(id_, [tenant], re_embed=False)
-        one = replace(all_.rebuild, chunk_documents=chunk, chunk_documents_alone=chunk)
+        pipeline.rebuilds.request(id_, [tenant], re_embed=False)
+        one = replace(all_.rebuild, chunk_documents=chunk, chunk_documents_idle=chunk)
         return one.run(id_, tenant).verdict
 
     @contextlib.contextmanager
@@ -313,7 +325,7 @@ class World:
 
     def retire(self) -> None:
         """Drop the collections that have ended; those that stay are all known."""
-        drop_ended(self.plain.registry, self.plain.index, grace_seconds=0)
+        drop_retired(self.plain.registry, self.plain.index, grace_seconds=0)
         known = self.db.execute(
             "SELECT 'memories-' || id FROM memory_pipeline.generation WHERE dropped_at IS NULL"
         )
@@ -384,7 +396,7 @@ class World:
         self._equal()
         self._found_by_their_vectors()
         self.pass_time()
-        while drop_ended(self.plain.registry, self.plain.index, grace_seconds=0):
+        while drop_retired(self.plain.registry, self.plain.index, grace_seconds=0):
             pass
         living = {f"memories-{p.live}" for p in self.truth().tenants.values() if p.live}
         if (names := self.collections.names()) != living:
@@ -467,7 +479,7 @@ def open_world(database_url: str, chroma: ChromaProcess, home: Path) -> Iterator
         request_seconds=SECONDS,
         grace_seconds=300.0,
         retry_seconds=300.0,
-        retry_limit_seconds=600.0,
+        retry_max_seconds=600.0,
     )
     faults, written = Faults(), set[UUID]()
     embedder = PickyEmbedder(faults)
@@ -497,7 +509,7 @@ def _struck(
     plain: Pipeline, faults: Faults, db: psycopg.Connection, written: set[UUID]
 ) -> Pipeline:
     """Put ports that may be struck in the places of the real ones."""
-    registry = ("register", "live", "building", "begin", "go_live", "abandon")
+    registry = ("register", "live", "building", "begin_generation", "go_live", "abandon")
     return replace(
         plain,
         index=StruckIndex(plain.servers, faults, written),

@@ -10,7 +10,15 @@ import pytest
 from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.testing.chaos.checker import Ack, Final, Ledger, Violation, judge, lags
 from memory_pipeline.testing.chaos.expected_state import Books, Placed
-from memory_pipeline.testing.chaos.history import Broken, History, Reading, Row, Sight, Sort, Write
+from memory_pipeline.testing.chaos.history import (
+    Broken,
+    History,
+    HistoryReader,
+    Row,
+    Sight,
+    Sort,
+    Write,
+)
 from memory_pipeline.testing.chaos.payloads import digest
 
 ANNA, BERT = TenantId("anna"), TenantId("bert")
@@ -236,7 +244,7 @@ def test_the_history_comes_back_as_it_was_written(tmp_path: Path) -> None:
     """Whatever row, whatever text."""
     rows = [*WHOLE, Sight("search broke", None, None, 5, "süß — \n«»")]
     history = History(tmp_path / "history.jsonl")
-    reading = Reading(history.file)
+    reading = HistoryReader(history.file)
     read: list[Row] = []
     for row in rows:
         history.note(row)

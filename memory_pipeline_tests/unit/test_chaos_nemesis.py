@@ -15,10 +15,10 @@ from memory_pipeline.errors import Transient
 from memory_pipeline.testing.chaos.checker import Violation, during
 from memory_pipeline.testing.chaos.faults import Fault, fault
 from memory_pipeline.testing.chaos.figures import Figures, Options
-from memory_pipeline.testing.chaos.history import Broken, History, Reading
+from memory_pipeline.testing.chaos.history import Broken, History, HistoryReader
 from memory_pipeline.testing.chaos.nemesis import AT_ONCE, Nemesis
 from memory_pipeline.testing.chaos.report import as_json, as_page
-from memory_pipeline.testing.chaos.stack import Stack
+from memory_pipeline.testing.chaos.stack import PrivateStack
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Parts:
         """Make a kind of fault that breaks a part for a moment."""
 
         @contextmanager
-        def breaks(_stack: Stack, _chance: Random) -> Generator[str]:
+        def breaks(_stack: PrivateStack, _chance: Random) -> Generator[str]:
             with self.lock:
                 self.together |= needs in self.broken
                 self.broken.append(needs)
@@ -60,7 +60,7 @@ class Parts:
 def run(parts: Parts, kinds: list[Fault], folder: Path, *, count: int, seed: int) -> Nemesis:
     """Break things as fast as it goes."""
     history = History(folder / f"{seed}.jsonl")
-    nemesis = Nemesis(cast("Stack", parts), kinds, history, seed=seed)
+    nemesis = Nemesis(cast("PrivateStack", parts), kinds, history, seed=seed)
     try:
         nemesis.run(count, 0.2)
     finally:
@@ -70,7 +70,7 @@ def run(parts: Parts, kinds: list[Fault], folder: Path, *, count: int, seed: int
 
 def told(folder: Path, seed: int) -> list[Broken]:
     """Return what was written down."""
-    reading = Reading(folder / f"{seed}.jsonl")
+    reading = HistoryReader(folder / f"{seed}.jsonl")
     rows = list(reading.more())
     reading.close()
     return [row for row in rows if isinstance(row, Broken)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from memory_pipeline.testing.link_faults import PASS, Way
+from memory_pipeline.testing.link_faults import PASS, LinkFault
 from memory_pipeline.testing.proxy import Link, Proxy
 
 
@@ -94,19 +94,19 @@ def test_what_passes_passes_whole(
 @pytest.mark.parametrize(
     ("way", "error"),
     [
-        (Way("refuse"), httpx.ConnectError),
-        (Way("reset"), (httpx.NetworkError, httpx.RemoteProtocolError)),
-        (Way("stall"), httpx.ReadTimeout),
-        (Way("cut", bytes=10), (httpx.ReadError, httpx.RemoteProtocolError)),
-        (Way("lost"), (httpx.ReadError, httpx.RemoteProtocolError)),
-        (Way("slow", seconds=2.0), httpx.ReadTimeout),
+        (LinkFault("refuse"), httpx.ConnectError),
+        (LinkFault("reset"), (httpx.NetworkError, httpx.RemoteProtocolError)),
+        (LinkFault("stall"), httpx.ReadTimeout),
+        (LinkFault("cut", bytes=10), (httpx.ReadError, httpx.RemoteProtocolError)),
+        (LinkFault("lost"), (httpx.ReadError, httpx.RemoteProtocolError)),
+        (LinkFault("slow", seconds=2.0), httpx.ReadTimeout),
     ],
 )
 def test_each_way_breaks_and_heals(
     proxy: Proxy,
     link: Link,
     client: httpx.Client,
-    way: Way,
+    way: LinkFault,
     error: type[Exception] | tuple[type[Exception], ...],
 ) -> None:
     """On a connection that stands and on a new one; afterwards all is well at the same port."""
@@ -124,7 +124,7 @@ def test_a_deaf_way_hears_no_new_connection(
 ) -> None:
     """One that stands goes on."""
     assert ask(client, link).text == "5"
-    proxy.switch(link, Way("deaf"))
+    proxy.switch(link, LinkFault("deaf"))
     assert ask(client, link).text == "5"
     with httpx.Client(timeout=0.3, trust_env=False) as other, pytest.raises(httpx.ReadTimeout):
         ask(other, link)
@@ -135,7 +135,7 @@ def test_a_lost_reply_is_of_a_request_that_was_applied(
     proxy: Proxy, server: Server, link: Link, client: httpx.Client
 ) -> None:
     """That is what makes it hard."""
-    proxy.switch(link, Way("lost"))
+    proxy.switch(link, LinkFault("lost"))
     with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
         ask(client, link, b"applied")
     assert server.asked == [b"applied"]
@@ -145,7 +145,7 @@ def test_an_answer_in_the_servers_place_reaches_no_server(
     proxy: Proxy, server: Server, link: Link, client: httpx.Client
 ) -> None:
     """429, 500, 503: the connection stays."""
-    proxy.switch(link, Way("answer", status=429))
+    proxy.switch(link, LinkFault("answer", status=429))
     assert [ask(client, link).status_code for _ in range(2)] == [429, 429]
     assert server.asked == []
 
@@ -163,7 +163,7 @@ def test_what_stalled_arrives_when_the_way_is_free(
     proxy: Proxy, server: Server, link: Link
 ) -> None:
     """Late, and whether or not anybody still waits for it."""
-    proxy.switch(link, Way("stall"))
+    proxy.switch(link, LinkFault("stall"))
     with httpx.Client(timeout=0.3, trust_env=False) as client, pytest.raises(httpx.ReadTimeout):
         ask(client, link, b"late")
     assert server.asked == []
@@ -177,7 +177,7 @@ def test_what_stalled_arrives_when_the_way_is_free(
 
 def test_a_share_hits_a_share(proxy: Proxy, link: Link, client: httpx.Client) -> None:
     """Some requests pass while others do not: that is how real overload looks."""
-    proxy.switch(link, Way("answer", status=503, share=0.5))
+    proxy.switch(link, LinkFault("answer", status=503, share=0.5))
     answered = [ask(client, link).status_code for _ in range(60)]
     assert 10 < answered.count(503) < 50
 
@@ -201,6 +201,6 @@ def test_the_end_of_a_proxy_forgets_no_connection(server: Server) -> None:
                 for _ in range(clients % 4 + 1):
                     client = socket.create_connection(("127.0.0.1", link.port))
                     stack.enter_context(client)
-                proxy.switch(link, Way("refuse"))
+                proxy.switch(link, LinkFault("refuse"))
         gc.collect()
     assert [str(warning.message) for warning in said] == []

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from memory_pipeline.cli import console, rebuild, verify
 from memory_pipeline.cli.dead_letters import _cell, _table
-from memory_pipeline.domain.dead_letters import DeadLetter, Letters
+from memory_pipeline.domain.dead_letters import DeadLetter, DeadLetters
 from memory_pipeline.domain.types import MemoryId, RebuildId, Rebuilt, TenantId
 
 HOSTILE = ["[/nope]", "x\\[/nope]", "\\\\[red]", "a\x1b]0;title\x07b", "\x9b31mred", ":smile:"]
@@ -28,7 +28,7 @@ def test_dead_letters_of_any_tenant_are_shown(name: str) -> None:
     )
     printed = Console(width=200)
     with printed.capture() as capture:
-        printed.print(_table(Letters(1, 1, (letter,))), _cell(name), _cell(None))
+        printed.print(_table(DeadLetters(1, 1, (letter,))), _cell(name), _cell(None))
     assert capture.get().count(shown(name)) == 4
     assert "\x1b" not in capture.get()
 

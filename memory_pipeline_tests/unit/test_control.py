@@ -44,7 +44,7 @@ def draft(text: str) -> Draft:
 def embed(embedder: CachedEmbedder, text: str) -> list[Failure]:
     """Embed one memory under a lease that stands."""
     return embed_drafts(
-        embedder, [draft(text)], hold=lambda: 1.0, slice_seconds=1.0, keep=lambda _: None
+        embedder, [draft(text)], renew=lambda: 1.0, slice_seconds=1.0, keep=lambda _: None
     )
 
 

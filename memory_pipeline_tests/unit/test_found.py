@@ -9,10 +9,10 @@ from memory_pipeline.content.document import recipe_from
 from memory_pipeline.domain.types import Document, Generation, MemoryId, RebuildId, TenantId
 from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import Poison
-from memory_pipeline.ports import Hold
+from memory_pipeline.ports import RenewLease
 from memory_pipeline.settings import Settings
 from memory_pipeline.sync.tenant import Sync
-from memory_pipeline.verify.double_check import Parts
+from memory_pipeline.verify.double_check import Sides
 from memory_pipeline.verify.tenant import Verify
 from memory_pipeline_tests.fakes import (
     FakeIndex,
@@ -52,14 +52,14 @@ def _sync(world: FakeWorld, index: FakeIndex | None = None) -> Sync:
 def _building(world: FakeWorld) -> Generation:
     """Let a rebuild begin a generation for ada, and nobody go on with it."""
     rebuilds = FakeRebuilds(world)
-    rebuilds.ask(RebuildId("r"), [ADA], re_embed=False)
-    build = rebuilds.own(RebuildId("r"), ADA)
-    lease = FakeOutbox(world).take(ADA)
+    rebuilds.request(RebuildId("r"), [ADA], re_embed=False)
+    build = rebuilds.acquire_part(RebuildId("r"), ADA)
+    lease = FakeOutbox(world).acquire_lease(ADA)
     assert build is not None
     assert lease is not None
-    begun = _sync(world).generations.begin(ADA, hold=no_lease)
-    rebuilds.register(build, lease, replace(begun, state="building"))
-    rebuilds.give_back(lease)
+    begun = _sync(world).generations.begin(ADA, renew=no_lease)
+    rebuilds.register_building(build, lease, replace(begun, state="building"))
+    rebuilds.return_lease(lease)
     return begun
 
 
@@ -67,13 +67,13 @@ def test_a_reset_takes_out_of_a_building_generation_what_is_gone(world: FakeWorl
     """The rebuild may have verified it before the TRUNCATE, and flips to it next."""
     building = _building(world)
     index = FakeIndex(world)
-    index.write(building, [a_document(7), a_document(8)], [], hold=no_lease)
+    index.write(building, [a_document(7), a_document(8)], [], renew=no_lease)
     world.put("ada", '{"text": "stays"}', memory_id=8)
     world.truncate()
     world.put("ada", '{"text": "stays"}', memory_id=8)
     FakeOutbox(world).pending_tenants()
     assert _sync(world).run(ADA).verdict == "done"
-    assert set(index.hashes(building, hold=no_lease)) == {"memory_log_8"}
+    assert set(index.hashes(building, renew=no_lease)) == {"memory_log_8"}
 
 
 class RefusesDeletes(FakeIndex):
@@ -85,13 +85,13 @@ class RefusesDeletes(FakeIndex):
         documents: Sequence[Document],
         deletes: Sequence[MemoryId],
         *,
-        hold: Hold,
+        renew: RenewLease,
         fresh: bool = False,
     ) -> None:
         """Write; refuse to delete."""
         if deletes:
             raise Poison("unprocessable")
-        super().write(generation, documents, (), hold=hold, fresh=fresh)
+        super().write(generation, documents, (), renew=renew, fresh=fresh)
 
 
 def test_a_collection_that_refuses_deletes_is_damaged(world: FakeWorld) -> None:
@@ -120,22 +120,22 @@ def test_a_building_generation_that_refuses_deletes_is_given_up_alone(world: Fak
             documents: Sequence[Document],
             deletes: Sequence[MemoryId],
             *,
-            hold: Hold,
+            renew: RenewLease,
             fresh: bool = False,
         ) -> None:
             if deletes and generation.id == building.id:
                 raise Poison("unprocessable")
-            super().write(generation, documents, deletes, hold=hold, fresh=fresh)
+            super().write(generation, documents, deletes, renew=renew, fresh=fresh)
 
     assert _sync(world, Refusing(world)).run(ADA).verdict == "done"
-    assert FakeIndex(world).hashes(live, hold=no_lease) == {}
+    assert FakeIndex(world).hashes(live, renew=no_lease) == {}
     assert FakeRegistry(world).building(ADA) is None
 
 
 def test_a_memory_written_during_a_verify_makes_no_finding(world: FakeWorld) -> None:
     """A tenant without a collection whose first memory comes just now has a change that waits."""
     settings = world.settings
-    parts = Parts(
+    parts = Sides(
         memories=FakeMemories(world),  # type: ignore[arg-type]
         outbox=FakeOutbox(world),  # type: ignore[arg-type]
         index=FakeIndex(world),  # type: ignore[arg-type]

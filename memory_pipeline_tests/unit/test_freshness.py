@@ -82,55 +82,55 @@ def test_quantiles_are_those_that_everybody_computes(seconds: list[float]) -> No
 def test_only_the_last_quarter_of_an_hour_counts(clock: Clock) -> None:
     """An old lag says nothing about now: neither of its tenant nor of all."""
     fresh = Freshness()
-    fresh.note(ADA, [9.0])
-    fresh.note(BOB, [9.0])
+    fresh.record(ADA, [9.0])
+    fresh.record(BOB, [9.0])
     clock.now += WINDOW_SECONDS - 1
-    fresh.note(ADA, [0.1])
-    assert counted(fresh.untold()) == {ADA: 2, BOB: 1, None: 3}
+    fresh.record(ADA, [0.1])
+    assert counted(fresh.unreported()) == {ADA: 2, BOB: 1, None: 3}
     clock.now += 2
-    fresh.note(ADA, [0.2])
-    told = fresh.untold()
+    fresh.record(ADA, [0.2])
+    told = fresh.unreported()
     assert counted(told) == {ADA: 2, None: 2}
     assert told[ADA].slowest == told[None].slowest == 0.2
     clock.now += WINDOW_SECONDS + 1
-    assert fresh.untold() == {}
-    fresh.note(BOB, [0.3])
-    assert counted(fresh.untold()) == {BOB: 1, None: 1}
+    assert fresh.unreported() == {}
+    fresh.record(BOB, [0.3])
+    assert counted(fresh.unreported()) == {BOB: 1, None: 1}
 
 
 def test_what_is_told_too_late_is_not_told(clock: Clock) -> None:
     """Where nobody asked for long, figures of the past are no figures of now."""
     fresh = Freshness()
-    fresh.note(ADA, [9.0])
+    fresh.record(ADA, [9.0])
     clock.now += WINDOW_SECONDS + 1
-    assert fresh.untold() == {}
+    assert fresh.unreported() == {}
 
 
 def test_a_tenant_is_told_once_until_it_has_something_new(clock: Clock) -> None:
     """What Postgres knows is not written again each time; what is new is told with the rest."""
     fresh = Freshness()
-    fresh.note(ADA, [0.1, 0.2])
-    fresh.note(BOB, [0.3])
-    assert counted(fresh.untold()) == {ADA: 2, BOB: 1, None: 3}
-    assert fresh.untold() == {}
-    fresh.note(BOB, [0.4])
-    assert counted(fresh.untold()) == {BOB: 2, None: 4}
+    fresh.record(ADA, [0.1, 0.2])
+    fresh.record(BOB, [0.3])
+    assert counted(fresh.unreported()) == {ADA: 2, BOB: 1, None: 3}
+    assert fresh.unreported() == {}
+    fresh.record(BOB, [0.4])
+    assert counted(fresh.unreported()) == {BOB: 2, None: 4}
 
 
 def test_a_batch_without_lags_is_nothing_new() -> None:
     """Confirms and resets measure nothing."""
     fresh = Freshness()
-    fresh.note(ADA, [])
-    assert fresh.untold() == {}
+    fresh.record(ADA, [])
+    assert fresh.unreported() == {}
 
 
 def test_every_lag_is_shown_to_who_watches() -> None:
     """The histogram counts them all, however long they are kept here."""
     fresh, seen = Freshness(), list[float]()
-    fresh.note(ADA, [9.0])
+    fresh.record(ADA, [9.0])
     fresh.watch(seen.append)
-    fresh.note(ADA, [0.1, 0.2])
-    fresh.note(BOB, [0.3])
+    fresh.record(ADA, [0.1, 0.2])
+    fresh.record(BOB, [0.3])
     assert seen == [0.1, 0.2, 0.3]
 
 
@@ -140,11 +140,11 @@ def test_every_lag_is_shown_to_who_watches() -> None:
 def test_a_busy_tenant_takes_no_more_memory_than_its_share(clock: Clock) -> None:
     """Of many lags the newest count, of one tenant and of all."""
     fresh = Freshness()
-    fresh.note(ADA, [5.0] * LAGS_IN_ALL)
-    fresh.note(ADA, [0.1] * LAGS_A_TENANT)
+    fresh.record(ADA, [5.0] * LAGS_IN_ALL)
+    fresh.record(ADA, [0.1] * LAGS_A_TENANT)
     assert len(fresh._tenants[ADA]) == LAGS_A_TENANT
     assert len(fresh._all) == LAGS_IN_ALL
-    told = fresh.untold()
+    told = fresh.unreported()
     assert counted(told) == {ADA: LAGS_A_TENANT, None: LAGS_IN_ALL}
     assert (told[ADA].slowest, told[None].slowest) == (0.1, 5.0)
 
@@ -153,14 +153,14 @@ def test_tenants_that_are_quiet_are_forgotten(clock: Clock) -> None:
     """A process that runs for months keeps nothing of who came by once."""
     fresh = Freshness()
     for n in range(1_000):
-        fresh.note(TenantId(f"passer-by {n}"), [0.1])
-    fresh.untold()
+        fresh.record(TenantId(f"passer-by {n}"), [0.1])
+    fresh.unreported()
     assert len(fresh._tenants) == 1_000
     clock.now += WINDOW_SECONDS + 1
-    fresh.note(ADA, [0.1])
-    fresh.untold()
+    fresh.record(ADA, [0.1])
+    fresh.unreported()
     assert set(fresh._tenants) == {ADA}
-    assert not fresh._untold
+    assert not fresh._unreported
 
 
 # ---- threads
@@ -185,9 +185,9 @@ def test_who_asks_in_the_middle_of_a_batch_is_told_all_of_it() -> None:
     """A batch is noted whole or not at all: who asks meanwhile waits for its end."""
     fresh, lags = Freshness(), Interrupted([0.1, 0.2, 0.3])
     with ThreadPoolExecutor(2) as threads:
-        noted = threads.submit(fresh.note, ADA, lags)
+        noted = threads.submit(fresh.record, ADA, lags)
         assert lags.reached.wait(5.0)
-        asked = threads.submit(fresh.untold)
+        asked = threads.submit(fresh.unreported)
         with pytest.raises(TimeoutError):
             asked.result(timeout=0.05)
         lags.go_on.set()
@@ -218,11 +218,11 @@ def test_any_thread_may_note_and_ask(hasty: None) -> None:
 
     def note(tenant: TenantId) -> None:
         for _ in range(300):
-            fresh.note(tenant, [0.1, 0.2])
+            fresh.record(tenant, [0.1, 0.2])
 
     def ask() -> None:
         while not over.is_set():
-            told.extend(fresh.untold())
+            told.extend(fresh.unreported())
 
     with ThreadPoolExecutor(9) as threads:
         asked = threads.submit(ask)
@@ -230,8 +230,8 @@ def test_any_thread_may_note_and_ask(hasty: None) -> None:
             noted.result()
         over.set()
         asked.result()
-    told.extend(fresh.untold())
+    told.extend(fresh.unreported())
     assert set(told) == {*tenants, None}
     assert {len(lags) for lags in fresh._tenants.values()} == {LAGS_A_TENANT}
     assert len(fresh._all) == LAGS_IN_ALL
-    assert fresh.untold() == {}
+    assert fresh.unreported() == {}

@@ -49,14 +49,14 @@ def test_what_a_turn_did_is_counted() -> None:
     """Documents, vectors, turns and their seconds add up."""
     port = free_port()
     metrics = Metrics(Freshness(), port=port)
-    metrics.note(
+    metrics.record(
         Outcome(ADA, "done", written=3, deleted=2, embedded=1, reused=2, failed=1, seconds=0.5)
     )
-    metrics.note(Outcome(ADA, "done", written=4, reused=4, seconds=0.25))
-    metrics.note(Outcome(ADA, "busy"))
-    metrics.note(Outcome(ADA, "postponed", error="ChromaUnavailable"))
-    metrics.note(Outcome(ADA, written=1, embedded=1, embed_seconds=0.125, write_seconds=0.0625))
-    metrics.closed(1)
+    metrics.record(Outcome(ADA, "done", written=4, reused=4, seconds=0.25))
+    metrics.record(Outcome(ADA, "busy"))
+    metrics.record(Outcome(ADA, "postponed", error="ChromaUnavailable"))
+    metrics.record(Outcome(ADA, written=1, embedded=1, embed_seconds=0.125, write_seconds=0.0625))
+    metrics.set_unwritable_servers(1)
     found = figures(served(port))
     assert found["memory_pipeline_documents_total written"] == 8
     assert found["memory_pipeline_documents_total deleted"] == 2
@@ -65,7 +65,7 @@ def test_what_a_turn_did_is_counted() -> None:
     assert found["memory_pipeline_vectors_total reused"] == 6
     assert found["memory_pipeline_turns_total done"] == 3
     assert found["memory_pipeline_errors_total ChromaUnavailable"] == 1
-    assert found["memory_pipeline_closed_servers"] == 1
+    assert found["memory_pipeline_unwritable_servers"] == 1
     assert found["memory_pipeline_embed_seconds_sum"] == 0.125
     assert found["memory_pipeline_write_seconds_sum"] == 0.0625
     assert found["memory_pipeline_turns_total busy"] == 1
@@ -77,8 +77,8 @@ def test_every_lag_falls_into_its_bucket() -> None:
     """The promise of half a second can be read off: how many changes were within it."""
     port, freshness = free_port(), Freshness()
     Metrics(freshness, port=port)
-    freshness.note(ADA, [0.04, 0.4, 0.5])
-    freshness.note(ADA, [0.6, 400.0])
+    freshness.record(ADA, [0.04, 0.4, 0.5])
+    freshness.record(ADA, [0.6, 400.0])
     found = figures(served(port))
     assert found["memory_pipeline_lag_seconds_count"] == 5
     assert found["memory_pipeline_lag_seconds_bucket 0.05"] == 1
@@ -91,8 +91,8 @@ def test_what_waits_is_shown() -> None:
     """The backlog, its age and the dead letters, as they were last counted."""
     port = free_port()
     metrics = Metrics(Freshness(), port=port)
-    metrics.waiting(Backlog(9, 3.5, 2))
-    metrics.waiting(Backlog(7, 1.5, 1))
+    metrics.set_backlog(Backlog(9, 3.5, 2))
+    metrics.set_backlog(Backlog(7, 1.5, 1))
     found = figures(served(port))
     assert found["memory_pipeline_pending_changes"] == 7
     assert found["memory_pipeline_oldest_change_seconds"] == 1.5
@@ -103,17 +103,17 @@ def test_ready_is_said_only_once_changes_are_synced() -> None:
     """Whoever waits for the process waits for this figure."""
     port = free_port()
     metrics = Metrics(Freshness(), port=port)
-    assert figures(served(port))["memory_pipeline_live_ready"] == 0
+    assert figures(served(port))["memory_pipeline_worker_ready"] == 0
     metrics.ready()
-    assert figures(served(port))["memory_pipeline_live_ready"] == 1
+    assert figures(served(port))["memory_pipeline_worker_ready"] == 1
 
 
 def test_no_tenants_name_is_served() -> None:
     """Names are personal, and there may be a hundred thousand: no label is a tenant."""
     port, freshness = free_port(), Freshness()
     metrics = Metrics(freshness, port=port)
-    freshness.note(ADA, [0.1])
-    metrics.note(Outcome(ADA, "postponed", reason=f"the collection of {ADA} is gone"))
+    freshness.record(ADA, [0.1])
+    metrics.record(Outcome(ADA, "postponed", reason=f"the collection of {ADA} is gone"))
     text = served(port)
     assert str(ADA) not in text
     assert "lovelace" not in text
@@ -150,14 +150,14 @@ def test_without_a_port_nothing_listens() -> None:
     """Counting takes no socket."""
     before = len(psutil.Process().net_connections(kind="inet"))
     metrics = Metrics(Freshness())
-    metrics.note(Outcome(ADA, "done", written=1))
+    metrics.record(Outcome(ADA, "done", written=1))
     assert len(psutil.Process().net_connections(kind="inet")) == before
 
 
 def test_two_processes_figures_are_their_own() -> None:
     """Two of them in one Python do not collide: no registry is shared."""
     one, other = free_port(), free_port()
-    Metrics(Freshness(), port=one).note(Outcome(ADA, "done", written=1))
+    Metrics(Freshness(), port=one).record(Outcome(ADA, "done", written=1))
     Metrics(Freshness(), port=other)
     assert figures(served(one))["memory_pipeline_documents_total written"] == 1
     assert "memory_pipeline_documents_total written" not in figures(served(other))

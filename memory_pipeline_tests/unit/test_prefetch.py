@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from memory_pipeline.prefetch import ahead
+from memory_pipeline.prefetch import prefetch
 
 
 def counting(made: list[int], most: int = 10) -> Iterator[int]:
@@ -17,19 +17,19 @@ def counting(made: list[int], most: int = 10) -> Iterator[int]:
 
 def alive() -> int:
     """Count the threads that work ahead."""
-    return sum(thread.name == "ahead" for thread in threading.enumerate())
+    return sum(thread.name == "prefetch" for thread in threading.enumerate())
 
 
 def test_results_come_in_order_and_the_thread_ends() -> None:
     """All of them, once."""
-    assert list(ahead(counting([]), depth=2)) == list(range(10))
+    assert list(prefetch(counting([]), depth=2)) == list(range(10))
     assert alive() == 0
 
 
 def test_no_more_is_made_than_there_is_room_for(wait_until: Callable[..., None]) -> None:
     """Memory is bounded: the caller's result, and ``depth`` more."""
     made: list[int] = []
-    results = ahead(counting(made), depth=2)
+    results = prefetch(counting(made), depth=2)
     assert next(results) == 0
     wait_until(lambda: made == [0, 1, 2])
     assert next(results) == 1
@@ -46,7 +46,7 @@ def test_an_error_comes_where_its_result_would_have_come() -> None:
         yield 1
         raise ValueError("broken")
 
-    results = ahead(failing(), depth=3)
+    results = prefetch(failing(), depth=3)
     assert next(results) == 1
     with pytest.raises(ValueError, match="broken"):
         next(results)

@@ -4,8 +4,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from memory_pipeline.chroma.server_identity import Answer, Marker, View, recognised
-from memory_pipeline.domain.epoch import Stamp
+from memory_pipeline.chroma.server_identity import Marker, ProbeResult, ServerMap, identify_servers
+from memory_pipeline.domain.epoch import EpochStamp
 from memory_pipeline.errors import ChromaUnavailable, ServerLost
 from memory_pipeline.postgres.registry import Server
 
@@ -15,19 +15,19 @@ ONE, TWO, THREE = "http://one:1", "http://two:2", "http://three:3"
 DOWN = "cannot be reached"
 
 
-def marked(url: str, server: UUID, installation: UUID = OURS) -> Answer:
+def marked(url: str, server: UUID, installation: UUID = OURS) -> ProbeResult:
     """Return what an address says whose server has a marker."""
-    return Answer(url, 0.0, Marker(server, installation))
+    return ProbeResult(url, 0.0, Marker(server, installation))
 
 
-def unmarked(url: str) -> Answer:
+def unmarked(url: str) -> ProbeResult:
     """Return what an address says whose server has none."""
-    return Answer(url, 0.0)
+    return ProbeResult(url, 0.0)
 
 
-def down(url: str) -> Answer:
+def down(url: str) -> ProbeResult:
     """Return what is known of an address that cannot be reached."""
-    return Answer(url, 0.0, unreachable=f"{url} {DOWN}")
+    return ProbeResult(url, 0.0, unreachable=f"{url} {DOWN}")
 
 
 def registered(server: UUID, url: str, state: str = "ready") -> Server:
@@ -35,9 +35,9 @@ def registered(server: UUID, url: str, state: str = "ready") -> Server:
     return Server(server, url, state, 0)
 
 
-def look(answers: list[Answer], *servers: Server) -> View:
+def look(answers: list[ProbeResult], *servers: Server) -> ServerMap:
     """Recognise, and check what holds in every case."""
-    view = recognised(answers, servers, OURS)
+    view = identify_servers(answers, servers, OURS)
     known = {s.id for s in servers if s.state != "retired"}
     assert known - set(view.found) == set(view.absent)
     assert set(view.lost) <= set(view.absent)
@@ -63,7 +63,7 @@ def test_the_first_servers_are_all_new() -> None:
 
 
 @pytest.mark.parametrize("other", [marked(ONE, A), down(ONE)])
-def test_an_unmarked_address_is_new_where_every_server_is_accounted_for(other: Answer) -> None:
+def test_an_unmarked_address_is_new_where_every_server_is_accounted_for(other: ProbeResult) -> None:
     """A server that is down at its own address does not keep a further one out."""
     assert look([other, unmarked(TWO)], registered(A, ONE)).new == (TWO,)
 
@@ -163,7 +163,7 @@ def test_of_two_that_answer_as_one_server_the_usual_address_counts() -> None:
 
 def test_a_marker_that_is_none_of_ours_is_refused() -> None:
     """Its address is neither new nor a place where data was lost."""
-    view = look([Answer(ONE, 0.0, strange="not a marker of ours")], registered(A, ONE))
+    view = look([ProbeResult(ONE, 0.0, strange="not a marker of ours")], registered(A, ONE))
     assert (view.new, view.lost) == ((), {})
     assert view.problems()[0].message == "not a marker of ours"
 
@@ -171,15 +171,15 @@ def test_a_marker_that_is_none_of_ours_is_refused() -> None:
 HERE, ELSEWHERE = "1/app", "2/app"
 
 
-def stamped(url: str, server: UUID, home: str) -> Answer:
+def stamped(url: str, server: UUID, database_id: str) -> ProbeResult:
     """Return what an address says whose marker was last written from somewhere."""
-    return Answer(url, 0.0, Marker(server, OURS, Stamp(home, uuid4())))
+    return ProbeResult(url, 0.0, Marker(server, OURS, EpochStamp(database_id, uuid4())))
 
 
 def test_a_server_that_a_copy_of_this_database_has_written_is_refused() -> None:
     """Two databases of one origin would write the same collections; the other servers go on."""
     known = [Server(A, ONE, "ready", 0, HERE), Server(B, TWO, "ready", 0, HERE)]
-    view = recognised([stamped(ONE, A, ELSEWHERE), stamped(TWO, B, HERE)], known, OURS, HERE)
+    view = identify_servers([stamped(ONE, A, ELSEWHERE), stamped(TWO, B, HERE)], known, OURS, HERE)
     assert view.found == {B: TWO}
     assert "--take-over" in view.idle[ONE].message
     assert isinstance(view.trouble(A).error(), ServerLost)
@@ -189,17 +189,17 @@ def test_a_server_that_a_copy_of_this_database_has_written_is_refused() -> None:
 def test_a_database_that_is_the_copy_is_refused_as_well() -> None:
     """It knows the server from its origin; whoever came first cannot be told."""
     known = [Server(A, ONE, "ready", 0, ELSEWHERE)]
-    assert not recognised([stamped(ONE, A, ELSEWHERE)], known, OURS, HERE).found
-    assert not recognised([stamped(ONE, A, ELSEWHERE)], [], OURS, HERE).found
+    assert not identify_servers([stamped(ONE, A, ELSEWHERE)], known, OURS, HERE).found
+    assert not identify_servers([stamped(ONE, A, ELSEWHERE)], [], OURS, HERE).found
 
 
 def test_a_database_that_was_told_to_take_over_is_not_refused() -> None:
     """Nor one that has never written to it."""
     known = [Server(A, ONE, "ready", 0, None)]
-    assert recognised([stamped(ONE, A, ELSEWHERE)], known, OURS, HERE).found == {A: ONE}
+    assert identify_servers([stamped(ONE, A, ELSEWHERE)], known, OURS, HERE).found == {A: ONE}
 
 
 def test_a_marker_without_a_stamp_is_nobodys() -> None:
     """It was written before there were any."""
     known = [Server(A, ONE, "ready", 0, HERE)]
-    assert recognised([marked(ONE, A)], known, OURS, HERE).found == {A: ONE}
+    assert identify_servers([marked(ONE, A)], known, OURS, HERE).found == {A: ONE}

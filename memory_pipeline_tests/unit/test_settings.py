@@ -49,7 +49,7 @@ def test_a_bad_list_of_chroma_servers_is_refused(urls: str, says: str) -> None:
         ("chroma_servers", 0),
         ("chroma_servers", 65),
         ("retire_seconds", -1),
-        ("on_loss", "panic"),
+        ("on_server_loss", "panic"),
         ("home", ""),
     ],
 )
@@ -64,12 +64,14 @@ def test_a_service_reads_the_settings_that_up_was_given(
     urls: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through its environment: every address, and how many servers run here."""
-    given = Settings.load(chroma_url=FIRST, chroma_urls=urls, chroma_servers=3, on_loss="rebuild")
+    given = Settings.load(
+        chroma_url=FIRST, chroma_urls=urls, chroma_servers=3, on_server_loss="rebuild"
+    )
     for name, value in settings_environment(given).items():
         monkeypatch.setenv(name, value)
     read = Settings.load()
     assert read.chroma_addresses() == (FIRST, *urls)
-    assert (read.chroma_servers, read.on_loss) == (3, "rebuild")
+    assert (read.chroma_servers, read.on_server_loss) == (3, "rebuild")
 
 
 @pytest.mark.parametrize("name", ["database_url", "dagster_database_url"])

@@ -3,7 +3,7 @@
 import pytest
 
 from memory_pipeline.chroma import torn
-from memory_pipeline.chroma.torn import untorn
+from memory_pipeline.chroma.torn import retry_torn_reads
 from memory_pipeline.errors import Corrupt
 
 TORN = "Chroma at http://localhost: Error executing plan: Internal error: Error finding id"
@@ -18,7 +18,7 @@ def read_of(*answers: str) -> tuple[list[str], object]:
     """Return a read that fails with each of these in turn, and what is left of them."""
     left = list(answers)
 
-    @untorn
+    @retry_torn_reads
     def read() -> str:
         said = left.pop(0)
         if said != "whole":

@@ -1,7 +1,7 @@
 -- Dead letters: shown, replayed, waived, told. None of them is ever deleted here: a memory that
 -- lands or goes clears its own.
 
--- name: newest_letters
+-- name: newest_dead_letters
 -- Tell the dead letters that are meant, newest first; with each, how many there are and are waived.
 SELECT count(*) OVER () AS letters, count(f.waived_at) OVER () AS letters_waived,
        f.tenant, f.memory_id, f.kind, f.first_error, f.last_error, f.attempts, f.first_at,
@@ -18,7 +18,7 @@ WHERE f.buried_at IS NOT NULL
 ORDER BY f.buried_at DESC, f.tenant, f.memory_id
 LIMIT %(limit)s;
 
--- name: letter_keys
+-- name: dead_letter_keys
 -- Tell the keys of the dead letters that are meant, after one of them, in order.
 SELECT f.tenant, f.memory_id
 FROM memory_pipeline.failure f
@@ -34,12 +34,12 @@ WHERE f.buried_at IS NOT NULL
 ORDER BY f.tenant, f.memory_id
 LIMIT %(limit)s;
 
--- name: letters_of_tenants
+-- name: dead_letters_of_tenants
 -- Count the dead letters of each tenant that has any, and those that are waived.
 SELECT tenant, count(*) AS letters, count(waived_at) AS letters_waived
 FROM memory_pipeline.failure WHERE buried_at IS NOT NULL GROUP BY tenant;
 
--- name: replay_letters$
+-- name: replay_dead_letters$
 -- Give these dead letters all their attempts again and have their memories looked at, in one
 -- statement: each has a change that waits, or is still buried. Only while they are buried.
 WITH held AS MATERIALIZED (
@@ -57,7 +57,7 @@ WITH held AS MATERIALIZED (
     WHERE f.tenant = h.tenant AND f.memory_id = h.memory_id
     RETURNING f.tenant, f.memory_id
 ), enqueued AS (
-    INSERT INTO memory_pipeline.change (tenant, memory_id, again)
+    INSERT INTO memory_pipeline.change (tenant, memory_id, recheck)
     SELECT tenant, memory_id, true FROM risen ORDER BY tenant, memory_id
 )
 SELECT count(*) FROM risen;
@@ -79,7 +79,7 @@ WITH held AS MATERIALIZED (
     WHERE f.tenant = h.tenant AND f.memory_id = h.memory_id
     RETURNING f.tenant, f.memory_id
 ), enqueued AS (
-    INSERT INTO memory_pipeline.change (tenant, memory_id, again)
+    INSERT INTO memory_pipeline.change (tenant, memory_id, recheck)
     SELECT tenant, memory_id, true FROM risen ORDER BY memory_id
 )
 SELECT count(*) FROM risen;
@@ -109,12 +109,12 @@ WITH cured AS MATERIALIZED (
     WHERE f.tenant = c.tenant AND f.memory_id = c.memory_id
     RETURNING f.tenant, f.memory_id
 ), enqueued AS (
-    INSERT INTO memory_pipeline.change (tenant, memory_id, again)
+    INSERT INTO memory_pipeline.change (tenant, memory_id, recheck)
     SELECT tenant, memory_id, true FROM risen ORDER BY tenant, memory_id
 )
 SELECT count(*) FROM risen;
 
--- name: waive_letters!
+-- name: waive_dead_letters!
 -- Note that a person lets these dead letters be, as long as their content is what it is.
 WITH held AS MATERIALIZED (
     SELECT f.tenant, f.memory_id
@@ -130,7 +130,7 @@ SET waived_at = clock_timestamp(), waived_by = %(by)s, waived_because = %(becaus
 FROM held h
 WHERE f.tenant = h.tenant AND f.memory_id = h.memory_id;
 
--- name: unwaive_letters!
+-- name: unwaive_dead_letters!
 -- Take back that these dead letters are let be.
 WITH held AS MATERIALIZED (
     SELECT f.tenant, f.memory_id
@@ -146,7 +146,7 @@ SET waived_at = NULL, waived_by = NULL, waived_because = NULL
 FROM held h
 WHERE f.tenant = h.tenant AND f.memory_id = h.memory_id;
 
--- name: unalerted_letters
+-- name: unalerted_dead_letters
 -- Tell the dead letters that nobody was told of yet, oldest first.
 SELECT f.tenant, f.memory_id, f.kind, f.first_error, f.last_error, f.attempts, f.first_at,
        f.last_at, f.buried_at, f.content_hash, f.model, f.config_hash, f.version,
@@ -156,7 +156,7 @@ WHERE f.buried_at IS NOT NULL AND f.waived_at IS NULL AND f.alerted_at IS NULL
 ORDER BY f.buried_at, f.tenant, f.memory_id
 LIMIT %(limit)s;
 
--- name: alerted_letters!
+-- name: mark_alerted!
 -- Note that people were told of these burials; one that was buried again meanwhile is told anew.
 UPDATE memory_pipeline.failure f
 SET alerted_at = clock_timestamp()
@@ -185,11 +185,11 @@ WITH page AS MATERIALIZED (
            OR m.updated_at >= %(since)s::timestamptz OR m.created_at >= %(since)s::timestamptz)
     ORDER BY m.id LIMIT %(limit)s
 ), added AS (
-    INSERT INTO memory_pipeline.change (tenant, memory_id, again)
+    INSERT INTO memory_pipeline.change (tenant, memory_id, recheck)
     SELECT p.tenant, p.id, true FROM page p
     WHERE NOT EXISTS (
         SELECT FROM memory_pipeline.change c
-        WHERE c.tenant = p.tenant AND c.memory_id = p.id AND c.again
+        WHERE c.tenant = p.tenant AND c.memory_id = p.id AND c.recheck
           AND c.claim_token IS NULL AND c.covered_by IS NULL
     )
     ORDER BY p.id
@@ -201,11 +201,11 @@ SELECT (SELECT count(*) FROM page) AS matched, (SELECT count(*) FROM added) AS e
 -- name: replay_keys$
 -- Enqueue these memories of a tenant, whether they exist or not: what went is deleted once more.
 WITH added AS (
-    INSERT INTO memory_pipeline.change (tenant, memory_id, again)
+    INSERT INTO memory_pipeline.change (tenant, memory_id, recheck)
     SELECT %(tenant)s, g.id, true FROM unnest(%(ids)s::bigint[]) AS g (id)
     WHERE NOT EXISTS (
         SELECT FROM memory_pipeline.change c
-        WHERE c.tenant = %(tenant)s AND c.memory_id = g.id AND c.again
+        WHERE c.tenant = %(tenant)s AND c.memory_id = g.id AND c.recheck
           AND c.claim_token IS NULL AND c.covered_by IS NULL
     )
     RETURNING seq

@@ -36,7 +36,7 @@ END $$;
 WITH truncated AS (DELETE FROM memory_pipeline.truncation)
 DELETE FROM memory_pipeline.change;
 
--- name: outsiders
+-- name: other_users
 -- Tell what depends on the pipeline's schema without being in it: it would go with the schema.
 WITH mine AS (
     SELECT 'pg_class'::regclass AS class, oid FROM pg_class

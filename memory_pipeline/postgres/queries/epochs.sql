@@ -1,47 +1,47 @@
 -- Epochs: the trace by which it is noticed that Postgres went back in time, and what follows then.
 
--- name: place^
+-- name: database_location^
 -- Tell where this database is: the server and its name, the timeline, the oid of the outbox.
-SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' || current_database()::text AS home,
+SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' || current_database()::text AS database_id,
        ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint AS timeline,
        to_regclass('memory_pipeline.change')::oid::bigint AS outbox;
 
--- name: may_see_place$
+-- name: may_read_location$
 -- Say whether this role may ask for all of that; everybody may, unless somebody has revoked it.
 SELECT bool_and(has_function_privilege(name, 'EXECUTE'))
 FROM unnest(ARRAY['pg_control_system()', 'pg_walfile_name(pg_lsn)', 'pg_current_wal_lsn()']) AS name;
 
--- name: place_by_name^
+-- name: database_location_by_name^
 -- Tell of it what everybody may know.
-SELECT current_database()::text AS home, 0::bigint AS timeline,
+SELECT current_database()::text AS database_id, 0::bigint AS timeline,
        to_regclass('memory_pipeline.change')::oid::bigint AS outbox;
 
 -- name: newest_epoch^
 -- Tell where this database was when it began its newest epoch.
-SELECT home, timeline, outbox FROM memory_pipeline.epoch ORDER BY number DESC LIMIT 1;
+SELECT database_id, timeline, outbox FROM memory_pipeline.epoch ORDER BY number DESC LIMIT 1;
 
 -- name: known_nonces
 -- Tell which of these nonces are epochs of this database, or raised the alarm before.
 SELECT nonce FROM memory_pipeline.epoch WHERE nonce = ANY(%(nonces)s::uuid[])
 UNION
-SELECT nonce FROM memory_pipeline.setback WHERE nonce = ANY(%(nonces)s::uuid[]);
+SELECT nonce FROM memory_pipeline.rollback_sign WHERE nonce = ANY(%(nonces)s::uuid[]);
 
--- name: newest_setback$
+-- name: newest_rollback_sign$
 -- Number the newest sign that this database went back; 0 where there was none.
-SELECT coalesce(max(number), 0) FROM memory_pipeline.setback;
+SELECT coalesce(max(number), 0) FROM memory_pipeline.rollback_sign;
 
 -- name: lock_epochs!
--- Let others that would note a setback or begin an epoch wait for the end of this transaction.
+-- Let others that would note a rollback_sign or begin an epoch wait for the end of this transaction.
 SELECT FROM memory_pipeline.installation FOR UPDATE;
 
--- name: note_setback!
+-- name: record_rollback_sign!
 -- Note a sign that this database went back.
-INSERT INTO memory_pipeline.setback (reason, nonce) VALUES (%(reason)s, %(nonce)s);
+INSERT INTO memory_pipeline.rollback_sign (reason, nonce) VALUES (%(reason)s, %(nonce)s);
 
 -- name: begin_epoch$
 -- Begin an epoch; tell its nonce.
-INSERT INTO memory_pipeline.epoch (home, timeline, outbox)
-VALUES (%(home)s, %(timeline)s, %(outbox)s)
+INSERT INTO memory_pipeline.epoch (database_id, timeline, outbox)
+VALUES (%(database_id)s, %(timeline)s, %(outbox)s)
 RETURNING nonce;
 
 -- name: epoch_is_due$
@@ -51,12 +51,12 @@ SELECT NOT EXISTS (
     WHERE begun_at > clock_timestamp() - make_interval(secs => %(seconds)s)
 );
 
--- name: forget_epochs!
+-- name: delete_old_epochs!
 -- Forget all but the newest epochs. A server that was away for longer is proven when it is back.
 DELETE FROM memory_pipeline.epoch
 WHERE number <= (SELECT max(number) FROM memory_pipeline.epoch) - %(kept)s::bigint;
 
--- name: doubt_everybody!
+-- name: mark_all_unproven!
 -- Enqueue a reset of every tenant, which none is proven without. Not before every request that a
 -- worker of the forgotten state has sent must have landed: no change tells of those.
 WITH moved AS (
@@ -75,13 +75,13 @@ WHERE NOT EXISTS (SELECT FROM moved WHERE moved.tenant = t.tenant);
 -- holds one of those is fenced, and none is ever given out twice. A lease that stands runs out.
 UPDATE memory_pipeline.tenant SET lease_token = lease_token + (1::bigint << 40);
 
--- name: stamped!
--- Note that a server's marker was written from this home.
-UPDATE memory_pipeline.server SET home = %(home)s WHERE id = %(id)s AND home IS DISTINCT FROM %(home)s;
+-- name: record_stamp!
+-- Note that a server's marker was written from this database_id.
+UPDATE memory_pipeline.server SET database_id = %(database_id)s WHERE id = %(id)s AND database_id IS DISTINCT FROM %(database_id)s;
 
 -- name: take_over!
 -- Let the servers be used although their markers were last written from elsewhere.
-UPDATE memory_pipeline.server SET home = NULL WHERE home IS NOT NULL;
+UPDATE memory_pipeline.server SET database_id = NULL WHERE database_id IS NOT NULL;
 
 -- name: unproven
 -- Tell every tenant that is not proven yet, and since when.
@@ -92,26 +92,26 @@ SELECT tenant, min(changed_at) AS since FROM memory_pipeline.change WHERE unprov
 SELECT coalesce(greatest(0, max(extract(epoch FROM not_before - clock_timestamp()))), 0)::float8
 FROM memory_pipeline.change WHERE unproven AND memory_id IS NULL;
 
--- name: setbacks
+-- name: recent_rollback_signs
 -- Tell the signs of the last while that this database went back, newest first.
-SELECT reason, noticed_at FROM memory_pipeline.setback
+SELECT reason, noticed_at FROM memory_pipeline.rollback_sign
 WHERE noticed_at > clock_timestamp() - make_interval(secs => %(seconds)s)
 ORDER BY number DESC;
 
--- name: last_setback^
+-- name: last_rollback_sign^
 -- Tell the newest sign that this database went back.
-SELECT reason, noticed_at FROM memory_pipeline.setback ORDER BY number DESC LIMIT 1;
+SELECT reason, noticed_at FROM memory_pipeline.rollback_sign ORDER BY number DESC LIMIT 1;
 
 -- name: sweep_is_due$
 -- Say whether collections of a forgotten state may be dropped: it was noticed long enough ago, nothing
 -- was noticed since, and it was not done before.
 SELECT coalesce(bool_or(swept_at IS NULL)
                 AND max(noticed_at) < clock_timestamp() - make_interval(secs => %(seconds)s), false)
-FROM memory_pipeline.setback;
+FROM memory_pipeline.rollback_sign;
 
--- name: swept!
+-- name: record_sweep!
 -- Note that no collection of a forgotten state is left.
-UPDATE memory_pipeline.setback SET swept_at = clock_timestamp() WHERE swept_at IS NULL;
+UPDATE memory_pipeline.rollback_sign SET swept_at = clock_timestamp() WHERE swept_at IS NULL;
 
 -- name: known_generations
 -- Tell which of these generations the registry knows.

@@ -1,6 +1,6 @@
 -- Leases: one writer a tenant, on Postgres' clock. The token only grows.
 
--- name: take^
+-- name: acquire_lease^
 -- Take the lease if nobody holds it; tell the new token and how often in a row it was in vain, or nothing. Nor is it waited for whoever
 -- has the row locked: one that was frozen between a lock and its commit would hold up everybody.
 UPDATE memory_pipeline.tenant
@@ -14,13 +14,13 @@ WHERE tenant = (
 )
 RETURNING lease_token, retries;
 
--- name: renew!
+-- name: renew_lease!
 -- Extend the lease, only under its token and only while it stands.
 UPDATE memory_pipeline.tenant
 SET lease_until = clock_timestamp() + make_interval(secs => %(lease_seconds)s)
 WHERE tenant = %(tenant)s AND lease_token = %(token)s AND lease_until > clock_timestamp();
 
--- name: release!
+-- name: release_lease!
 -- Give the lease back after success, only under its token.
 UPDATE memory_pipeline.tenant
 SET lease_until = NULL, lease_owner = NULL, retry_at = NULL, retries = 0, last_error = NULL,
@@ -32,6 +32,6 @@ WHERE tenant = %(tenant)s AND lease_token = %(token)s;
 UPDATE memory_pipeline.tenant
 SET lease_until = NULL, lease_owner = NULL, retries = retries + 1, last_error = %(error)s,
     retry_at = clock_timestamp() + make_interval(secs =>
-        least(%(retry_limit_seconds)s, %(retry_seconds)s * power(2, least(retries, 16)))
+        least(%(retry_max_seconds)s, %(retry_seconds)s * power(2, least(retries, 16)))
         * (0.75 + random() / 2))
 WHERE tenant = %(tenant)s AND lease_token = %(token)s;

@@ -41,7 +41,7 @@ WHERE named.tenant IS NOT NULL
   AND (%(paused)s OR t.retry_at IS NULL OR t.retry_at <= clock_timestamp())
 ORDER BY oldest.changed_at;
 
--- name: hold_for_claim^
+-- name: lock_lease^
 -- Lock the lease for this transaction and tell the generations to write; nothing when it is lost.
 -- A damaged live generation is not written; the one that will take its place is.
 SELECT CASE WHEN g.state = 'live' THEN t.live END AS live, t.building
@@ -67,7 +67,7 @@ SET claim_token = %(token)s
 FROM due
 WHERE c.tenant = %(tenant)s AND c.seq = due.seq
 RETURNING c.seq, c.memory_id, due.claim_token AS claimed_before,
-          c.again, CASE WHEN c.memory_id IS NOT NULL AND NOT c.confirm AND NOT c.again
+          c.recheck, CASE WHEN c.memory_id IS NOT NULL AND NOT c.confirm AND NOT c.recheck
                THEN extract(epoch FROM clock_timestamp() - c.changed_at)::float8 END AS age;
 
 -- name: schedule_confirms!
@@ -91,7 +91,7 @@ WHERE c.tenant = %(tenant)s AND c.seq = ANY(%(seqs)s::bigint[]) AND c.claim_toke
         AND t.lease_until > clock_timestamp()
   );
 
--- name: let_go!
+-- name: unclaim!
 -- Give changes back unclaimed, not before a pause; only where nothing was sent for them.
 UPDATE memory_pipeline.change c
 SET claim_token = NULL,
@@ -102,7 +102,7 @@ WHERE c.tenant = %(tenant)s AND c.seq = ANY(%(seqs)s::bigint[]) AND c.claim_toke
 -- name: enqueue!
 -- Append changes of memories that are to be looked at again. What stands beside a reset that an
 -- unproven tenant waits for may be what that has found: the tenant waits for it too.
-INSERT INTO memory_pipeline.change (tenant, memory_id, again, unproven)
+INSERT INTO memory_pipeline.change (tenant, memory_id, recheck, unproven)
 SELECT %(tenant)s, m, true, EXISTS (
     SELECT FROM memory_pipeline.change r
     WHERE r.tenant = %(tenant)s AND r.unproven AND r.memory_id IS NULL
@@ -197,7 +197,7 @@ WHERE p.memory_id = ANY(%(memory_ids)s::bigint[])
 -- Count the tenant's changes, whatever their state.
 SELECT count(*) FROM memory_pipeline.change WHERE tenant = %(tenant)s;
 
--- name: excuses
+-- name: expected_differences
 -- Tell which of these memories have a change that waits, claimed or not, or are buried, waived or not. A reset or a
 -- TRUNCATE that waits is about all of them (NULL). What a rebuild under way covers is no excuse.
 SELECT DISTINCT 'pending' AS why, c.memory_id
@@ -214,7 +214,7 @@ FROM memory_pipeline.failure f
 WHERE f.tenant = %(tenant)s AND f.memory_id = ANY(%(memory_ids)s::bigint[])
   AND f.buried_at IS NOT NULL;
 
--- name: due$
+-- name: has_due_changes$
 -- Say whether a tenant has a change that could be claimed now.
 SELECT EXISTS (
     SELECT FROM memory_pipeline.change c JOIN memory_pipeline.tenant t ON t.tenant = c.tenant
@@ -223,6 +223,6 @@ SELECT EXISTS (
       AND (c.covered_by IS NULL OR c.covered_by IS DISTINCT FROM t.building)
 );
 
--- name: newest$
+-- name: newest_seq$
 -- Tell the number of a tenant's newest change.
 SELECT coalesce(max(seq), 0) FROM memory_pipeline.change WHERE tenant = %(tenant)s;

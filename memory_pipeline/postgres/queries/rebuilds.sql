@@ -1,19 +1,19 @@
 -- Rebuilds. Whoever writes a tenant's row names itself as its owner; whoever writes a generation, or
 -- says that it was written, names the token of the tenant's lease.
 
--- name: ask!
+-- name: request_rebuild!
 -- Note which tenants a rebuild is for; those it knows already stay as they are.
 INSERT INTO memory_pipeline.rebuild (id, tenant, re_embed)
 SELECT %(id)s, t, %(re_embed)s FROM unnest(%(tenants)s::text[]) AS t
 ON CONFLICT (id, tenant) DO NOTHING;
 
--- name: end_dead!
+-- name: fail_dead_parts!
 -- Close the tenant's part in another rebuild whose process is gone.
 UPDATE memory_pipeline.rebuild
 SET state = 'failed', ended_at = clock_timestamp(), error = 'its process ended; another rebuild took over'
 WHERE tenant = %(tenant)s AND id <> %(id)s AND state = 'running' AND owned_until <= clock_timestamp();
 
--- name: own^
+-- name: acquire_part^
 -- Become the owner of a tenant's part in a rebuild; nothing where it is done or somebody else's.
 UPDATE memory_pipeline.rebuild r
 SET state = 'running', owner = %(owner)s, error = NULL, ended_at = NULL,
@@ -28,11 +28,11 @@ WHERE r.id = %(id)s AND r.tenant = %(tenant)s
   )
 RETURNING r.re_embed;
 
--- name: state_of$
+-- name: part_state$
 -- Tell how far a rebuild is with a tenant.
 SELECT state FROM memory_pipeline.rebuild WHERE id = %(id)s AND tenant = %(tenant)s;
 
--- name: left_by^
+-- name: checkpoint^
 -- Tell how far the generation that is building was filled, by whomever: each went on where another
 -- was. Its vectors are new where all of them have computed them anew.
 SELECT max(r.through) AS through, bool_and(r.re_embed) AS re_embed
@@ -40,13 +40,13 @@ FROM memory_pipeline.rebuild r
 WHERE r.tenant = %(tenant)s AND r.generation = %(generation)s
 HAVING count(*) > 0;
 
--- name: renew_ownership!
+-- name: renew_part!
 -- Go on being the owner.
 UPDATE memory_pipeline.rebuild
 SET owned_until = clock_timestamp() + make_interval(secs => %(seconds)s)
 WHERE id = %(id)s AND tenant = %(tenant)s AND owner = %(owner)s AND state = 'running';
 
--- name: resume!
+-- name: resume_part!
 -- Go on with the generation that was being filled, from where that ended; only as the owner.
 UPDATE memory_pipeline.rebuild SET generation = %(generation)s, through = %(through)s
 WHERE id = %(id)s AND tenant = %(tenant)s AND owner = %(owner)s AND state = 'running';
@@ -96,12 +96,12 @@ SELECT EXISTS (
       AND t.building = %(generation)s AND r.owner = %(owner)s AND r.state = 'running'
 );
 
--- name: give_back!
+-- name: return_lease!
 -- Give the lease back, only under its token; says nothing of a sync.
 UPDATE memory_pipeline.tenant SET lease_until = NULL, lease_owner = NULL
 WHERE tenant = %(tenant)s AND lease_token = %(token)s;
 
--- name: chunk_done!
+-- name: record_chunk!
 -- Record a chunk as done and give the lease back; only under the token that wrote it, while the
 -- generation is the building one, and as the owner.
 WITH mine AS (
@@ -151,12 +151,12 @@ WITH mine AS (
 )
 SELECT count(*) FROM mine;
 
--- name: lay_down!
+-- name: release_part!
 -- Leave a tenant's part to whoever goes on with the rebuild; only as the owner.
 UPDATE memory_pipeline.rebuild SET state = 'waiting', owner = NULL, owned_until = NULL
 WHERE id = %(id)s AND tenant = %(tenant)s AND owner = %(owner)s AND state = 'running';
 
--- name: close!
+-- name: fail_part!
 -- Close a tenant's part in a rebuild that did not end well; only as the owner. What was filled stays
 -- for the next attempt.
 UPDATE memory_pipeline.rebuild
@@ -168,7 +168,7 @@ WHERE id = %(id)s AND tenant = %(tenant)s AND owner = %(owner)s AND state = 'run
 SELECT id, bool_or(re_embed) AS re_embed FROM memory_pipeline.rebuild
 WHERE starts_with(id, %(prefix)s)
 GROUP BY id HAVING bool_or(state IN ('waiting', 'running'))
-ORDER BY max(asked_at) DESC LIMIT 1;
+ORDER BY max(requested_at) DESC LIMIT 1;
 
 -- name: progress^
 -- Count the tenants of a rebuild by state, and what was written for them.

@@ -122,7 +122,7 @@ SELECT id FROM memory_pipeline.installation;
 -- name: servers
 -- Tell every registered server, how many memories the generations hold that it serves, and from
 -- where its marker was last written.
-SELECT s.id, s.url, s.state, coalesce(sum(g.memories), 0)::bigint AS memories, s.home
+SELECT s.id, s.url, s.state, coalesce(sum(g.memories), 0)::bigint AS memories, s.database_id
 FROM memory_pipeline.server s
 LEFT JOIN memory_pipeline.generation g
     ON g.server = s.id AND g.state IN ('new', 'building', 'live') AND g.dropped_at IS NULL

@@ -1,25 +1,25 @@
 -- Live processes and the freshness that they measure.
 
--- name: beat!
+-- name: heartbeat!
 -- Say that a live process is there; forget those that have not said so for a day.
 WITH forgotten AS (
     DELETE FROM memory_pipeline.worker
-    WHERE id <> %(id)s AND beat_at < clock_timestamp() - interval '1 day'
+    WHERE id <> %(id)s AND heartbeat_at < clock_timestamp() - interval '1 day'
 )
 INSERT INTO memory_pipeline.worker (id, host, pid, version)
 VALUES (%(id)s, %(host)s, %(pid)s, %(version)s)
-ON CONFLICT (id) DO UPDATE SET beat_at = clock_timestamp();
+ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp();
 
--- name: leave!
+-- name: deregister!
 -- A live process ends.
 DELETE FROM memory_pipeline.worker WHERE id = %(id)s;
 
 -- name: workers
 -- Tell every live process that was there of late.
 SELECT id, host, pid, version, started_at,
-       extract(epoch FROM clock_timestamp() - beat_at)::float8 AS silent_seconds
+       extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS silent_seconds
 FROM memory_pipeline.worker
-WHERE beat_at > clock_timestamp() - make_interval(secs => %(seconds)s)
+WHERE heartbeat_at > clock_timestamp() - make_interval(secs => %(seconds)s)
 ORDER BY started_at;
 
 -- name: record_freshness!

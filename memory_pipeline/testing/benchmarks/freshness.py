@@ -25,7 +25,7 @@ from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.testing.benchmarks.floor import hint, serving
 from memory_pipeline.testing.benchmarks.limit import (
-    Way,
+    LoadMethod,
     collection_name,
     connect,
     fresh_servers,
@@ -74,7 +74,7 @@ def bench_freshness(
             mine = own(settings_of(settings, postgres, "filled", urls), home)
             client = connect(urls[0])
             ours = opened_collections(mine, client)
-            load_documents(urls, documents(load, recipe_from(settings)), Way(1, 250))
+            load_documents(urls, documents(load, recipe_from(settings)), LoadMethod(1, 250))
             theirs = {tenant: _opened(client, collection_name(tenant)) for tenant in ours}
             hint(floor_url)
             its = mine.model_copy(update={"database_url": SecretStr(floor_url)})

@@ -40,7 +40,7 @@ REQUEST_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class LoadMethod:
     """A way to load: how many threads a server, how many documents a request."""
 
     threads: int
@@ -48,14 +48,14 @@ class Way:
 
 
 # What a first script does: one request a row.
-NAIVE = Way(threads=1, batch=1)
+NAIVE = LoadMethod(threads=1, batch=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
     """How fast documents were loaded in one way; making the collections is part of the time."""
 
-    way: Way
+    way: LoadMethod
     servers: int
     documents: int
     seconds: float
@@ -83,7 +83,7 @@ class Limit:
         call = self._process.submit(_trials, self.home, self.load, self.recipe, servers, rounds)
         return call.result()
 
-    def rate(self, way: Way, *, servers: int = 1) -> Rate:
+    def rate(self, way: LoadMethod, *, servers: int = 1) -> Rate:
         """Load all documents in this way."""
         call = self._process.submit(_rate, self.home, self.load, self.recipe, servers, way)
         return call.result()
@@ -101,7 +101,7 @@ def limit_of(home: Path, load: Load, recipe: Recipe) -> Iterator[Limit]:
         yield Limit(home, load, recipe, process)
 
 
-def load_documents(urls: Sequence[str], tenants: Sequence[Documents], way: Way) -> Rate:
+def load_documents(urls: Sequence[str], tenants: Sequence[Documents], way: LoadMethod) -> Rate:
     """Load documents into new collections, one a tenant, tenants dealt out to servers and threads.
 
     1. create the collections and prime each with ``count()``
@@ -170,7 +170,7 @@ def _documents(load: Load, recipe: Recipe) -> tuple[Documents, ...]:
     return tuple(documents(load, recipe))
 
 
-def _rate(home: Path, load: Load, recipe: Recipe, servers: int, way: Way) -> Rate:
+def _rate(home: Path, load: Load, recipe: Recipe, servers: int, way: LoadMethod) -> Rate:
     return _measure(home, _documents(load, recipe), servers, way)
 
 
@@ -182,7 +182,7 @@ def _trials(home: Path, load: Load, recipe: Recipe, servers: int, rounds: int) -
     """Try all ways in turns, back and forth: what changes on the machine meets every way."""
     part = _some(_documents(load, recipe), TRIAL_DOCUMENTS)
     ways = _ways(max(map(len, part)))
-    rates: defaultdict[Way, list[Rate]] = defaultdict(list)
+    rates: defaultdict[LoadMethod, list[Rate]] = defaultdict(list)
     for turn in range(rounds):
         for way in ways[:: -1 if turn % 2 else 1]:
             rates[way].append(_measure(home, part, servers, way))
@@ -193,10 +193,10 @@ def _trials(home: Path, load: Load, recipe: Recipe, servers: int, rounds: int) -
     return sorted(medians, key=lambda rate: rate.seconds)
 
 
-def _ways(largest: int) -> list[Way]:
+def _ways(largest: int) -> list[LoadMethod]:
     """List the ways that differ: a batch beyond the largest tenant is no other batch."""
     batches = [b for b, smaller in zip(BATCHES, (0, *BATCHES), strict=False) if smaller < largest]
-    return [Way(threads, batch) for threads, batch in product(THREADS, batches)]
+    return [LoadMethod(threads, batch) for threads, batch in product(THREADS, batches)]
 
 
 def _some(tenants: Sequence[Documents], count: int) -> list[Documents]:
@@ -204,7 +204,7 @@ def _some(tenants: Sequence[Documents], count: int) -> list[Documents]:
     return [one.part(0, count // len(few)) for one in few]
 
 
-def _measure(home: Path, tenants: Sequence[Documents], servers: int, way: Way) -> Rate:
+def _measure(home: Path, tenants: Sequence[Documents], servers: int, way: LoadMethod) -> Rate:
     with fresh_servers(home, servers) as urls:
         return load_documents(urls, tenants, way)
 
@@ -217,7 +217,7 @@ def _deal(tenants: Sequence[Documents], hands: int) -> list[list[Documents]]:
     return dealt
 
 
-def _lanes(share: Sequence[Documents], way: Way) -> list[list[Documents]]:
+def _lanes(share: Sequence[Documents], way: LoadMethod) -> list[list[Documents]]:
     """Cut a server's share into requests, in the order in which each thread sends them."""
     if len(share) < way.threads:
         requests = [part for one in share for part in _parts(one, way.batch)]

@@ -57,7 +57,7 @@ REMOVE = "DELETE FROM public.memory_logs WHERE user_id = %s"
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class Disturbance:
     """What is wrong with the tenant: so many memories of each batch, or its collection."""
 
     poison: int = 0
@@ -65,10 +65,10 @@ class Trouble:
 
 
 TROUBLES = {
-    "calm": Trouble(),
-    "one_of_a_batch_is_poison": Trouble(poison=1),
-    "all_is_poison": Trouble(poison=BATCH),
-    "its_collection_is_deleted": Trouble(damage=True),
+    "calm": Disturbance(),
+    "one_of_a_batch_is_poison": Disturbance(poison=1),
+    "all_is_poison": Disturbance(poison=BATCH),
+    "its_collection_is_deleted": Disturbance(damage=True),
 }
 
 
@@ -134,7 +134,7 @@ def bench_neighbours(
 class Troubled:
     """One tenant that brings a batch every few seconds, with something wrong with it."""
 
-    def __init__(self, url: str, client: Any, trouble: Trouble, load: Load) -> None:
+    def __init__(self, url: str, client: Any, trouble: Disturbance, load: Load) -> None:
         self._url = url
         self._client = client
         self._trouble = trouble

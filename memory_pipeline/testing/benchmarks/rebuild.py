@@ -47,7 +47,7 @@ class Run:
     seconds: float
     documents: int
     done: int
-    mended: int
+    repaired: int
     peak_mb: float
 
     @property
@@ -122,7 +122,7 @@ def bench_rebuild(
         "limit_runs": [round(r.per_second, 1) for r in limits],
         "runs": [round(r.per_second, 1) for r in proven],
         "runs_without_verify": [round(r.per_second, 1) for r in bare],
-        "mended": sum(r.mended for r in proven),
+        "repaired": sum(r.repaired for r in proven),
         "peak_mb": peak,
         "peak_mb_at_small": smallest.peak_mb,
         "small": asdict(small),
@@ -219,8 +219,8 @@ def main(answer: Path, *, proves: bool) -> None:
         raise RuntimeError(f"{len(wrong)} tenants were not rebuilt: {wrong[0].reason}")
     peak_mb = median([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024])
     written = sum(r.written for r in rebuilt)
-    mended = sum(r.mended for r in rebuilt)
-    run = Run(seconds, written, len(rebuilt), mended, peak_mb)
+    repaired = sum(r.repaired for r in rebuilt)
+    run = Run(seconds, written, len(rebuilt), repaired, peak_mb)
     answer.write_text(json.dumps(asdict(run)))
 
 

@@ -22,7 +22,7 @@ from memory_pipeline.settings import Settings
 READY_SECONDS = 120.0
 STOP_SECONDS = 30.0
 
-LIVE = (*script("memory-pipeline"), "live", "--no-lineage")
+LIVE = (*script("memory-pipeline"), "live", "--no-dagster")
 INSERT = (
     "INSERT INTO public.memory_logs (user_id, project_id, raw_data, embedding)"
     " VALUES (%s, %s, %s, %s) RETURNING id"

@@ -24,8 +24,8 @@ from memory_pipeline.testing.benchmarks.limit import (
     THREADS,
     TRIAL_DOCUMENTS,
     TRIAL_ROUNDS,
+    LoadMethod,
     Rate,
-    Way,
     collection_name,
     connect,
     fresh_servers,
@@ -96,7 +96,7 @@ def _trials(
 ) -> list[Rate]:
     """Try each number of threads on a part, back and forth; the fastest first."""
     part = [one.part(0, -(-TRIAL_DOCUMENTS // len(many))) for one in many]
-    ways = [Way(threads, batch) for threads in THREADS]
+    ways = [LoadMethod(threads, batch) for threads in THREADS]
     rates = [
         _limit(home, few, part, way)
         for turn in range(TRIAL_ROUNDS)
@@ -108,7 +108,9 @@ def _trials(
     return sorted(fastest.values(), key=lambda rate: rate.seconds)
 
 
-def _limit(home: Path, few: Sequence[Documents], many: Sequence[Documents], way: Way) -> Rate:
+def _limit(
+    home: Path, few: Sequence[Documents], many: Sequence[Documents], way: LoadMethod
+) -> Rate:
     """Upsert into collections that hold a few documents, on a fresh server."""
     with fresh_servers(home, 1) as urls:
         load_documents(urls, few, way)

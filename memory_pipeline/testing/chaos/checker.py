@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memory_pipeline.domain.types import MemoryId, TenantId, memory_id_of
-from memory_pipeline.testing.chaos.expected_state import NOWHERE, Books, Known, Placed
+from memory_pipeline.testing.chaos.expected_state import NOWHERE, Books, KnownState, Placed
 from memory_pipeline.testing.chaos.history import Broken, Row, Sight, Write
 from memory_pipeline.testing.chaos.payloads import digest
 
@@ -153,7 +153,7 @@ def _stranger(
     row = final.memories.get(memory_id)
     if row is not None:
         return ("" if row[0] == tenant else "foreign"), memory_id
-    known = books.known.get(memory_id, Known())
+    known = books.known.get(memory_id, KnownState())
     return ("resurrected" if known.stood else "unexpected"), memory_id
 
 
@@ -162,7 +162,7 @@ def wrongly_buried(ledger: Ledger, final: Final) -> Iterator[Violation]:
     planted = {
         (tenant, memory_id)
         for memory_id, tenant in ledger.planted.items()
-        if ledger.books.known.get(memory_id, Known()).states != NOWHERE
+        if ledger.books.known.get(memory_id, KnownState()).states != NOWHERE
     }
     buried = set(final.buried)
     for tenant, memory_id in sorted(buried - planted):

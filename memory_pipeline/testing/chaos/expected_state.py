@@ -25,7 +25,7 @@ NOWHERE: frozenset[State] = frozenset({None})
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownState:
     """What is known of a memory: the states it may be in, since when, and whether it ever stood.
 
     ``captured``: how many changes Postgres must have written down of it, at the least.
@@ -41,7 +41,7 @@ class Known:
 class Books:
     """The states that each memory may be in. Threads may share it."""
 
-    known: dict[MemoryId, Known] = field(default_factory=dict)
+    known: dict[MemoryId, KnownState] = field(default_factory=dict)
     _busy: set[MemoryId] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -57,7 +57,7 @@ class Books:
             new = Placed(write.tenant, write.digest)
         with self._lock:
             self._busy.discard(write.memory_id)
-            before = self.known.get(write.memory_id, Known())
+            before = self.known.get(write.memory_id, KnownState())
             if write.verdict == "fail":
                 self.known[write.memory_id] = before
                 return
@@ -66,7 +66,7 @@ class Books:
             if write.verdict == "ok":
                 states = frozenset({new})
                 captured += min(_tenants_told(state, new) for state in before.states)
-            self.known[write.memory_id] = Known(states, write.ended, stood, captured)
+            self.known[write.memory_id] = KnownState(states, write.ended, stood, captured)
 
     def certain(self, memory_id: MemoryId, *, since: int) -> tuple[bool, State]:
         """Tell whether a memory has been in one known state ever since, and in which."""

@@ -1,6 +1,6 @@
 """The command line as users start it, but that its model fails when it is told to.
 
-    python -m memory_pipeline.testing.chaos.failing_embedder FILE live --no-lineage
+    python -m memory_pipeline.testing.chaos.failing_embedder FILE live --no-dagster
     python -m memory_pipeline.testing.chaos.failing_embedder FILE dagster-run incremental_sync
 
 FILE says what is wrong with the model now: nothing (empty or absent), ``unavailable``, or

@@ -21,7 +21,7 @@ from memory_pipeline.testing.chaos.injections import (
     transaction_open,
 )
 from memory_pipeline.testing.chaos.stack import LEASE_SECONDS
-from memory_pipeline.testing.link_faults import Way
+from memory_pipeline.testing.link_faults import LinkFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +49,26 @@ def some(low: float, high: float) -> Callable[[random.Random], float]:
 SHARE = some(0.2, 1.0)
 FREEZE = (1.0, 3 * LEASE_SECONDS)
 LINKS = (
-    ("lost replies", "chroma", lambda c: Way("lost", share=SHARE(c))),
-    ("429", "chroma", lambda c: Way("answer", status=429, share=SHARE(c))),
-    ("500", "chroma", lambda c: Way("answer", status=c.choice([500, 502, 503]), share=SHARE(c))),
-    ("resets", "chroma", lambda c: Way("reset", share=SHARE(c))),
-    ("refused", "chroma", lambda _: Way("refuse")),
-    ("stalled", "chroma", lambda c: Way(c.choice(["stall", "deaf"]))),
-    ("slow", "chroma", lambda c: Way("slow", seconds=c.uniform(0, 0.3), bytes_a_second=2e5)),
-    ("cut replies", "chroma", lambda c: Way("cut", bytes=c.randint(0, 300), share=SHARE(c))),
-    ("resets", "postgres", lambda c: Way("reset", share=c.uniform(0.02, 0.5))),
-    ("stalled", "postgres", lambda c: Way(c.choice(["stall", "deaf"]))),
-    ("slow", "postgres", lambda c: Way("slow", seconds=c.uniform(0, 0.05), bytes_a_second=1e6)),
-    ("lost replies", "postgres", lambda c: Way("lost", share=c.uniform(0.02, 0.3))),
+    ("lost replies", "chroma", lambda c: LinkFault("lost", share=SHARE(c))),
+    ("429", "chroma", lambda c: LinkFault("answer", status=429, share=SHARE(c))),
+    (
+        "500",
+        "chroma",
+        lambda c: LinkFault("answer", status=c.choice([500, 502, 503]), share=SHARE(c)),
+    ),
+    ("resets", "chroma", lambda c: LinkFault("reset", share=SHARE(c))),
+    ("refused", "chroma", lambda _: LinkFault("refuse")),
+    ("stalled", "chroma", lambda c: LinkFault(c.choice(["stall", "deaf"]))),
+    ("slow", "chroma", lambda c: LinkFault("slow", seconds=c.uniform(0, 0.3), bytes_a_second=2e5)),
+    ("cut replies", "chroma", lambda c: LinkFault("cut", bytes=c.randint(0, 300), share=SHARE(c))),
+    ("resets", "postgres", lambda c: LinkFault("reset", share=c.uniform(0.02, 0.5))),
+    ("stalled", "postgres", lambda c: LinkFault(c.choice(["stall", "deaf"]))),
+    (
+        "slow",
+        "postgres",
+        lambda c: LinkFault("slow", seconds=c.uniform(0, 0.05), bytes_a_second=1e6),
+    ),
+    ("lost replies", "postgres", lambda c: LinkFault("lost", share=c.uniform(0.02, 0.3))),
 )
 
 

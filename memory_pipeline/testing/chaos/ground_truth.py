@@ -41,7 +41,7 @@ BURIED = "SELECT tenant, memory_id FROM memory_pipeline.failure WHERE buried_at 
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ChromaSource:
     """A memory as Postgres has it."""
 
     tenant: TenantId
@@ -65,18 +65,19 @@ class Eyes:
         self._url = chroma_url
         self._client: Any = None
 
-    def rows(self, ids: Sequence[MemoryId]) -> dict[MemoryId, Source]:
+    def rows(self, ids: Sequence[MemoryId]) -> dict[MemoryId, ChromaSource]:
         """Return these memories, those that there are."""
         return self._sources(ROWS, [list(ids)])
 
-    def all_rows(self) -> dict[MemoryId, Source]:
+    def all_rows(self) -> dict[MemoryId, ChromaSource]:
         """Return every memory."""
         return self._sources(ALL_ROWS, [])
 
-    def _sources(self, query: str, values: Sequence[object]) -> dict[MemoryId, Source]:
+    def _sources(self, query: str, values: Sequence[object]) -> dict[MemoryId, ChromaSource]:
         rows = self.connection.execute(query.encode(), values)
         return {
-            MemoryId(row[0]): Source(TenantId(row[1]), row[2], row[3]) for row in rows.fetchall()
+            MemoryId(row[0]): ChromaSource(TenantId(row[1]), row[2], row[3])
+            for row in rows.fetchall()
         }
 
     def some_ids(self, tenant: TenantId, count: int) -> list[MemoryId]:

@@ -94,7 +94,7 @@ class History:
             self._out.close()
 
 
-class Reading:
+class HistoryReader:
     """Reads the rows back, one at a time, and goes on where it was when more have come."""
 
     def __init__(self, file: Path) -> None:

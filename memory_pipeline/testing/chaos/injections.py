@@ -11,12 +11,12 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 import psycopg
 
 from memory_pipeline.local.processes import ServiceFailed, wait_until
-from memory_pipeline.testing.chaos.stack import Stack
-from memory_pipeline.testing.link_faults import PASS, Way
+from memory_pipeline.testing.chaos.stack import PrivateStack
+from memory_pipeline.testing.link_faults import PASS, LinkFault
 from memory_pipeline.testing.proxy import Link
 
 Broken = Generator[str]
-Break = Callable[[Stack, random.Random], AbstractContextManager[str]]
+Break = Callable[[PrivateStack, random.Random], AbstractContextManager[str]]
 BACK_SECONDS = 120.0
 TERMINATE = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -33,7 +33,7 @@ PIN = "SELECT count(*), pg_current_xact_id() FROM public.memory_logs"
 
 
 @contextmanager
-def killed(stack: Stack, chance: random.Random) -> Broken:
+def killed(stack: PrivateStack, chance: random.Random) -> Broken:
     """Kill a live process."""
     resident = chance.choice(stack.residents)
     resident.kill()
@@ -44,7 +44,7 @@ def killed(stack: Stack, chance: random.Random) -> Broken:
 
 
 @contextmanager
-def frozen(stack: Stack, chance: random.Random) -> Broken:
+def frozen(stack: PrivateStack, chance: random.Random) -> Broken:
     """Stop a live process in the middle of whatever it does; or all, as a machine sleeps."""
     all_of_them = chance.random() < 0.2  # noqa: PLR2004 - seldom
     chosen = stack.residents if all_of_them else [chance.choice(stack.residents)]
@@ -58,7 +58,7 @@ def frozen(stack: Stack, chance: random.Random) -> Broken:
 
 
 @contextmanager
-def stopped(stack: Stack, chance: random.Random) -> Broken:
+def stopped(stack: PrivateStack, chance: random.Random) -> Broken:
     """Tell a live process to end in the middle of its batches."""
     resident = chance.choice(stack.residents)
     code = resident.stop()
@@ -72,7 +72,7 @@ def stopped(stack: Stack, chance: random.Random) -> Broken:
 
 
 @contextmanager
-def backends_killed(stack: Stack, _chance: random.Random) -> Broken:
+def backends_killed(stack: PrivateStack, _chance: random.Random) -> Broken:
     """Cut every connection that the pipeline has."""
     with stack.connect("chaos-nemesis") as connection:
         row = connection.execute(TERMINATE).fetchone()
@@ -83,7 +83,7 @@ def postgres_down(number: signal.Signals) -> Break:
     """Make a fault that ends the server by a signal."""
 
     @contextmanager
-    def down(stack: Stack, _chance: random.Random) -> Broken:
+    def down(stack: PrivateStack, _chance: random.Random) -> Broken:
         identity = stack.postgres.identity()
         process = identity.process() if identity else None
         if identity is None or process is None:
@@ -100,7 +100,7 @@ def postgres_down(number: signal.Signals) -> Break:
 
 
 @contextmanager
-def rows_locked(stack: Stack, chance: random.Random) -> Broken:
+def rows_locked(stack: PrivateStack, chance: random.Random) -> Broken:
     """Lock the rows of some tenants and of some changes, as a careless session does."""
     with stack.connect("chaos-nemesis") as connection:
         connection.execute("SET lock_timeout = '3s'")
@@ -113,7 +113,7 @@ def rows_locked(stack: Stack, chance: random.Random) -> Broken:
 
 
 @contextmanager
-def transaction_open(stack: Stack, _chance: random.Random) -> Broken:
+def transaction_open(stack: PrivateStack, _chance: random.Random) -> Broken:
     """Leave a transaction open that pins what vacuum may remove."""
     with stack.connect("chaos-nemesis") as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
@@ -126,7 +126,7 @@ def transaction_open(stack: Stack, _chance: random.Random) -> Broken:
 
 
 @contextmanager
-def chroma_killed(stack: Stack, _chance: random.Random) -> Broken:
+def chroma_killed(stack: PrivateStack, _chance: random.Random) -> Broken:
     """Kill Chroma; it comes back on what it has on disk."""
     with stack.tended.held():
         stack.tended.kill()
@@ -137,7 +137,7 @@ def chroma_killed(stack: Stack, _chance: random.Random) -> Broken:
 
 
 @contextmanager
-def chroma_frozen(stack: Stack, _chance: random.Random) -> Broken:
+def chroma_frozen(stack: PrivateStack, _chance: random.Random) -> Broken:
     """Stop Chroma in the middle of whatever it does."""
     with stack.tended.held():
         process = stack.tended.signal(signal.SIGSTOP)
@@ -148,7 +148,7 @@ def chroma_frozen(stack: Stack, _chance: random.Random) -> Broken:
 
 
 @contextmanager
-def disk_full(stack: Stack, _chance: random.Random) -> Broken:
+def disk_full(stack: PrivateStack, _chance: random.Random) -> Broken:
     """Leave Chroma no room to write."""
     if stack.disk is None:
         raise ServiceFailed("no disk of its own can be mounted here: only root may")
@@ -162,11 +162,11 @@ def disk_full(stack: Stack, _chance: random.Random) -> Broken:
 # ---- links and the model
 
 
-def link_broken(which: str, make: Callable[[random.Random], Way]) -> Break:
+def link_broken(which: str, make: Callable[[random.Random], LinkFault]) -> Break:
     """Make a fault of the way to ``chroma`` or to ``postgres``."""
 
     @contextmanager
-    def broken(stack: Stack, chance: random.Random) -> Broken:
+    def broken(stack: PrivateStack, chance: random.Random) -> Broken:
         link: Link = stack.to_chroma if which == "chroma" else stack.to_postgres
         way = make(chance)
         stack.proxy.switch(link, way)
@@ -182,7 +182,7 @@ def model_fails(how: str) -> Break:
     """Make a fault of the model: ``unavailable``, or it ``refuses`` every text."""
 
     @contextmanager
-    def failing(stack: Stack, _chance: random.Random) -> Broken:
+    def failing(stack: PrivateStack, _chance: random.Random) -> Broken:
         stack.model_file.write_text(how)
         try:
             yield how

@@ -17,7 +17,7 @@ from chromadb.errors import ChromaError
 from memory_pipeline.errors import PipelineError
 from memory_pipeline.testing.chaos.faults import Fault
 from memory_pipeline.testing.chaos.history import Broken, History, now
-from memory_pipeline.testing.chaos.stack import Stack
+from memory_pipeline.testing.chaos.stack import PrivateStack
 
 AT_ONCE = 3
 LOOK_SECONDS = 0.05
@@ -29,7 +29,7 @@ class Nemesis:
     """Runs faults, each in a thread of its own."""
 
     def __init__(
-        self, stack: Stack, faults: Sequence[Fault], history: History, *, seed: int
+        self, stack: PrivateStack, faults: Sequence[Fault], history: History, *, seed: int
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.skipped: dict[str, str] = {}

@@ -14,7 +14,7 @@ from memory_pipeline.testing.chaos.failing_embedder import RUN
 from memory_pipeline.testing.chaos.faults import Fault, fault
 from memory_pipeline.testing.chaos.ground_truth import Eyes
 from memory_pipeline.testing.chaos.history import Sight, now
-from memory_pipeline.testing.chaos.stack import Stack
+from memory_pipeline.testing.chaos.stack import PrivateStack
 
 Broken = Generator[str]
 COMMAND_SECONDS = 180.0
@@ -41,7 +41,9 @@ def _options(tenants: Sequence[TenantId]) -> list[str]:
     return [part for tenant in tenants for part in ("--tenant", tenant)]
 
 
-def _known(stack: Stack, chance: random.Random, tenants: Sequence[TenantId], count: int) -> Any:
+def _known(
+    stack: PrivateStack, chance: random.Random, tenants: Sequence[TenantId], count: int
+) -> Any:
     """Choose tenants that have a collection, with its generation."""
     with stack.connect("chaos-nemesis") as connection:
         live = Eyes(connection, stack.chroma_url).all_live()
@@ -51,7 +53,9 @@ def _known(stack: Stack, chance: random.Random, tenants: Sequence[TenantId], cou
 
 
 @contextmanager
-def rebuild_killed(stack: Stack, chance: random.Random, tenants: Sequence[TenantId]) -> Broken:
+def rebuild_killed(
+    stack: PrivateStack, chance: random.Random, tenants: Sequence[TenantId]
+) -> Broken:
     """Begin a rebuild of some tenants and kill it."""
     chosen = list(_known(stack, chance, tenants, 6))
     child = stack.command("rebuild", *_options(chosen))
@@ -67,7 +71,7 @@ def rebuild_killed(stack: Stack, chance: random.Random, tenants: Sequence[Tenant
 
 
 @contextmanager
-def run_killed(stack: Stack, chance: random.Random) -> Broken:
+def run_killed(stack: PrivateStack, chance: random.Random) -> Broken:
     """Begin a run of Dagster over all tenants and kill its process."""
     job = chance.choice(["incremental_sync", "full_rebuild"])
     child = stack.command(RUN, job)
@@ -79,7 +83,9 @@ def run_killed(stack: Stack, chance: random.Random) -> Broken:
 
 
 @contextmanager
-def verify_beside(stack: Stack, chance: random.Random, tenants: Sequence[TenantId]) -> Broken:
+def verify_beside(
+    stack: PrivateStack, chance: random.Random, tenants: Sequence[TenantId]
+) -> Broken:
     """Verify some tenants while things are broken: nothing may be found that is not so."""
     chosen = list(_known(stack, chance, tenants, 10))
     child = stack.command("verify", "--json", "--sample", "20", *_options(chosen))
@@ -112,7 +118,7 @@ def _findings(said: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def deleted(stack: Stack, chance: random.Random, tenants: Sequence[TenantId]) -> Broken:
+def deleted(stack: PrivateStack, chance: random.Random, tenants: Sequence[TenantId]) -> Broken:
     """Delete a tenant's collection behind the pipeline's back; then repair it."""
 
     def delete(collection: Any) -> str:
@@ -124,7 +130,7 @@ def deleted(stack: Stack, chance: random.Random, tenants: Sequence[TenantId]) ->
 
 
 @contextmanager
-def altered(stack: Stack, chance: random.Random, tenants: Sequence[TenantId]) -> Broken:
+def altered(stack: PrivateStack, chance: random.Random, tenants: Sequence[TenantId]) -> Broken:
     """Delete, alter and add documents behind the pipeline's back; then repair them."""
 
     def alter(collection: Any) -> str:
@@ -155,7 +161,7 @@ def altered(stack: Stack, chance: random.Random, tenants: Sequence[TenantId]) ->
 
 @contextmanager
 def _tampered(
-    stack: Stack,
+    stack: PrivateStack,
     chance: random.Random,
     tenants: Sequence[TenantId],
     tamper: Callable[[Any], str],
@@ -169,7 +175,7 @@ def _tampered(
         repaired(stack, [tenant])
 
 
-def repaired(stack: Stack, tenants: Sequence[TenantId], *, attempts: int = 1) -> None:
+def repaired(stack: PrivateStack, tenants: Sequence[TenantId], *, attempts: int = 1) -> None:
     """Repair tenants; then they are whole again.
 
     Raises:

@@ -9,7 +9,7 @@ from psycopg.rows import dict_row
 
 from memory_pipeline.testing.chaos.checker import Ack, Final
 from memory_pipeline.testing.chaos.ground_truth import Eyes
-from memory_pipeline.testing.chaos.stack import Stack
+from memory_pipeline.testing.chaos.stack import PrivateStack
 
 VERIFY_SECONDS = 1800.0
 
@@ -47,7 +47,7 @@ GROUP BY t.tenant, g.state, c.claim_token, c.confirm, c.covered_by, c.not_before
 class Questions:
     """Asks, around the proxy, each time on a connection of its own."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: PrivateStack) -> None:
         self._stack = stack
 
     def clock(self) -> float:

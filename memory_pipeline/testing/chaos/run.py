@@ -32,12 +32,12 @@ from memory_pipeline.testing.chaos.checker import (
 from memory_pipeline.testing.chaos.expected_state import Books
 from memory_pipeline.testing.chaos.faults import Fault, faults
 from memory_pipeline.testing.chaos.figures import Figures, Options
-from memory_pipeline.testing.chaos.history import History, Reading, now
+from memory_pipeline.testing.chaos.history import History, HistoryReader, now
 from memory_pipeline.testing.chaos.nemesis import Nemesis
 from memory_pipeline.testing.chaos.operator_faults import operators, repaired
 from memory_pipeline.testing.chaos.probes import Questions
 from memory_pipeline.testing.chaos.sampler import Sampler
-from memory_pipeline.testing.chaos.stack import Stack, private_stack
+from memory_pipeline.testing.chaos.stack import PrivateStack, private_stack
 from memory_pipeline.testing.chaos.workload import Workload
 
 ROUND_SECONDS = 300.0
@@ -89,7 +89,7 @@ class _Run:
     """What the steps of a run share."""
 
     def __init__(
-        self, options: Options, stack: Stack, history: History, figures: Figures, tell: Tell
+        self, options: Options, stack: PrivateStack, history: History, figures: Figures, tell: Tell
     ) -> None:
         self._options = options
         self._stack = stack
@@ -97,7 +97,7 @@ class _Run:
         self._figures = figures
         self._tell = tell
         self._ledger = Ledger()
-        self._reading = Reading(history.file)
+        self._reading = HistoryReader(history.file)
         tenants = tenants_of(options.tenants)
         kinds = _chosen([*faults(), *operators(tenants)], options.kinds)
         self._hits = frozenset(fault.kind for fault in kinds if fault.hits_application)

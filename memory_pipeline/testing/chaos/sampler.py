@@ -21,10 +21,10 @@ from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PostgresUnavailable
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.testing.chaos.expected_state import Books
-from memory_pipeline.testing.chaos.ground_truth import Eyes, Source
+from memory_pipeline.testing.chaos.ground_truth import ChromaSource, Eyes
 from memory_pipeline.testing.chaos.history import Sight, now
 from memory_pipeline.testing.chaos.payloads import digest, question
-from memory_pipeline.testing.chaos.stack import Stack
+from memory_pipeline.testing.chaos.stack import PrivateStack
 
 TURN_SECONDS = 0.1
 DOCUMENTS, MEMORIES = 60, 60
@@ -49,7 +49,7 @@ class Sampler:
     """Two threads: one searches, one compares both sides."""
 
     def __init__(
-        self, stack: Stack, tenants: Sequence[TenantId], books: Books, *, seed: int
+        self, stack: PrivateStack, tenants: Sequence[TenantId], books: Books, *, seed: int
     ) -> None:
         self.seen: Counter[str] = Counter()
         self._stack = stack
@@ -172,7 +172,7 @@ class Sampler:
         return found
 
 
-def difference(tenant: TenantId, row: Source | None, text: str | None, *, there: bool) -> str:
+def difference(tenant: TenantId, row: ChromaSource | None, text: str | None, *, there: bool) -> str:
     """Name how a tenant's document differs from what Postgres has; empty: it does not."""
     if row is None or row.tenant != tenant:
         if not there:

@@ -24,7 +24,7 @@ SELECT nextval(pg_get_serial_sequence('public.memory_logs', 'id')) FROM generate
 
 
 @dataclass(slots=True)
-class Plan:
+class PlannedWrite:
     """One memory's part in a statement or transaction; ``told`` False: it is taken back."""
 
     memory_id: MemoryId
@@ -35,7 +35,7 @@ class Plan:
 
 
 def write(
-    connection: psycopg.Connection, sort: Sort, plans: Sequence[Plan], vector: Any = None
+    connection: psycopg.Connection, sort: Sort, plans: Sequence[PlannedWrite], vector: Any = None
 ) -> None:
     """Send the statement, or the transaction, of a sort; ``vector`` is the application's own."""
     if sort in {"insert", "poison"}:
@@ -58,7 +58,7 @@ def write(
                 raise psycopg.Rollback(outer)
 
 
-def insert(connection: psycopg.Connection, one: Plan, vector: Any = None) -> None:
+def insert(connection: psycopg.Connection, one: PlannedWrite, vector: Any = None) -> None:
     """Insert a memory."""
     values = (one.memory_id, one.tenant, "chaos", _json(one.value), vector)
     connection.execute(INSERT, values)
@@ -69,7 +69,7 @@ def new_ids(connection: psycopg.Connection, count: int) -> list[MemoryId]:
     return [MemoryId(row[0]) for row in connection.execute(NEW_IDS, (count,)).fetchall()]
 
 
-def _alter(connection: psycopg.Connection, one: Plan) -> None:
+def _alter(connection: psycopg.Connection, one: PlannedWrite) -> None:
     if one.tenant is None:
         connection.execute(DELETE, (one.memory_id,))
     elif one.changed:

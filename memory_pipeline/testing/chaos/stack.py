@@ -33,7 +33,7 @@ PROGRAM = (sys.executable, "-m", "memory_pipeline.testing.chaos.failing_embedder
 DATABASE = "chaos"
 # Shorter than usual, so that a run sees many of them end; and long enough for a loaded machine.
 LEASE_SECONDS, REQUEST_SECONDS, GRACE_SECONDS = 4.0, 2.5, 1.5
-RETRY_SECONDS, RETRY_LIMIT_SECONDS = 0.5, 5.0
+RETRY_SECONDS, RETRY_MAX_SECONDS = 0.5, 5.0
 TEND_SECONDS = 0.3
 # What the product gives it is ten times that.
 LOCKED_SECONDS = 3.0
@@ -70,7 +70,7 @@ CREATE TRIGGER record_ack BEFORE DELETE ON memory_pipeline.change
 
 
 @dataclass(slots=True)
-class Stack:
+class PrivateStack:
     """What runs, and where."""
 
     home: Path
@@ -139,7 +139,7 @@ class Stack:
 @contextmanager
 def private_stack(
     history: History, *, seed: int, lives: int = 2, program: Sequence[str] = PROGRAM
-) -> Iterator[Stack]:
+) -> Iterator[PrivateStack]:
     """Start everything, lend it, and take all of it away again."""
     with ExitStack() as ending:
         home = Path(
@@ -167,7 +167,7 @@ def private_stack(
         to_postgres = proxy.add(Link("postgres", postgres.sockets / SOCKET_NAME, seed=seed + 1))
         settings = _settings(home, to_postgres.port, to_chroma.port)
         migrate(settings, vectors="trust")
-        stack = Stack(
+        stack = PrivateStack(
             home=home,
             postgres=postgres,
             tended=TendedChroma(chroma),
@@ -204,17 +204,17 @@ def _settings(home: Path, postgres_port: int, chroma_port: int) -> Settings:
         request_seconds=REQUEST_SECONDS,
         grace_seconds=GRACE_SECONDS,
         retry_seconds=RETRY_SECONDS,
-        retry_limit_seconds=RETRY_LIMIT_SECONDS,
+        retry_max_seconds=RETRY_MAX_SECONDS,
         retire_seconds=10.0,
         metrics_port=None,
     )
 
 
 @contextmanager
-def _residents(stack: Stack, lives: int) -> Iterator[None]:
+def _residents(stack: PrivateStack, lives: int) -> Iterator[None]:
     """Run live processes, and start each again that has ended, as any supervisor would."""
     for number in range(lives):
-        command = [*stack.program, str(stack.model_file), "live", "--no-lineage"]
+        command = [*stack.program, str(stack.model_file), "live", "--no-dagster"]
         log = stack.home / f"live-{number}.log"
         stack.residents.append(Resident(f"live-{number}", command, stack.environment(), log))
 
@@ -237,7 +237,7 @@ def _residents(stack: Stack, lives: int) -> Iterator[None]:
             resident.end()
 
 
-def _wait_until_ready(stack: Stack, lives: int) -> None:
+def _wait_until_ready(stack: PrivateStack, lives: int) -> None:
     with stack.connect("chaos-setup") as connection:
 
         def ready() -> bool:

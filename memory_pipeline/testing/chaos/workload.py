@@ -22,7 +22,7 @@ from memory_pipeline.testing.chaos.expected_state import Books
 from memory_pipeline.testing.chaos.failing_embedder import POISON, REFUSED
 from memory_pipeline.testing.chaos.history import History, Sort, Write, now
 from memory_pipeline.testing.chaos.payloads import content, digest, poison
-from memory_pipeline.testing.chaos.sql_writes import Plan, new_ids, write
+from memory_pipeline.testing.chaos.sql_writes import PlannedWrite, new_ids, write
 
 WRITERS = 3
 IDS_AT_ONCE = 100
@@ -50,7 +50,7 @@ class Mine:
     ids: list[MemoryId] = field(default_factory=list)
     state: dict[MemoryId, tuple[TenantId, Any]] = field(default_factory=dict)
 
-    def settle(self, plans: Sequence[Plan], *, done: bool) -> None:
+    def settle(self, plans: Sequence[PlannedWrite], *, done: bool) -> None:
         """Take note of what stands; what nobody was told of is left alone from now on."""
         for one in plans:
             if done and one.tenant is not None:
@@ -122,7 +122,7 @@ class Workload:
                 (memory_id,) = new_ids(connection, 1)
                 value = poison(chance, POISON if number % 2 else REFUSED)
                 self.poisoned[memory_id] = tenant
-                one = Plan(memory_id, tenant, value)
+                one = PlannedWrite(memory_id, tenant, value)
                 self._tell("poison", [one], partial(write, connection, "poison", [one]))
 
     def _run(self, number: int) -> None:
@@ -168,22 +168,24 @@ class Workload:
             self.changes += len(plans)
         return len(plans)
 
-    def _new(self, ids: Sequence[MemoryId], chance: random.Random) -> list[Plan]:
-        return [Plan(i, self._tenant(chance), content(chance)) for i in ids]
+    def _new(self, ids: Sequence[MemoryId], chance: random.Random) -> list[PlannedWrite]:
+        return [PlannedWrite(i, self._tenant(chance), content(chance)) for i in ids]
 
-    def _change(self, sort: Sort, memory_id: MemoryId, chance: random.Random, mine: Mine) -> Plan:
+    def _change(
+        self, sort: Sort, memory_id: MemoryId, chance: random.Random, mine: Mine
+    ) -> PlannedWrite:
         tenant, value = mine.state[memory_id]
         kind: Sort = sort
         if sort in {"transaction", "rollback"}:
             kind = chance.choices(["update", "delete", "move"], [6, 2, 2])[0]  # type: ignore[assignment]
         told = sort != "rollback"
         if kind == "delete":
-            return Plan(memory_id, None, told=told)
+            return PlannedWrite(memory_id, None, told=told)
         if kind == "move":
-            return Plan(memory_id, self._tenant(chance), value, changed=False, told=told)
-        return Plan(memory_id, tenant, content(chance), told=told)
+            return PlannedWrite(memory_id, self._tenant(chance), value, changed=False, told=told)
+        return PlannedWrite(memory_id, tenant, content(chance), told=told)
 
-    def _tell(self, sort: Sort, plans: Sequence[Plan], do: Callable[[], None]) -> bool:
+    def _tell(self, sort: Sort, plans: Sequence[PlannedWrite], do: Callable[[], None]) -> bool:
         """Do it and write down what came of it; False where nobody knows, or it failed."""
         self._books.begin(one.memory_id for one in plans)
         begun, reason = now(), ""

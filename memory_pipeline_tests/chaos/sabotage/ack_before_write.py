@@ -30,7 +30,7 @@ def write(
         time.sleep(UNTIL_ACKED_SECONDS)
         for generation in targets:
             with suppress(PipelineError):
-                write_documents(self.index, generation, ready, deletes, hold=lambda: 2.0)
+                write_documents(self.index, generation, ready, deletes, renew=lambda: 2.0)
 
     threading.Thread(target=later, daemon=True).start()
     return []

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from memory_pipeline.domain.types import Claim, Failure, MemoryId, Noting
+from memory_pipeline.domain.types import Claim, Failure, MemoryId, ProvenanceUpdate
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.testing.chaos.failing_embedder import main
@@ -19,15 +19,15 @@ def ack(
     lease: Lease,
     claim: Claim,
     *,
-    landed: dict[MemoryId, Noting | None],
+    landed: dict[MemoryId, ProvenanceUpdate | None],
     failures: Sequence[Failure],
     missed: Sequence[MemoryId],
-    again: Sequence[MemoryId],
+    recheck: Sequence[MemoryId],
 ) -> int:
     """Forget what landed; ask for no token."""
-    if failures or missed or again:
+    if failures or missed or recheck:
         return guarded(
-            self, lease, claim, landed=landed, failures=failures, missed=missed, again=again
+            self, lease, claim, landed=landed, failures=failures, missed=missed, recheck=recheck
         )
     time.sleep(WAY_SECONDS)
     with self._database.transaction() as connection:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.domain.types import Document, Generation, MemoryId
-from memory_pipeline.ports import Hold
+from memory_pipeline.ports import RenewLease
 from memory_pipeline.testing.chaos.failing_embedder import main
 
 thorough = ChromaIndex.write
@@ -16,12 +16,12 @@ def write(
     documents: Sequence[Document],
     deletes: Sequence[MemoryId],
     *,
-    hold: Hold,
+    renew: RenewLease,
     fresh: bool = False,
 ) -> None:
     """Write documents alone."""
     del deletes
-    thorough(self, generation, documents, (), hold=hold, fresh=fresh)
+    thorough(self, generation, documents, (), renew=renew, fresh=fresh)
 
 
 ChromaIndex.write = write  # type: ignore[method-assign]
