@@ -9,8 +9,9 @@ from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.chroma.servers import Servers
 from memory_pipeline.content.document import Recipe, recipe_from
 from memory_pipeline.domain.dead_letters import Cause
-from memory_pipeline.domain.types import Rebuilt, TenantId
-from memory_pipeline.embedding.sentence import embedder_from
+from memory_pipeline.domain.outcomes import Rebuilt
+from memory_pipeline.domain.types import TenantId
+from memory_pipeline.embedding.factory import embedder_from
 from memory_pipeline.maintenance.restore_watch import RestoreWatch
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.database import Database

@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from memory_pipeline.domain.changes import Claim
+from memory_pipeline.domain.outcomes import Failure, Outcome
 from memory_pipeline.domain.types import (
     Checkpoint,
-    Claim,
     Document,
-    Failure,
     Generation,
     Memory,
     MemoryId,
-    Outcome,
     Provenance,
     ProvenanceUpdate,
     RebuildId,

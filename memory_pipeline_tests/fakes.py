@@ -18,17 +18,17 @@ from uuid import UUID, uuid4
 import numpy as np
 
 from memory_pipeline.chroma.client import CONTROL_ID
-from memory_pipeline.chroma.reads import NEIGHBOURS, SAME_DISTANCE, Match, Stored
+from memory_pipeline.chroma.reads import NEIGHBOURS, SAME_DISTANCE
+from memory_pipeline.domain.changes import Change, Claim, ExpectedDifferences
 from memory_pipeline.domain.dead_letters import Cause, DeadLetterFilter
+from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import (
     DIMENSION,
-    Change,
     Checkpoint,
-    Claim,
     Document,
-    Failure,
     Generation,
     GenerationState,
+    Match,
     Memory,
     MemoryId,
     Provenance,
@@ -36,6 +36,7 @@ from memory_pipeline.domain.types import (
     RebuildId,
     RebuildPart,
     Scalar,
+    Stored,
     TenantId,
     Token,
     Vector,
@@ -45,7 +46,7 @@ from memory_pipeline.domain.types import (
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, Fenced, Poison, ServerLost
 from memory_pipeline.ports import Index, Lease, RenewLease
 from memory_pipeline.postgres import memories as postgres_memories
-from memory_pipeline.postgres.outbox import MISSED_PAUSE_SECONDS, ExpectedDifferences
+from memory_pipeline.postgres.outbox import MISSED_PAUSE_SECONDS
 from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR, RECENT_SECONDS
 from memory_pipeline.search.conditions import RANGES, kind_of
 from memory_pipeline.settings import Settings

@@ -16,12 +16,12 @@ to one that it has never seen.
 import math
 from dataclasses import dataclass
 
+from memory_pipeline.domain.types import Server
 from memory_pipeline.errors import ChromaUnavailable, ContractError, StillInUse, Transient
 from memory_pipeline.logs import get_logger
 from memory_pipeline.maintenance.cleanup import drop_in_batches
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.detach import PostgresDetach
-from memory_pipeline.postgres.registry import Server
 
 log = get_logger("memory_pipeline.admin.detach")
 

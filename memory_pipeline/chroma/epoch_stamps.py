@@ -9,9 +9,10 @@ from uuid import UUID
 from memory_pipeline.chroma.client import ChromaClient
 from memory_pipeline.chroma.marker import write_stamp
 from memory_pipeline.chroma.server_identity import Marker
+from memory_pipeline.domain.epoch import Comparison
 from memory_pipeline.errors import PipelineError
 from memory_pipeline.logs import get_logger
-from memory_pipeline.postgres.epochs import Comparison, PostgresEpochs
+from memory_pipeline.postgres.epochs import PostgresEpochs
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.settings import Settings
 

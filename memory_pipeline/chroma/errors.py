@@ -8,8 +8,8 @@ from uuid import UUID
 import httpx
 from chromadb.errors import ChromaError, InvalidDimensionException, NotFoundError
 
-from memory_pipeline.domain.dead_letters import without_quotes
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, Poison
+from memory_pipeline.redact import without_quotes
 
 # A collection that says one of these says it for ever: its files or its log are damaged.
 DAMAGE = (

@@ -4,7 +4,6 @@ A read beside a write is sometimes torn, and says what damage says: it is asked 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,10 @@ from memory_pipeline.chroma.torn import retry_torn_reads
 from memory_pipeline.domain.types import (
     DIMENSION,
     Generation,
+    Match,
     MemoryId,
     Scalar,
+    Stored,
     Vector,
     document_id,
     memory_id_of,
@@ -32,24 +33,6 @@ EXHAUSTIVE = 2_000
 SPARE_RESULTS = 100
 # Cosine distances of one vector to itself and to a twin differ by rounding alone.
 SAME_DISTANCE = 1e-5
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A document that a query found."""
-
-    memory_id: MemoryId
-    distance: float
-    metadata: Mapping[str, Scalar]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Stored:
-    """What a collection holds under one id; vector and text where they were asked for."""
-
-    metadata: Mapping[str, Scalar]
-    vector: Vector | None = None
-    text: str | None = None
 
 
 class Reads:

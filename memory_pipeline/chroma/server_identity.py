@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from memory_pipeline.domain.epoch import EpochStamp
+from memory_pipeline.domain.types import Server
 from memory_pipeline.errors import ChromaUnavailable, ServerLost
-from memory_pipeline.postgres.registry import Server
 
 
 @dataclass(frozen=True, slots=True)

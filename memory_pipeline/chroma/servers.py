@@ -31,9 +31,10 @@ from memory_pipeline.chroma.client import ChromaClient
 from memory_pipeline.chroma.epoch_stamps import EpochStamps
 from memory_pipeline.chroma.marker import answered, ask, remove_marker, takes_control
 from memory_pipeline.chroma.server_identity import Marker, ProbeResult, ServerMap, identify_servers
+from memory_pipeline.domain.types import Server
 from memory_pipeline.errors import ChromaUnavailable, Corrupt
 from memory_pipeline.postgres.epochs import PostgresEpochs
-from memory_pipeline.postgres.registry import PostgresRegistry, Server
+from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.settings import Settings
 
 NOT_RUNNING = (

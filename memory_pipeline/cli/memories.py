@@ -12,7 +12,8 @@ from memory_pipeline.admin.import_jsonl import import_file
 from memory_pipeline.cli.console import err, fail, out, plain, print_json, progress_bar
 from memory_pipeline.cli.tenants import check_known
 from memory_pipeline.content.json_text import leaves_of, one_line
-from memory_pipeline.domain.types import Hit, Outcome, TenantId
+from memory_pipeline.domain.outcomes import Outcome
+from memory_pipeline.domain.types import Hit, TenantId
 from memory_pipeline.errors import InvalidFilter, InvalidMemory
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.pipeline import opened

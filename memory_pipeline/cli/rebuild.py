@@ -13,7 +13,8 @@ import typer
 from memory_pipeline.cli.console import err, plain, print_json, progress_bar
 from memory_pipeline.cli.memories import EXIT_FINDINGS, AsJson
 from memory_pipeline.cli.tenants import Tenants, check_known, give_up_lost, known_tenants
-from memory_pipeline.domain.types import RebuildId, Rebuilt, TenantId
+from memory_pipeline.domain.outcomes import Rebuilt
+from memory_pipeline.domain.types import RebuildId, TenantId
 from memory_pipeline.local.discovery import discover, ui_url
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings

@@ -7,7 +7,8 @@ import typer
 
 from memory_pipeline.cli.durations import duration
 from memory_pipeline.domain.dead_letters import KINDS, DeadLetterFilter
-from memory_pipeline.domain.types import FailureKind, MemoryId, TenantId
+from memory_pipeline.domain.outcomes import FailureKind
+from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.pipeline import Pipeline
 
 BIGINT = range(-(2**63), 2**63)

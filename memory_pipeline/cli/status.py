@@ -7,12 +7,13 @@ from rich.table import Table
 
 from memory_pipeline.cli.console import err, out, plain, print_json
 from memory_pipeline.cli.memories import EXIT_UNAVAILABLE, AsJson
-from memory_pipeline.domain.types import Generation, TenantStatus
+from memory_pipeline.domain.lags import Lags
+from memory_pipeline.domain.status import TenantStatus
+from memory_pipeline.domain.types import Generation
 from memory_pipeline.errors import PipelineError, PostgresUnavailable, Transient
 from memory_pipeline.local.discovery import discover, service_states
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
-from memory_pipeline.sync.freshness import Lags
 
 
 def register(app: typer.Typer) -> None:

@@ -12,7 +12,8 @@ from rich.table import Table
 from memory_pipeline.cli.console import err, out, plain, print_json, progress_bar
 from memory_pipeline.cli.memories import EXIT_FINDINGS, EXIT_UNAVAILABLE, AsJson
 from memory_pipeline.cli.tenants import Tenants, check_known, give_up_lost, known_tenants
-from memory_pipeline.domain.types import Finding, TenantId, Verified
+from memory_pipeline.domain.outcomes import Finding, Verified
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import ChromaUnavailable, Transient
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.pipeline import Pipeline, opened

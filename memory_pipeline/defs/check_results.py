@@ -15,10 +15,11 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # n
 
 from memory_pipeline.defs.materializations import INDEX, newest_materialization, searchable_after
 from memory_pipeline.domain.dead_letters import DeadLetter, DeadLetterFilter, DeadLetters
-from memory_pipeline.domain.types import Finding, TenantId, Verified
+from memory_pipeline.domain.lags import Lags
+from memory_pipeline.domain.outcomes import Finding, Verified
+from memory_pipeline.domain.status import LastRebuild
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.postgres.rebuilds import LastRebuild
-from memory_pipeline.sync.freshness import Lags
 
 PARITY = "parity"
 REACHABILITY = "reachability"

@@ -34,7 +34,8 @@ from memory_pipeline.defs.materializations import INDEX, LOGS
 from memory_pipeline.defs.partitions import tenants
 from memory_pipeline.defs.resources import PipelineResource
 from memory_pipeline.domain.dead_letters import DeadLetters
-from memory_pipeline.domain.types import TenantId, Verified
+from memory_pipeline.domain.outcomes import Verified
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.verify.tenant import Verify

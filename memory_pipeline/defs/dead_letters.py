@@ -7,7 +7,8 @@ from pydantic import Field
 
 from memory_pipeline.defs.resources import PipelineResource
 from memory_pipeline.domain.dead_letters import KINDS, DeadLetterFilter
-from memory_pipeline.domain.types import FailureKind, MemoryId, TenantId
+from memory_pipeline.domain.outcomes import FailureKind
+from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.maintenance.alerts import Alerts, send_dead_letter_alerts
 from memory_pipeline.settings import PREFIX, Settings
 

@@ -7,7 +7,7 @@ import dagster as dg
 from memory_pipeline.defs.check_results import after_sync
 from memory_pipeline.defs.materializations import observed, synced
 from memory_pipeline.defs.partitions import tenants
-from memory_pipeline.domain.types import Outcome
+from memory_pipeline.domain.outcomes import Outcome
 from memory_pipeline.pipeline import Pipeline
 
 

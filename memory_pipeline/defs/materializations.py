@@ -6,10 +6,11 @@ from dataclasses import asdict
 import dagster as dg
 import pandas as pd
 
-from memory_pipeline.domain.types import Generation, Outcome, Rebuilt, TenantId
+from memory_pipeline.domain.lags import Lags
+from memory_pipeline.domain.outcomes import Outcome, Rebuilt
+from memory_pipeline.domain.types import Generation, TenantId
 from memory_pipeline.errors import PipelineError
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.sync.freshness import Lags
 
 EMBEDDINGS = dg.AssetKey("memory_embeddings")
 INDEX = dg.AssetKey("memory_index")

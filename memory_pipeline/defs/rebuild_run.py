@@ -17,7 +17,8 @@ from memory_pipeline.defs.materializations import (
     tells_of_live,
 )
 from memory_pipeline.defs.partitions import RE_EMBED_TAG, RE_EMBED_YES
-from memory_pipeline.domain.types import RebuildId, Rebuilt, TenantId
+from memory_pipeline.domain.outcomes import Rebuilt
+from memory_pipeline.domain.types import RebuildId, TenantId
 from memory_pipeline.pipeline import Pipeline
 
 BACKFILL_TAG = "dagster/backfill"

@@ -6,8 +6,8 @@ import dagster as dg
 
 from memory_pipeline.defs.partitions import MODE_REBUILD, MODE_TAG
 from memory_pipeline.defs.run_requests import under_way
+from memory_pipeline.domain.changes import PendingTenant
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.postgres.outbox import PendingTenant
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,

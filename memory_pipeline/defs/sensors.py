@@ -11,11 +11,11 @@ from memory_pipeline.defs.partitions import tenants
 from memory_pipeline.defs.resources import PipelineResource
 from memory_pipeline.defs.run_requests import run_requests, under_way, verify_requests
 from memory_pipeline.defs.runs import left_to_rebuilds, unfinished
+from memory_pipeline.domain.changes import PendingTenant
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import ServerLost, Transient
 from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.postgres.outbox import PendingTenant
 from memory_pipeline.settings import Settings
 
 # The daemon gives a tick 60 s; what does not fit waits for the next one.

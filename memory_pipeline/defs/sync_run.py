@@ -8,7 +8,8 @@ from memory_pipeline.defs.check_results import LAST_REBUILD, after_sync, failed_
 from memory_pipeline.defs.materializations import newest_materialization, slowest_tenants, synced
 from memory_pipeline.defs.partitions import SCOPE_PENDING, SCOPE_TAG
 from memory_pipeline.defs.runs import left_to_rebuilds
-from memory_pipeline.domain.types import Outcome, TenantId
+from memory_pipeline.domain.outcomes import Outcome
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.pipeline import Pipeline
 

@@ -6,7 +6,6 @@ dead letter can never bring old content back.
 """
 
 import hashlib
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,13 +13,10 @@ from functools import cache
 from importlib.metadata import version
 from typing import get_args
 
-from memory_pipeline.domain.types import FailureKind, MemoryId, TenantId
+from memory_pipeline.domain.outcomes import FailureKind
+from memory_pipeline.domain.types import MemoryId, TenantId
 
 KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
-REASON_LENGTH = 300
-# What an error quotes may be a part of the memory; shorter quotes are names of fields and types.
-QUOTED_LENGTH = 24
-_QUOTED = re.compile(r"([\"'`])((?:(?!\1).)*)(\1|$)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +88,3 @@ class Cause:
 @cache
 def _version() -> str:
     return version("memory-pipeline")  # read from disk each time that it is asked for
-
-
-def without_quotes(reason: str) -> str:
-    """Return an error in one line of bounded length, without what it quotes at any length."""
-
-    def cut(match: re.Match[str]) -> str:
-        quote, quoted, end = match.groups()
-        return match[0] if len(quoted) < QUOTED_LENGTH else f"{quote}…{end or quote}"
-
-    said = _QUOTED.sub(cut, " ".join(reason.split()))
-    return said if len(said) <= REASON_LENGTH else said[: REASON_LENGTH - 1] + "…"

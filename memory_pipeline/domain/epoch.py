@@ -27,7 +27,10 @@ before a marker was told of the next epoch.
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
+
+from memory_pipeline.domain.types import TenantId
 
 AHEAD = "Chroma has seen a later state of this database"
 
@@ -93,3 +96,52 @@ def _moved(now: DatabaseLocation, before: DatabaseLocation) -> str:
             f"{before.timeline}, and is on {now.timeline}"
         )
     return "a dump was loaded in place"
+
+
+# So many setbacks in so many seconds are no restores: two databases use one Chroma.
+RECENT_SECONDS = 3600.0
+
+
+TOO_MANY_ROLLBACKS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The signs that Postgres went back; and whether anything was noted since this process looked.
+
+    What a process remembers of Postgres may be wrong after a setback, whoever noted it.
+    """
+
+    signs: tuple[RollbackSign, ...] = ()
+    recorded_since: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing was found that is not noted yet: the markers may be written."""
+        return not self.signs
+
+
+@dataclass(frozen=True, slots=True)
+class UnprovenTenants:
+    """Which tenants are unproven since when, and why."""
+
+    tenants: frozenset[TenantId] = frozenset()
+    since: datetime | None = None
+    reason: str = ""
+    recent_rollbacks: int = 0
+
+    def problems(self) -> list[str]:
+        """Say it in lines for a person."""
+        found = []
+        if self.tenants:
+            found.append(
+                f"UNPROVEN since {self.since:%Y-%m-%d %H:%M:%S %Z}: {len(self.tenants)} tenants. "
+                f"Postgres went back in time ({self.reason}). Each is compared with Chroma and "
+                "brought right; searches and syncs go on"
+            )
+        if self.recent_rollbacks >= TOO_MANY_ROLLBACKS:
+            found.append(
+                f"Postgres went back {self.recent_rollbacks} times within the hour: it looks as if "
+                "a copy of this database used the same Chroma servers; stop one of the two"
+            )
+        return found

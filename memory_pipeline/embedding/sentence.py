@@ -7,7 +7,6 @@ import os
 import threading
 import time
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from memory_pipeline.domain.types import DIMENSION, Vector
+from memory_pipeline.embedding.cache import CachedEmbedder
 from memory_pipeline.embedding.download import WEIGHTS_SHA256, verify_model
+from memory_pipeline.embedding.factory import embedder_from
 from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import EmbedderUnavailable, Poison
 from memory_pipeline.logs import get_logger
-from memory_pipeline.ports import Embedder
-from memory_pipeline.settings import Settings
 
 __all__ = ["CachedEmbedder", "HashingEmbedder", "SentenceEmbedder", "embedder_from"]
 
@@ -206,68 +205,3 @@ def _without_chatter() -> Iterator[None]:
             said.set_verbosity(verbosity)
             if bars:
                 said.enable_progress_bar()
-
-
-class CachedEmbedder:
-    """Keeps the newest vectors by text, so that a batch that comes again is not embedded again.
-
-    What is embedded goes to the model in chunks, each kept when it is done: where one is refused,
-    only that one is done again. The vectors are shared and therefore read-only.
-    """
-
-    def __init__(self, inner: Embedder, capacity: int = 2048, *, chunk: int = 32) -> None:
-        self._inner = inner
-        self._capacity = capacity
-        self._chunk = chunk
-        self._kept: OrderedDict[str, Vector] = OrderedDict()
-        self._lock = threading.Lock()
-
-    @property
-    def loaded(self) -> bool:
-        """Whether ``embed`` would start at once."""
-        return self._inner.loaded
-
-    @property
-    def model(self) -> str:
-        """The fingerprint of the model behind it."""
-        return self._inner.model
-
-    def load(self) -> None:
-        """Load the model behind it."""
-        self._inner.load()
-
-    def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """Return one vector a text, in order. Raises what the model behind it raises."""
-        with self._lock:
-            found = {text: self._kept[text] for text in texts if text in self._kept}
-            for text in found:
-                self._kept.move_to_end(text)
-        missing = sorted({text for text in texts if text not in found}, key=len)
-        for start in range(0, len(missing), self._chunk):
-            chunk = missing[start : start + self._chunk]
-            found |= self._keep(dict(zip(chunk, self._inner.embed(chunk), strict=True)))
-        return [found[text] for text in texts]
-
-    def _keep(self, vectors: dict[str, Vector]) -> dict[str, Vector]:
-        # Copies: a row of a matrix would keep the whole matrix in memory.
-        copies = {text: vector.copy() for text, vector in vectors.items()}
-        for vector in copies.values():
-            vector.flags.writeable = False
-        with self._lock:
-            self._kept |= copies
-            while len(self._kept) > self._capacity:
-                self._kept.popitem(last=False)
-        return copies
-
-
-def embedder_from(settings: Settings) -> Embedder:
-    """Return the embedder that the settings name; loads nothing yet."""
-    if settings.embedder == "hashing":
-        return CachedEmbedder(HashingEmbedder())
-    model = SentenceEmbedder(
-        settings.model_cache(),
-        device=settings.device,
-        precision=settings.precision,
-        batch_size=settings.embed_batch_size,
-    )
-    return CachedEmbedder(model, chunk=settings.embed_batch_size)

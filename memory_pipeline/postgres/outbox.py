@@ -6,21 +6,12 @@ Each method is one short transaction. None of them talks to Chroma or to the mod
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
-from uuid import UUID
 
+from memory_pipeline.domain.changes import Change, Claim, ExpectedDifferences, PendingTenant
 from memory_pipeline.domain.dead_letters import Cause
-from memory_pipeline.domain.types import (
-    Change,
-    Claim,
-    Failure,
-    Generation,
-    MemoryId,
-    ProvenanceUpdate,
-    TenantId,
-    Token,
-)
+from memory_pipeline.domain.outcomes import Failure
+from memory_pipeline.domain.types import Generation, MemoryId, ProvenanceUpdate, TenantId, Token
 from memory_pipeline.errors import Fenced
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.database import Connection, Database, queries
@@ -32,33 +23,6 @@ from memory_pipeline.settings import Settings
 MISSED_PAUSE_SECONDS = 0.25
 
 _worker_numbers = count(1)
-
-
-@dataclass(frozen=True, slots=True)
-class PendingTenant:
-    """A tenant with changes that may be claimed now."""
-
-    tenant: TenantId
-    partition_key: str | None
-    waits_seconds: float
-    server: UUID | None
-
-
-@dataclass(frozen=True, slots=True)
-class ExpectedDifferences:
-    """Why documents may differ from their memories: a change waits, or the memory is buried.
-
-    ``waived`` are those of the buried ones that a person lets be.
-    """
-
-    pending: frozenset[MemoryId]
-    buried: frozenset[MemoryId]
-    everything: bool
-    waived: frozenset[MemoryId] = frozenset()
-
-    def cover(self, memory_id: MemoryId) -> bool:
-        """Whether a difference of this memory is no finding."""
-        return self.everything or memory_id in self.pending or memory_id in self.buried
 
 
 class PostgresOutbox:

@@ -1,12 +1,11 @@
 """Rebuilds in Postgres: which tenants, how far, by whom. Each method is one short transaction."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from uuid import uuid4
 
 import psycopg
 
+from memory_pipeline.domain.status import LastRebuild, Progress
 from memory_pipeline.domain.types import (
     Checkpoint,
     Generation,
@@ -21,28 +20,6 @@ from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.outbox import record_provenance
 from memory_pipeline.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a rebuild is, in tenants and in documents."""
-
-    tenants: int
-    done: int
-    failed: int
-    written: int
-    reused: int
-    embedded: int
-
-
-@dataclass(frozen=True, slots=True)
-class LastRebuild:
-    """How the newest rebuild of a tenant ended."""
-
-    tenant: TenantId
-    state: str
-    ended_at: datetime
-    error: str | None
 
 
 class PostgresRebuilds:

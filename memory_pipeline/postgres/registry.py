@@ -6,10 +6,9 @@ A collection is found through here and nowhere else: never by a name that a call
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from memory_pipeline.domain.types import Generation, TenantId
+from memory_pipeline.domain.types import Generation, Server, TenantId
 from memory_pipeline.errors import ContractError, Fenced, PipelineError, ServerLost
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.database import Connection, Database, queries
@@ -20,21 +19,6 @@ AUTOMATIC_REBUILDS_AN_HOUR = 3
 RECENT_SECONDS = 30.0
 # Commas break Dagster's UI, spaces its backfills, "..." is a range: so letters, digits, . _ - only.
 SAFE_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A Chroma server that is registered, with the number of memories it serves.
-
-    ``ready``; ``lost``: its data was not where it was expected; ``retired``: it was given up.
-    ``database_id``: from where its marker was last written; None: not yet, or it may be taken over.
-    """
-
-    id: UUID
-    url: str
-    state: str
-    memories: int
-    database_id: str | None = None
 
 
 def partition_keys(tenant: TenantId) -> Iterator[str]:

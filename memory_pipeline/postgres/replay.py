@@ -5,21 +5,13 @@ is bounded by a page of ids inside Postgres.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
+from memory_pipeline.domain.outcomes import Replayed
 from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.postgres.database import Database, queries
 
 PAGE = 5000
-
-
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """A page: the memories that were found, and those of them that were not enqueued before."""
-
-    found: int
-    enqueued: int
 
 
 class PostgresReplay:

@@ -1,43 +1,18 @@
 """What a person wants to know, read from Postgres. Changes nothing."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from psycopg.types.json import Jsonb
 
-from memory_pipeline.domain.types import TenantId, TenantStatus, Verified
+from memory_pipeline.domain.outcomes import Verified
+from memory_pipeline.domain.status import NewestChange, TenantStatus, Totals
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.preflight import broken_triggers
 
 # The others of a tenant are counted.
 MOST_NOTED = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """The installation in numbers; times in seconds."""
-
-    memories: int
-    memories_without_tenant: int
-    pending_changes: int
-    oldest_pending_seconds: float
-    dead_letters: int
-    waived_dead_letters: int
-    retrying: int
-    tenants: int
-    paused_tenants: int
-    damaged_tenants: int
-    rebuilding_tenants: int
-    findings: int
-
-
-@dataclass(frozen=True, slots=True)
-class NewestChange:
-    """The version of a tenant's memories: the number of its newest change, and how many wait."""
-
-    tenant: TenantId
-    seq: int
-    pending: int
 
 
 class PostgresStatus:

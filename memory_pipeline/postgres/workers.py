@@ -3,39 +3,17 @@
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from importlib.metadata import version
-from uuid import UUID, uuid4
+from uuid import uuid4
 
+from memory_pipeline.domain.lags import WINDOW_SECONDS, Lags
+from memory_pipeline.domain.status import Backlog, WorkerInfo
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database, queries
-from memory_pipeline.sync.freshness import WINDOW_SECONDS, Lags
 
 # A live process says so every few seconds; one that was silent for longer is not counted on.
 HEARTBEAT_SECONDS = 3.0
 HEALTHY_SECONDS = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
-    """A live process that is there, and for how many seconds it has said nothing."""
-
-    id: UUID
-    host: str
-    pid: int
-    version: str
-    started_at: datetime
-    silent_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What waits: changes, the age of the oldest in seconds, and memories that were given up."""
-
-    changes: int
-    oldest_seconds: float
-    dead_letters: int
 
 
 class PostgresWorkers:

@@ -21,15 +21,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from memory_pipeline.domain.outcomes import Rebuilt, Verified
 from memory_pipeline.domain.types import (
     Checkpoint,
     Generation,
     MemoryId,
     RebuildId,
     RebuildPart,
-    Rebuilt,
     TenantId,
-    Verified,
 )
 from memory_pipeline.errors import (
     ChromaUnavailable,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from memory_pipeline.chroma.index import ChromaIndex
-from memory_pipeline.domain.types import RebuildId, Rebuilt, TenantId
+from memory_pipeline.domain.outcomes import Rebuilt
+from memory_pipeline.domain.types import RebuildId, TenantId
 from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from memory_pipeline.chroma.index import ChromaIndex
-from memory_pipeline.chroma.reads import Match
 from memory_pipeline.content.document import Content, Recipe, compose, parse
-from memory_pipeline.domain.types import Generation, Hit, Memory, MemoryId, TenantId
+from memory_pipeline.domain.types import Generation, Hit, Match, Memory, MemoryId, TenantId
 from memory_pipeline.errors import ConfigurationChanged, Corrupt
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.dead_letters import PostgresDeadLetters

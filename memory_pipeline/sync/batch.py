@@ -10,17 +10,11 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from memory_pipeline.content.document import Recipe, compose
-from memory_pipeline.domain.dead_letters import without_quotes
-from memory_pipeline.domain.types import (
-    Failure,
-    FailureKind,
-    Generation,
-    MemoryId,
-    document_id,
-    memory_id_of,
-)
+from memory_pipeline.domain.outcomes import Failure, FailureKind
+from memory_pipeline.domain.types import Generation, MemoryId, document_id, memory_id_of
 from memory_pipeline.errors import Corrupt, EmbedderUnavailable, Poison
 from memory_pipeline.ports import Embedder, Index, Lease, Memories, RenewLease
+from memory_pipeline.redact import without_quotes
 from memory_pipeline.sync.plan import Draft, EmbeddedDraft, isolate
 
 CONTROL_TEXT = "a text that every model can embed"

@@ -6,7 +6,7 @@ and a rebuild takes its place.
 
 from dataclasses import dataclass
 
-from memory_pipeline.domain.types import Verdict
+from memory_pipeline.domain.outcomes import Verdict
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, Fenced, Poison, Transient
 from memory_pipeline.ports import Index, Lease, Registry
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
-from memory_pipeline.domain.types import Outcome, Rebuilt, TenantId
+from memory_pipeline.domain.outcomes import Outcome, Rebuilt
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.registry import PostgresRegistry

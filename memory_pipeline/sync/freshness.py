@@ -1,37 +1,16 @@
 """How old changes were when they became searchable: the promise, measured where it is kept."""
 
-import statistics
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
+from memory_pipeline.domain.lags import WINDOW_SECONDS, Lags, lags_of
 from memory_pipeline.domain.types import TenantId
 
-WINDOW_SECONDS = 900.0
 # Of one tenant, and of all of them together; the newest count.
 LAGS_A_TENANT = 512
 LAGS_IN_ALL = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Lags:
-    """Seconds from the writing of a memory to its being searchable, over the last while.
-
-    The clock starts with the statement: a transaction that stays open counts as lag.
-    """
-
-    changes: int
-    p50: float
-    p95: float
-    p99: float
-    slowest: float
-
-    def milliseconds(self) -> dict[str, float]:
-        """Return them as people read them."""
-        shown = {"p50": self.p50, "p95": self.p95, "p99": self.p99, "max": self.slowest}
-        return {name: round(seconds * 1000, 1) for name, seconds in shown.items()}
 
 
 class Freshness:
@@ -78,16 +57,6 @@ class Freshness:
             if recent:
                 recent[None] = list(_since(self._all, since))
         return {tenant: lags for tenant, of in recent.items() if (lags := lags_of(of)) is not None}
-
-
-def lags_of(lags: Sequence[float]) -> Lags | None:
-    """Sum lags up, in seconds; None where there is none."""
-    if not lags:
-        return None
-    if len(lags) == 1:
-        return Lags(1, *[lags[0]] * 4)
-    cuts = statistics.quantiles(lags, n=100, method="inclusive")
-    return Lags(len(lags), cuts[49], cuts[94], cuts[98], max(lags))
 
 
 def _since(lags: Iterable[tuple[float, float]], since: float) -> Iterator[float]:

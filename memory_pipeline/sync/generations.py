@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from memory_pipeline.content.document import Recipe
-from memory_pipeline.domain.types import Failure, Generation, MemoryId, TenantId
+from memory_pipeline.domain.outcomes import Failure
+from memory_pipeline.domain.types import Generation, MemoryId, TenantId
 from memory_pipeline.errors import (
     ChromaUnavailable,
     ConfigurationChanged,

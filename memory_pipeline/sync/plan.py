@@ -4,13 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-
 from memory_pipeline.content.document import Content, Recipe, compose, text_hash, vector_hash
-from memory_pipeline.domain.dead_letters import without_quotes
+from memory_pipeline.content.vector_reuse import reusable_provenance
+from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import (
     Document,
-    Failure,
     Memory,
     MemoryId,
     Provenance,
@@ -19,6 +17,7 @@ from memory_pipeline.domain.types import (
     Vector,
 )
 from memory_pipeline.errors import Poison
+from memory_pipeline.redact import without_quotes
 
 T = TypeVar("T")
 
@@ -105,7 +104,7 @@ def plan_batch(
         except Poison as why:
             refused.append(_unreadable(memory, why))
             continue
-        provenance = covering(memory, content, model=model, trust=trust)
+        provenance = reusable_provenance(memory, content, model=model, trust=trust)
         if re_embed or provenance is None or memory.embedding is None:
             to_embed.append(Draft(memory, content))
         else:
@@ -119,23 +118,6 @@ def _unreadable(memory: Memory, why: Poison) -> Failure:
     # Its metadata, which the content hash covers too, is not known.
     reason = without_quotes(f"content: {why}")
     return Failure(memory.id, reason, "content", text_hash(memory.raw))
-
-
-def covering(memory: Memory, content: Content, *, model: str, trust: bool) -> Provenance | None:
-    """Tell the provenance of the stored vector if it is this text's under this model.
-
-    A vector that the pipeline did not write (no provenance, or another vector's) is the
-    application's: taken for the current model's when ``trust`` says so, computed anew otherwise.
-    """
-    vector = memory.embedding
-    if vector is None:
-        return None
-    stored = Provenance(content.text_hash, model, vector_hash(vector))
-    known = memory.provenance
-    if known is not None and known.vector_hash == stored.vector_hash:
-        return known if known == stored else None
-    # Neither zero nor infinite nor NaN: Chroma can measure an angle to it.
-    return stored if trust and 0.0 < float(np.dot(vector, vector)) < np.inf else None
 
 
 def isolate(batch: Sequence[T], attempt: Callable[[Sequence[T]], None]) -> list[tuple[T, Poison]]:

@@ -21,15 +21,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from memory_pipeline.content.document import Recipe
-from memory_pipeline.domain.types import (
-    Claim,
-    MemoryId,
-    Outcome,
-    ProvenanceUpdate,
-    TenantId,
-    Token,
-    Verdict,
-)
+from memory_pipeline.domain.changes import Claim
+from memory_pipeline.domain.outcomes import Outcome, Verdict
+from memory_pipeline.domain.types import MemoryId, ProvenanceUpdate, TenantId, Token
 from memory_pipeline.errors import (
     ConfigurationChanged,
     Corrupt,

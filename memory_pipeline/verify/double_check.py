@@ -13,20 +13,14 @@ from itertools import islice
 import numpy as np
 
 from memory_pipeline.chroma.index import ChromaIndex
-from memory_pipeline.chroma.reads import Stored
 from memory_pipeline.content.document import Recipe, compose, describe
-from memory_pipeline.domain.types import (
-    Finding,
-    FindingKind,
-    Generation,
-    Memory,
-    MemoryId,
-    TenantId,
-)
+from memory_pipeline.content.vector_reuse import reusable_provenance
+from memory_pipeline.domain.changes import ExpectedDifferences
+from memory_pipeline.domain.outcomes import Finding, FindingKind
+from memory_pipeline.domain.types import Generation, Memory, MemoryId, Stored, TenantId
 from memory_pipeline.ports import RenewLease
 from memory_pipeline.postgres.memories import PostgresMemories
-from memory_pipeline.postgres.outbox import ExpectedDifferences, PostgresOutbox
-from memory_pipeline.sync.plan import covering
+from memory_pipeline.postgres.outbox import PostgresOutbox
 
 # Whole documents looked at in one request: 250 vectors are some 4 MB of answer.
 CLOSE_CHECK_SIZE = 250
@@ -159,7 +153,9 @@ class DoubleCheck:
         if row.embedding is None or stored.vector is None:
             return False
         sides = self._sides
-        known = covering(row, compose(row, sides.recipe), model=sides.model, trust=sides.trust)
+        known = reusable_provenance(
+            row, compose(row, sides.recipe), model=sides.model, trust=sides.trust
+        )
         if known is None:  # the application's own, which the document was not made with
             return False
         scale = max(1.0, float(np.linalg.norm(row.embedding)))

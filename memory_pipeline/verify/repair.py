@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from memory_pipeline.domain.types import Rebuilt, TenantId, Verified
+from memory_pipeline.domain.outcomes import Rebuilt, Verified
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.sync.tenant import Sync
 from memory_pipeline.verify.tenant import SAMPLE, Verify

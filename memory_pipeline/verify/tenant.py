@@ -21,16 +21,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from memory_pipeline.content.document import describe
-from memory_pipeline.domain.types import (
-    Finding,
-    FindingKind,
-    Generation,
-    MemoryId,
-    Scalar,
-    TenantId,
-    Verified,
-    memory_id_of,
-)
+from memory_pipeline.domain.outcomes import Finding, FindingKind, Verified
+from memory_pipeline.domain.types import Generation, MemoryId, Scalar, TenantId, memory_id_of
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, ServerLost
 from memory_pipeline.ports import RenewLease
 from memory_pipeline.postgres.registry import PostgresRegistry

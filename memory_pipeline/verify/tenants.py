@@ -4,7 +4,8 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from memory_pipeline.domain.types import TenantId, Verified
+from memory_pipeline.domain.outcomes import Verified
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.verify.tenant import SAMPLE, Verify
 

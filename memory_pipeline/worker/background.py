@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from uuid import UUID
 
-from memory_pipeline.domain.types import Outcome, TenantId
+from memory_pipeline.domain.outcomes import Outcome
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import (
     ChromaUnavailable,
     ContractError,

@@ -17,7 +17,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from memory_pipeline.domain.types import Outcome, TenantId
+from memory_pipeline.domain.outcomes import Outcome
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import (
     ContractError,
     EmbedderUnavailable,

@@ -2,9 +2,9 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from memory_pipeline.domain.types import Outcome
+from memory_pipeline.domain.outcomes import Outcome
+from memory_pipeline.domain.status import Backlog
 from memory_pipeline.errors import SettingsError
-from memory_pipeline.postgres.workers import Backlog
 from memory_pipeline.settings import PREFIX
 from memory_pipeline.sync.freshness import Freshness
 

@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from memory_pipeline.domain.types import Outcome, TenantId
+from memory_pipeline.domain.outcomes import Outcome
+from memory_pipeline.domain.types import TenantId
 
 # One is written while the next is read; a third would only make small writes wait longer.
 BACKLOGS_AT_ONCE = 2

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from memory_pipeline.domain.dead_letters import Cause, DeadLetterFilter
-from memory_pipeline.domain.types import Failure, MemoryId, TenantId
+from memory_pipeline.domain.outcomes import Failure
+from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline_tests.contract.worlds import (
     ADA,
     BOB,

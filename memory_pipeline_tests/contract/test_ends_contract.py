@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from memory_pipeline.content.document import vector_hash
-from memory_pipeline.domain.types import DIMENSION, Failure, MemoryId, Provenance
+from memory_pipeline.domain.outcomes import Failure
+from memory_pipeline.domain.types import DIMENSION, MemoryId, Provenance
 from memory_pipeline.errors import Fenced
 from memory_pipeline_tests.contract.worlds import (
     ADA,

@@ -4,15 +4,9 @@ from uuid import uuid4
 
 import pytest
 
-from memory_pipeline.domain.types import (
-    Change,
-    Claim,
-    Failure,
-    MemoryId,
-    Provenance,
-    ProvenanceUpdate,
-    TenantId,
-)
+from memory_pipeline.domain.changes import Change, Claim
+from memory_pipeline.domain.outcomes import Failure
+from memory_pipeline.domain.types import MemoryId, Provenance, ProvenanceUpdate, TenantId
 from memory_pipeline.errors import Fenced
 from memory_pipeline.postgres import memories as postgres_memories
 from memory_pipeline.postgres.registry import RECENT_SECONDS

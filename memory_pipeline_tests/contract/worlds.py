@@ -6,10 +6,10 @@ from uuid import UUID, uuid4
 
 import psycopg
 
+from memory_pipeline.domain.changes import Claim, ExpectedDifferences
 from memory_pipeline.domain.dead_letters import Cause, DeadLetterFilter
+from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import (
-    Claim,
-    Failure,
     Generation,
     GenerationState,
     MemoryId,
@@ -22,7 +22,6 @@ from memory_pipeline.domain.types import (
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.ports import Lease, Memories, Outbox, Rebuilds, Registry
 from memory_pipeline.postgres.memories import PostgresMemories
-from memory_pipeline.postgres.outbox import ExpectedDifferences
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.fakes import (
     FakeLetters,

@@ -10,7 +10,8 @@ import pytest
 from memory_pipeline.content.document import compose
 from memory_pipeline.domain import dead_letters as letters_module
 from memory_pipeline.domain.dead_letters import DeadLetter, DeadLetterFilter
-from memory_pipeline.domain.types import MemoryId, Outcome, RebuildId, TenantId
+from memory_pipeline.domain.outcomes import Outcome
+from memory_pipeline.domain.types import MemoryId, RebuildId, TenantId
 from memory_pipeline.embedding.sentence import HashingEmbedder
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings

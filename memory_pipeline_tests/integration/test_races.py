@@ -12,10 +12,9 @@ import pytest
 from psycopg import IsolationLevel
 
 from memory_pipeline.content.document import vector_hash
+from memory_pipeline.domain.changes import Change, Claim
+from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import (
-    Change,
-    Claim,
-    Failure,
     Generation,
     MemoryId,
     Provenance,

@@ -15,6 +15,7 @@ from pgvector.psycopg import register_vector
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.chroma.transport import Transport
 from memory_pipeline.content.document import vector_hash
+from memory_pipeline.domain.outcomes import Rebuilt
 from memory_pipeline.domain.types import (
     DIMENSION,
     Checkpoint,
@@ -23,7 +24,6 @@ from memory_pipeline.domain.types import (
     MemoryId,
     RebuildId,
     RebuildPart,
-    Rebuilt,
     TenantId,
     Vector,
     document_id,

@@ -5,7 +5,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from memory_pipeline.domain.types import Finding, Generation, TenantId, Verified
+from memory_pipeline.domain.outcomes import Finding, Verified
+from memory_pipeline.domain.types import Generation, TenantId
 from memory_pipeline.embedding.sentence import HashingEmbedder
 from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 
+from memory_pipeline.domain.outcomes import Replayed
 from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.postgres.replay import Replayed
 from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.fakes import no_lease
 

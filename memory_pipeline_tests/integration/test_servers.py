@@ -20,12 +20,12 @@ from memory_pipeline.chroma.client import CONTROL_ID, ChromaClient
 from memory_pipeline.chroma.marker import INSTALLATION_KEY, MARKER, SERVER_KEY
 from memory_pipeline.chroma.servers import Servers
 from memory_pipeline.cli.status import status
-from memory_pipeline.domain.types import TenantId
+from memory_pipeline.domain.types import Server, TenantId
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, ServerLost
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.local.environment import settings_environment
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.postgres.registry import PostgresRegistry, Server
+from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.settings import Settings
 from memory_pipeline.testing.proxy import Link, Proxy
 

@@ -13,14 +13,13 @@ import pytest
 
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.content.document import compose
+from memory_pipeline.domain.changes import Claim
+from memory_pipeline.domain.outcomes import Failure, Outcome
 from memory_pipeline.domain.types import (
-    Claim,
     Document,
-    Failure,
     Generation,
     Memory,
     MemoryId,
-    Outcome,
     ProvenanceUpdate,
     RebuildId,
     TenantId,

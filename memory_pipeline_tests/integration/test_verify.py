@@ -10,14 +10,8 @@ import psycopg
 import pytest
 from chromadb.api.models.Collection import Collection as ChromaCollection
 
-from memory_pipeline.domain.types import (
-    Finding,
-    Generation,
-    MemoryId,
-    TenantId,
-    Verified,
-    document_id,
-)
+from memory_pipeline.domain.outcomes import Finding, Verified
+from memory_pipeline.domain.types import Generation, MemoryId, TenantId, document_id
 from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.memories import PostgresMemories

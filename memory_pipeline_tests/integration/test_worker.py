@@ -16,7 +16,9 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from memory_pipeline.domain.types import Generation, MemoryId, Outcome, TenantId, Vector
+from memory_pipeline.domain.changes import PendingTenant
+from memory_pipeline.domain.outcomes import Outcome
+from memory_pipeline.domain.types import Generation, MemoryId, TenantId, Vector
 from memory_pipeline.embedding.sentence import HashingEmbedder
 from memory_pipeline.errors import Corrupt, Poison, PostgresUnavailable
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
@@ -24,7 +26,6 @@ from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.ports import Reporter
 from memory_pipeline.postgres import listener as listener_module
 from memory_pipeline.postgres.migrate import migrate
-from memory_pipeline.postgres.outbox import PendingTenant
 from memory_pipeline.rebuild.tenants import RebuildAll
 from memory_pipeline.settings import Settings
 from memory_pipeline.worker import background as background_module

@@ -9,11 +9,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from memory_pipeline.domain.lags import WINDOW_SECONDS, Lags
+from memory_pipeline.domain.status import Backlog
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.registry import PostgresRegistry
-from memory_pipeline.postgres.workers import HEALTHY_SECONDS, Backlog, PostgresWorkers
-from memory_pipeline.sync.freshness import WINDOW_SECONDS, Lags
+from memory_pipeline.postgres.workers import HEALTHY_SECONDS, PostgresWorkers
 from memory_pipeline_tests.builders import remember
 
 ADA, BOB, EVE = TenantId("ada"), TenantId("bob"), TenantId("eve")

@@ -10,15 +10,8 @@ from functools import lru_cache
 from uuid import UUID
 
 from memory_pipeline.content.document import Recipe, parse, recipe_from
-from memory_pipeline.domain.types import (
-    MemoryId,
-    Outcome,
-    RebuildId,
-    Rebuilt,
-    TenantId,
-    Vector,
-    Verified,
-)
+from memory_pipeline.domain.outcomes import Outcome, Rebuilt, Verified
+from memory_pipeline.domain.types import MemoryId, RebuildId, TenantId, Vector
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, PostgresUnavailable
 from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.rebuild.chunks import ChunkWriter

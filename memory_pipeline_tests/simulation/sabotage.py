@@ -11,11 +11,9 @@ from typing import Any, cast, get_args
 from unittest.mock import patch
 
 from memory_pipeline.content.document import compose, parse, vector_hash
+from memory_pipeline.domain.changes import Claim
+from memory_pipeline.domain.outcomes import Failure, Finding, FindingKind, Verified
 from memory_pipeline.domain.types import (
-    Claim,
-    Failure,
-    Finding,
-    FindingKind,
     Generation,
     Memory,
     MemoryId,
@@ -24,7 +22,6 @@ from memory_pipeline.domain.types import (
     RebuildPart,
     TenantId,
     Vector,
-    Verified,
 )
 from memory_pipeline.errors import ChromaUnavailable, PipelineError, Transient
 from memory_pipeline.ports import Lease, Memories
@@ -767,7 +764,9 @@ def _whatever_flipped() -> Iterator[None]:
     "a vector is known by its text, the model and its own hash",
 )
 def _vector_by_text() -> Iterator[None]:
-    def covering(memory: Memory, content: Any, *, model: str, trust: bool) -> Provenance | None:
+    def reusable_provenance(
+        memory: Memory, content: Any, *, model: str, trust: bool
+    ) -> Provenance | None:
         known = memory.provenance
         if memory.embedding is None:
             return None
@@ -775,7 +774,10 @@ def _vector_by_text() -> Iterator[None]:
             return known if (known.text_hash, known.model) == (content.text_hash, model) else None
         return Provenance(content.text_hash, model, vector_hash(memory.embedding))
 
-    with patch.object(plan, "covering", covering), patch.object(double_check, "covering", covering):
+    with (
+        patch.object(plan, "reusable_provenance", reusable_provenance),
+        patch.object(double_check, "reusable_provenance", reusable_provenance),
+    ):
         yield
 
 

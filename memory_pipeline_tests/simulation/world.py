@@ -13,11 +13,11 @@ from uuid import UUID
 
 import numpy as np
 
+from memory_pipeline.domain.changes import Claim
+from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import (
     DIMENSION,
-    Claim,
     Document,
-    Failure,
     Generation,
     Memory,
     MemoryId,

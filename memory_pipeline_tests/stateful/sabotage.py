@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from memory_pipeline.chroma.reads import Match
 from memory_pipeline.content.document import compose
-from memory_pipeline.domain.types import Claim, Failure, Hit, Memory, MemoryId, TenantId
+from memory_pipeline.domain.changes import Claim
+from memory_pipeline.domain.outcomes import Failure
+from memory_pipeline.domain.types import Hit, Match, Memory, MemoryId, TenantId
 from memory_pipeline.errors import ChromaUnavailable, Fenced
 from memory_pipeline.postgres.database import queries
 from memory_pipeline.postgres.lease import PostgresLease

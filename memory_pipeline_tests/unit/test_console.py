@@ -8,7 +8,8 @@ from rich.console import Console
 from memory_pipeline.cli import console, rebuild, verify
 from memory_pipeline.cli.dead_letters import _cell, _table
 from memory_pipeline.domain.dead_letters import DeadLetter, DeadLetters
-from memory_pipeline.domain.types import MemoryId, RebuildId, Rebuilt, TenantId
+from memory_pipeline.domain.outcomes import Rebuilt
+from memory_pipeline.domain.types import MemoryId, RebuildId, TenantId
 
 HOSTILE = ["[/nope]", "x\\[/nope]", "\\\\[red]", "a\x1b]0;title\x07b", "\x9b31mred", ":smile:"]
 

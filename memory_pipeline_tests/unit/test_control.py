@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 import pytest
 
 from memory_pipeline.content.document import compose, recipe_from
-from memory_pipeline.domain.types import Failure, Memory, MemoryId, TenantId, Vector
+from memory_pipeline.domain.outcomes import Failure
+from memory_pipeline.domain.types import Memory, MemoryId, TenantId, Vector
+from memory_pipeline.embedding.cache import CachedEmbedder
 from memory_pipeline.embedding.hashing import HashingEmbedder
-from memory_pipeline.embedding.sentence import CachedEmbedder
 from memory_pipeline.errors import EmbedderUnavailable, Poison
 from memory_pipeline.settings import Settings
 from memory_pipeline.sync.batch import embed_drafts

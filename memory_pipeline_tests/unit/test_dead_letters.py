@@ -9,9 +9,10 @@ import typer
 
 from memory_pipeline.cli.durations import duration, moment
 from memory_pipeline.content.document import recipe_from
-from memory_pipeline.domain.dead_letters import REASON_LENGTH, Cause, without_quotes
+from memory_pipeline.domain.dead_letters import Cause
 from memory_pipeline.domain.types import Memory, MemoryId, TenantId
 from memory_pipeline.errors import Poison, SettingsError
+from memory_pipeline.redact import REASON_LENGTH, without_quotes
 from memory_pipeline.settings import Settings
 from memory_pipeline.sync.plan import plan_batch
 

@@ -11,12 +11,9 @@ import pytest
 
 from memory_pipeline.domain.types import DIMENSION, Vector
 from memory_pipeline.embedding import sentence as embedding
-from memory_pipeline.embedding.sentence import (
-    CachedEmbedder,
-    HashingEmbedder,
-    SentenceEmbedder,
-    embedder_from,
-)
+from memory_pipeline.embedding.cache import CachedEmbedder
+from memory_pipeline.embedding.factory import embedder_from
+from memory_pipeline.embedding.sentence import HashingEmbedder, SentenceEmbedder
 from memory_pipeline.errors import EmbedderUnavailable, ModelMissing, Poison
 from memory_pipeline.settings import Settings
 

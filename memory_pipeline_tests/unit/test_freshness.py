@@ -11,16 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memory_pipeline.domain.lags import WINDOW_SECONDS, Lags, lags_of
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.sync import freshness as module
-from memory_pipeline.sync.freshness import (
-    LAGS_A_TENANT,
-    LAGS_IN_ALL,
-    WINDOW_SECONDS,
-    Freshness,
-    Lags,
-    lags_of,
-)
+from memory_pipeline.sync.freshness import LAGS_A_TENANT, LAGS_IN_ALL, Freshness
 
 ADA, BOB = TenantId("ada"), TenantId("bob")
 

@@ -6,8 +6,8 @@ import pytest
 
 from memory_pipeline.chroma.server_identity import Marker, ProbeResult, ServerMap, identify_servers
 from memory_pipeline.domain.epoch import EpochStamp
+from memory_pipeline.domain.types import Server
 from memory_pipeline.errors import ChromaUnavailable, ServerLost
-from memory_pipeline.postgres.registry import Server
 
 OURS, THEIRS = uuid4(), uuid4()
 A, B, C = uuid4(), uuid4(), uuid4()

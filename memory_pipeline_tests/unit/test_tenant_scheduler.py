@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from memory_pipeline.domain.types import Outcome, TenantId, Verdict
+from memory_pipeline.domain.outcomes import Outcome, Verdict
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.worker.tenant_scheduler import (
     BACKLOGS_AT_ONCE,
     BUSY_SECONDS,

@@ -18,7 +18,7 @@ from pgvector.psycopg import register_vector
 
 from memory_pipeline.content.document import Recipe, compose, recipe_from
 from memory_pipeline.domain.types import Memory, MemoryId, TenantId, Vector, document_id
-from memory_pipeline.embedding.sentence import embedder_from
+from memory_pipeline.embedding.factory import embedder_from
 from memory_pipeline.local.processes import ServiceFailed, tail, wait_until
 from memory_pipeline.ports import Embedder
 from memory_pipeline.settings import Settings

@@ -10,7 +10,8 @@ from pathlib import Path
 import psycopg
 from pgvector.psycopg import register_vector
 
-from memory_pipeline.domain.types import Memory, TenantId, Verified
+from memory_pipeline.domain.outcomes import Verified
+from memory_pipeline.domain.types import Memory, TenantId
 from memory_pipeline.local.chroma import start_chroma
 from memory_pipeline.local.postgres import EmbeddedPostgres
 from memory_pipeline.pipeline import Pipeline, opened

@@ -15,8 +15,8 @@ import numpy as np
 import psycopg
 from pgvector.psycopg import register_vector
 
+from memory_pipeline.domain.lags import lags_of
 from memory_pipeline.domain.types import Memory, MemoryId, TenantId
-from memory_pipeline.sync.freshness import lags_of
 from memory_pipeline.testing.benchmarks.observer import Commit, Kind, Observer
 from memory_pipeline.testing.benchmarks.resident import delete, insert, update
 from memory_pipeline.testing.benchmarks.rows import Load, new_memories

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from memory_pipeline.domain.types import Verified
+from memory_pipeline.domain.outcomes import Verified
 from memory_pipeline.local.postgres import start_postgres
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings

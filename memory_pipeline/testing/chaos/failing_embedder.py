@@ -13,8 +13,8 @@ from pathlib import Path
 
 from memory_pipeline import pipeline
 from memory_pipeline.domain.types import Vector
+from memory_pipeline.embedding.cache import CachedEmbedder
 from memory_pipeline.embedding.hashing import HashingEmbedder
-from memory_pipeline.embedding.sentence import CachedEmbedder
 from memory_pipeline.errors import EmbedderUnavailable, Poison
 from memory_pipeline.ports import Embedder
 from memory_pipeline.settings import Settings

@@ -5,7 +5,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from memory_pipeline.domain.types import Failure, Generation, MemoryId
+from memory_pipeline.domain.outcomes import Failure
+from memory_pipeline.domain.types import Generation, MemoryId
 from memory_pipeline.errors import PipelineError
 from memory_pipeline.ports import Lease
 from memory_pipeline.sync.batch import write_documents

@@ -3,7 +3,9 @@
 import time
 from collections.abc import Sequence
 
-from memory_pipeline.domain.types import Claim, Failure, MemoryId, ProvenanceUpdate
+from memory_pipeline.domain.changes import Claim
+from memory_pipeline.domain.outcomes import Failure
+from memory_pipeline.domain.types import MemoryId, ProvenanceUpdate
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.testing.chaos.failing_embedder import main

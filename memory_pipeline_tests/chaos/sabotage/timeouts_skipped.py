@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from memory_pipeline.domain.types import Failure, Generation, MemoryId
+from memory_pipeline.domain.outcomes import Failure
+from memory_pipeline.domain.types import Generation, MemoryId
 from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.ports import Lease
 from memory_pipeline.sync.generations import Generations

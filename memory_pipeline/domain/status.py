@@ -1,0 +1,95 @@
+"""What an installation looks like now, as Postgres knows it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from memory_pipeline.domain.types import TenantId
+
+
+@dataclass(frozen=True, slots=True)
+class TenantStatus:
+    """One line of ``memory-pipeline tenants``, as Postgres knows it."""
+
+    tenant: TenantId
+    partition_key: str
+    generation: UUID | None
+    collection_id: UUID | None
+    server: UUID | None
+    memories: int
+    pending_changes: int
+    dead_letters: int
+    waived_dead_letters: int
+    lag_seconds: float
+    last_synced_at: datetime | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The installation in numbers; times in seconds."""
+
+    memories: int
+    memories_without_tenant: int
+    pending_changes: int
+    oldest_pending_seconds: float
+    dead_letters: int
+    waived_dead_letters: int
+    retrying: int
+    tenants: int
+    paused_tenants: int
+    damaged_tenants: int
+    rebuilding_tenants: int
+    findings: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewestChange:
+    """The version of a tenant's memories: the number of its newest change, and how many wait."""
+
+    tenant: TenantId
+    seq: int
+    pending: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A live process that is there, and for how many seconds it has said nothing."""
+
+    id: UUID
+    host: str
+    pid: int
+    version: str
+    started_at: datetime
+    silent_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits: changes, the age of the oldest in seconds, and memories that were given up."""
+
+    changes: int
+    oldest_seconds: float
+    dead_letters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a rebuild is, in tenants and in documents."""
+
+    tenants: int
+    done: int
+    failed: int
+    written: int
+    reused: int
+    embedded: int
+
+
+@dataclass(frozen=True, slots=True)
+class LastRebuild:
+    """How the newest rebuild of a tenant ended."""
+
+    tenant: TenantId
+    state: str
+    ended_at: datetime
+    error: str | None
