@@ -3,9 +3,17 @@
 import threading
 from collections.abc import Generator, Iterable
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Prefetch(Protocol):
+    """A way to work ahead, as ``prefetch`` does."""
+
+    def __call__(self, source: Iterable[T], *, depth: int) -> Generator[T]:
+        """Iterate over ``source``, at most ``depth`` results ahead."""
+        ...
 
 
 class _End:

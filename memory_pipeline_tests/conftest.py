@@ -12,7 +12,7 @@ from psycopg import sql
 
 from memory_pipeline.chroma.client import ChromaClient
 from memory_pipeline.chroma.marker import MARKER
-from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import Corrupt
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.local.postgres import EmbeddedPostgres, start_postgres

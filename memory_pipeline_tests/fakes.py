@@ -1225,7 +1225,7 @@ class FakeIndex:
                 return {i for i in vectors if document_id(i) not in held}
             return {i for i, vector in vectors.items() if _is_beaten(held, i, vector)}
 
-    def delete_in_batches(self, generation: Generation, *, seconds: float) -> bool:
+    def delete_batch(self, generation: Generation, *, seconds: float) -> bool:
         """Delete some documents of a large collection that has ended: none is large, here."""
         del seconds  # nothing here takes any
         with self.world.step("index.thin_out"):

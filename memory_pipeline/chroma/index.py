@@ -137,7 +137,7 @@ class ChromaIndex(Reads):
         with self._servers.client(generation.server).collection(generation, renew()) as collection:
             collection.delete(ids=[CONTROL_ID])
 
-    def delete_in_batches(self, generation: Generation, *, seconds: float) -> bool:
+    def delete_batch(self, generation: Generation, *, seconds: float) -> bool:
         """Delete some documents of a large collection that has ended; False once it is small.
 
         Nobody waits for long for so few, as everybody would for all of them at once.

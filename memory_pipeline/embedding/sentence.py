@@ -16,14 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from memory_pipeline.domain.types import DIMENSION, Vector
-from memory_pipeline.embedding.cache import CachedEmbedder
 from memory_pipeline.embedding.download import WEIGHTS_SHA256, verify_model
-from memory_pipeline.embedding.factory import embedder_from
-from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import EmbedderUnavailable, Poison
 from memory_pipeline.logs import get_logger
-
-__all__ = ["CachedEmbedder", "HashingEmbedder", "SentenceEmbedder", "embedder_from"]
 
 Precision = Literal["auto", "bf16", "f32"]
 

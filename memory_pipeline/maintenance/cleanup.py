@@ -1,9 +1,9 @@
 """Drop the collections of generations that have ended, once nobody can be using them any more."""
 
-import time
 from uuid import UUID
 
 from memory_pipeline.chroma.index import ChromaIndex
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.domain.types import Generation
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError
 from memory_pipeline.logs import get_logger
@@ -25,6 +25,7 @@ def drop_retired(
     grace_seconds: float,
     limit: int = DROPS_AT_ONCE,
     seconds: float = SECONDS_AT_ONCE,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> int:
     """Drop up to ``limit`` ended collections, for some ``seconds``; return how many are gone.
 
@@ -32,15 +33,15 @@ def drop_retired(
     write to a dropped collection finds nothing. One that cannot be dropped now, or not wholly, is
     left for the next time, and holds up no other. Raises PostgresUnavailable.
     """
-    gone, until = 0, time.monotonic() + seconds
+    gone, until = 0, clock.monotonic() + seconds
     away: set[UUID] = set()
     for generation in registry.droppable(grace_seconds=grace_seconds, limit=MOST_LOOKED_AT):
-        if gone == limit or time.monotonic() > until:
+        if gone == limit or clock.monotonic() > until:
             break
         if generation.server in away:
             continue
         try:
-            if not drop_in_batches(index, generation, until):
+            if not drop_in_batches(index, generation, until, clock):
                 break
         except PipelineError as error:
             if isinstance(error, ChromaUnavailable):
@@ -52,21 +53,23 @@ def drop_retired(
     return gone
 
 
-def drop_in_batches(index: ChromaIndex, generation: Generation, until: float) -> bool:
+def drop_in_batches(
+    index: ChromaIndex, generation: Generation, until: float, clock: Clock = SYSTEM_CLOCK
+) -> bool:
     """Drop a collection, unless emptying it takes longer; False: go on with it another time."""
-    thin = _is_thin(index, generation, until)
+    thin = _is_thin(index, generation, until, clock)
     if thin:
         index.drop(generation, seconds=DROP_SECONDS)
     return thin
 
 
-def _is_thin(index: ChromaIndex, generation: Generation, until: float) -> bool:
+def _is_thin(index: ChromaIndex, generation: Generation, until: float, clock: Clock) -> bool:
     """Empty a large collection little by little; a damaged one is not even read."""
     if generation.state != "retired":
         return True
     try:
-        while index.delete_in_batches(generation, seconds=DROP_SECONDS):
-            if time.monotonic() > until:
+        while index.delete_batch(generation, seconds=DROP_SECONDS):
+            if clock.monotonic() > until:
                 return False
     except Corrupt:
         return True

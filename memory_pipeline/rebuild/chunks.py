@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.content.document import Recipe
 from memory_pipeline.domain.types import (
     Checkpoint,
@@ -40,6 +41,7 @@ class ChunkWriter:
     recipe: Recipe
     trust: bool
     slice_seconds: float
+    clock: Clock = SYSTEM_CLOCK
 
     def chunks(
         self,
@@ -82,6 +84,7 @@ class ChunkWriter:
             plan.to_embed,
             renew=renew,
             slice_seconds=self.slice_seconds,
+            clock=self.clock,
         )
         return Chunk(
             ids[-1],

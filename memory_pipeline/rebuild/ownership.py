@@ -4,12 +4,11 @@ The owner of a part renews it before every request. Who finds a part whose owner
 until that ownership has run out: by then whatever the owner had sent has landed or died.
 """
 
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock, StopSignal
 from memory_pipeline.domain.types import Generation, RebuildId, RebuildPart, TenantId
 from memory_pipeline.errors import Fenced, Transient
 from memory_pipeline.ports import Lease, Outbox, Rebuilds, RenewLease
@@ -38,15 +37,16 @@ class Ownership:
     outbox: Outbox
     rebuilds: Rebuilds
     seconds: float
-    stop: threading.Event
+    stop: StopSignal
+    clock: Clock = SYSTEM_CLOCK
 
     def own(self, rebuild: RebuildId, tenant: TenantId) -> RebuildPart | None:
         """Become the owner; wait for the end of one who has died in this very rebuild."""
         self.pause(0)
-        until = time.monotonic() + self.rebuilds.redo_seconds + OWNER_POLL_SECONDS
+        until = self.clock.monotonic() + self.rebuilds.redo_seconds + OWNER_POLL_SECONDS
         while (part := self.rebuilds.acquire_part(rebuild, tenant)) is None:
             running = self.rebuilds.part_state(rebuild, tenant) == "running"
-            if not running or time.monotonic() > until:
+            if not running or self.clock.monotonic() > until:
                 return None
             self.pause(OWNER_POLL_SECONDS)
         return part
@@ -91,9 +91,9 @@ class Ownership:
 
     def _take(self, part: RebuildPart) -> Lease:
         """Take the tenant's lease; wait while a batch has it."""
-        until = time.monotonic() + LEASE_PATIENCE_SECONDS
+        until = self.clock.monotonic() + LEASE_PATIENCE_SECONDS
         while (lease := self.outbox.acquire_lease(part.tenant)) is None:
-            if time.monotonic() > until:
+            if self.clock.monotonic() > until:
                 raise Transient("the tenant's lease did not become free", sent=False)
             self.pause(LEASE_POLL_SECONDS)
             self.rebuilds.renew_part(part)
@@ -104,7 +104,7 @@ class Ownership:
 
     def settle(self) -> None:
         """Wait until what was sent has landed or died, told to stop or not."""
-        threading.Event().wait(self.rebuilds.redo_seconds)
+        self.clock.sleep(self.rebuilds.redo_seconds)
 
     def pause(self, seconds: float) -> None:
         """Wait, unless told to stop."""

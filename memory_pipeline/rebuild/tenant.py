@@ -16,11 +16,11 @@ again once that request must have landed or died: by this process after a pause,
 the ownership of this one has run out, which takes as long.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.domain.outcomes import Rebuilt, Verified
 from memory_pipeline.domain.types import (
     Checkpoint,
@@ -40,7 +40,7 @@ from memory_pipeline.errors import (
 )
 from memory_pipeline.logs import get_logger
 from memory_pipeline.ports import Index, Outbox, Rebuilds, Registry
-from memory_pipeline.prefetch import prefetch
+from memory_pipeline.prefetch import Prefetch, prefetch
 from memory_pipeline.rebuild.chunks import ChunkWriter
 from memory_pipeline.rebuild.ownership import GivenUp, Ownership, Stopped
 from memory_pipeline.sync.tenant import Sync
@@ -79,6 +79,9 @@ class Rebuild:
     chunk_documents: int
     chunk_documents_idle: int
     proves: bool = True  # a benchmark measures what the proof costs
+    sample: int = SAMPLE
+    clock: Clock = SYSTEM_CLOCK
+    prefetch: Prefetch = prefetch
 
     def run(
         self,
@@ -100,7 +103,7 @@ class Rebuild:
             PostgresUnavailable: nothing can be said about any tenant.
 
         """
-        began = time.monotonic()
+        began = self.clock.monotonic()
         try:
             part = self.ownership.own(rebuild, tenant)
         except Stopped:
@@ -114,7 +117,7 @@ class Rebuild:
         except Stopped:
             self.rebuilds.release_part(part)
             return Rebuilt(tenant, "stopped")
-        rebuilt = replace(rebuilt, seconds=time.monotonic() - began)
+        rebuilt = replace(rebuilt, seconds=self.clock.monotonic() - began)
         log.info(
             "rebuilt",
             rebuild=rebuild,
@@ -185,7 +188,7 @@ class Rebuild:
         generation, checkpoint, empty = self._generation(part, damaged)  # 1
         doubtful = 0 if empty else LONGEST_CHUNK
         renew, written_rows = self.ownership.renewal(part), WrittenRows()
-        chunks = prefetch(  # 2
+        chunks = self.prefetch(  # 2
             self.chunk_writer.chunks(
                 part,
                 checkpoint,
@@ -214,13 +217,13 @@ class Rebuild:
                 self._catch_up(part.tenant)  # 4
         finally:
             chunks.close()
-        began = time.monotonic()
+        began = self.clock.monotonic()
         repaired, documents = (
             self._prove(part, generation, written_rows) if self.proves else (0, 0)
         )  # 5
         so_far = replace(so_far, repaired=so_far.repaired + repaired)
         self._flip(part, generation, documents)  # 6
-        return replace(so_far, documents=documents, verify_seconds=time.monotonic() - began)
+        return replace(so_far, documents=documents, verify_seconds=self.clock.monotonic() - began)
 
     def _chunk_size(self, generation: Generation) -> int:
         """Small where small writes of others wait for it; large where nobody does."""
@@ -292,7 +295,7 @@ class Rebuild:
         verified = self.verify.run(
             part.tenant,
             generation=generation,
-            sample=SAMPLE,
+            sample=self.sample,
             written_rows=written_rows,
             renew=self.ownership.renewal(part),
         )

@@ -4,11 +4,11 @@ What is refused is singled out here, and charged only when a control beside it p
 collection that refuses everything is broken, and no memory is to blame.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.content.document import Recipe, compose
 from memory_pipeline.domain.outcomes import Failure, FailureKind
 from memory_pipeline.domain.types import Generation, MemoryId, document_id, memory_id_of
@@ -39,6 +39,7 @@ def embed_and_back_up(
     *,
     renew: RenewLease,
     slice_seconds: float,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Embedded:
     """Embed drafts and back each slice up at once. Raises as ``embed_drafts`` does."""
     embedded: list[EmbeddedDraft] = []
@@ -50,7 +51,9 @@ def embed_and_back_up(
             memories.back_up({d.memory.id: (d.memory, d.vector, d.provenance) for d in slice_})
         )
 
-    failures = embed_drafts(embedder, drafts, renew=renew, slice_seconds=slice_seconds, keep=keep)
+    failures = embed_drafts(
+        embedder, drafts, renew=renew, slice_seconds=slice_seconds, clock=clock, keep=keep
+    )
     return Embedded(
         tuple(d for d in embedded if d.memory.id in stored),
         tuple(d.memory.id for d in embedded if d.memory.id not in stored),
@@ -64,6 +67,7 @@ def embed_drafts(
     *,
     renew: RenewLease,
     slice_seconds: float,
+    clock: Clock = SYSTEM_CLOCK,
     keep: Callable[[Sequence[EmbeddedDraft]], None],
 ) -> list[Failure]:
     """Embed in slices that are short against the lease; single out what the model refuses.
@@ -85,7 +89,7 @@ def embed_drafts(
         keep([d.embedded(v, embedder.model) for d, v in zip(part, vectors, strict=True)])
 
     while at < len(drafts):
-        began = time.monotonic()
+        began = clock.monotonic()
         part = drafts[at : at + size]
         refused = isolate(part, attempt)
         if refused:
@@ -94,7 +98,7 @@ def embed_drafts(
         at += len(part)
         # Texts come shortest first: the next are as long as the one that would end the slice.
         characters = sum(len(draft.content.text) + 1 for draft in part)
-        a_character = max((time.monotonic() - began) / characters, 1e-9)
+        a_character = max((clock.monotonic() - began) / characters, 1e-9)
         size = 1
         while size < min(LARGEST_SLICE, len(drafts) - at) and (
             size * 2 * (len(drafts[min(at + size * 2, len(drafts)) - 1].content.text) + 1)

@@ -1,10 +1,10 @@
 """How old changes were when they became searchable: the promise, measured where it is kept."""
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.domain.lags import WINDOW_SECONDS, Lags, lags_of
 from memory_pipeline.domain.types import TenantId
 
@@ -16,7 +16,8 @@ LAGS_IN_ALL = 4096
 class Freshness:
     """Remembers the lags of a quarter of an hour, of each tenant and of all. For any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._all: deque[tuple[float, float]] = deque(maxlen=LAGS_IN_ALL)
         self._tenants: dict[TenantId, deque[tuple[float, float]]] = {}
@@ -31,7 +32,7 @@ class Freshness:
         """Note the lags of one batch, in seconds."""
         if not lags:
             return
-        now = time.monotonic()
+        now = self._clock.monotonic()
         with self._lock:
             mine = self._tenants.setdefault(tenant, deque(maxlen=LAGS_A_TENANT))
             for lag in lags:
@@ -46,7 +47,7 @@ class Freshness:
 
         Forgets who has been quiet.
         """
-        since = time.monotonic() - WINDOW_SECONDS
+        since = self._clock.monotonic() - WINDOW_SECONDS
         with self._lock:
             told, self._unreported = self._unreported, set()
             for tenant in [t for t, lags in self._tenants.items() if lags[-1][0] < since]:

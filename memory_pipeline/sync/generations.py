@@ -5,7 +5,7 @@ A building generation that fails is given up, and it alone: live never waits for
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 from memory_pipeline.content.document import Recipe
@@ -27,7 +27,7 @@ from memory_pipeline.sync.plan import EmbeddedDraft
 log = get_logger("memory_pipeline.sync.generations")
 
 # Tenants that are placed at the same moment would all go to the server that holds least.
-_placing = threading.Lock()
+PLACING: AbstractContextManager[object] = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class Generations:
     index: Index
     recipe: Recipe
     model: str
+    placing: AbstractContextManager[object] = PLACING
 
     def prepare(self, lease: Lease) -> None:
         """Prime what will be written; begin the first generation of a tenant that has none.
@@ -131,7 +132,7 @@ class Generations:
     def begin(self, tenant: TenantId, *, renew: RenewLease) -> Generation:
         """Note a new generation and create its collection; nobody points to it yet."""
         memories = self.memories.count(tenant)
-        with _placing:
+        with self.placing:
             begun = self.registry.begin_generation(
                 tenant,
                 self.index.choose_server(),

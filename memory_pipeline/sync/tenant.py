@@ -15,11 +15,12 @@ takes them over and schedules a confirm, for a request that may still be on its 
 is open during 5 and 6.
 """
 
-import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.content.document import Recipe
 from memory_pipeline.domain.changes import Claim
 from memory_pipeline.domain.outcomes import Outcome, Verdict
@@ -38,7 +39,7 @@ from memory_pipeline.ports import Embedder, Index, Lease, Memories, Outbox, Regi
 from memory_pipeline.sync.batch import embed_and_back_up
 from memory_pipeline.sync.damage import Damage
 from memory_pipeline.sync.freshness import Freshness
-from memory_pipeline.sync.generations import Generations
+from memory_pipeline.sync.generations import PLACING, Generations
 from memory_pipeline.sync.plan import plan_batch
 
 log = get_logger("memory_pipeline.sync.tenant")
@@ -65,6 +66,8 @@ class Sync:
     trust: bool
     slice_seconds: float
     freshness: Freshness = field(default_factory=Freshness)
+    clock: Clock = SYSTEM_CLOCK
+    placing: AbstractContextManager[object] = PLACING
     # What becomes of the document of a memory whose newest content is refused.
     dead_letter_search: Literal["previous", "hidden"] = "previous"
     # The token under which each tenant was last brought up to date by this very process.
@@ -74,7 +77,12 @@ class Sync:
     def generations(self) -> Generations:
         """What decides which generations are written."""
         return Generations(
-            self.registry, self.memories, self.index, self.recipe, self.embedder.model
+            self.registry,
+            self.memories,
+            self.index,
+            self.recipe,
+            self.embedder.model,
+            self.placing,
         )
 
     @property
@@ -115,7 +123,7 @@ class Sync:
     def _under_lease(
         self, tenant: TenantId, progress: Callable[[Outcome], None], *, once: bool
     ) -> Outcome:
-        began = time.monotonic()
+        began = self.clock.monotonic()
         self.registry.register(tenant)
         lease = self.outbox.acquire_lease(tenant)
         if lease is None:
@@ -127,7 +135,7 @@ class Sync:
             look, newest = False, None
             while (claim := self.outbox.claim(lease)).changes:
                 outcome = self._batch(lease, claim, outcome)
-                progress(replace(outcome, seconds=time.monotonic() - began))
+                progress(replace(outcome, seconds=self.clock.monotonic() - began))
                 look = look or _is_time_to_look(claim)
                 if once or not outcome.more or (newest and claim.changes[0].seq > newest):
                     break
@@ -150,7 +158,7 @@ class Sync:
             self.outbox.release_lease(lease, error=str(error) if error else None)
         if error is None:
             self._last[tenant] = lease.token
-        outcome = replace(outcome, seconds=time.monotonic() - began)
+        outcome = replace(outcome, seconds=self.clock.monotonic() - began)
         tell = log.info if outcome.newest_change or error else log.debug
         tell("synced", token=lease.token, **_figures(outcome))
         return outcome
@@ -184,7 +192,7 @@ class Sync:
 
     def _batch(self, lease: Lease, claim: Claim, so_far: Outcome) -> Outcome:
         """Read, embed, write and ack one claim; the numbers are the order."""
-        claimed_at = time.monotonic()
+        claimed_at = self.clock.monotonic()
         for generation in claim.targets:
             self.generations.check(generation)
         rows, left_out = self.memories.read(claim.memory_ids)  # 4
@@ -201,22 +209,23 @@ class Sync:
         )
         if plan.to_embed and not self.embedder.loaded:
             raise _ColdModel
-        planned_at = time.monotonic()
+        planned_at = self.clock.monotonic()
         embedded = embed_and_back_up(  # 5
             self.embedder,
             self.memories,
             plan.to_embed,
             renew=lease.renew,
             slice_seconds=self.slice_seconds,
+            clock=self.clock,
         )
-        embedded_at = time.monotonic()
+        embedded_at = self.clock.monotonic()
         ready = [*plan.covered, *embedded.ready]
         failures = [
             *plan.refused,
             *embedded.failures,
             *self.generations.write(lease, claim.targets, ready, plan.deletes),
         ]  # 6
-        searchable_at = time.monotonic()
+        searchable_at = self.clock.monotonic()
         failed = {f.memory_id for f in failures}
         if failed and self.dead_letter_search == "hidden":
             # Before the ack: until their documents are gone, the changes wait.

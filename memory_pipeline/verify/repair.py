@@ -1,10 +1,9 @@
 """Bring right what a verify has found: write memories again, or rebuild; then verify again."""
 
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.domain.outcomes import Rebuilt, Verified
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.outbox import PostgresOutbox
@@ -27,6 +26,7 @@ class Repair:
     outbox: PostgresOutbox
     sync: Sync
     rebuild: Callable[[TenantId], Rebuilt]
+    clock: Clock = SYSTEM_CLOCK
 
     def run(self, tenant: TenantId, *, sample: int | None = SAMPLE) -> tuple[Verified, Verified]:
         """Verify, repair and verify again; return the first verdict and the last.
@@ -57,9 +57,8 @@ class Repair:
 
     def _drain(self, tenant: TenantId) -> None:
         """Bring what stands, or wait until whoever has the tenant has brought it."""
-        until = time.monotonic() + PATIENCE_SECONDS
-        waiting = threading.Event()
-        while self.outbox.has_due_changes(tenant) and time.monotonic() < until:
+        until = self.clock.monotonic() + PATIENCE_SECONDS
+        while self.outbox.has_due_changes(tenant) and self.clock.monotonic() < until:
             if self.sync.run(tenant).verdict not in {"busy", "fenced"}:
                 return
-            waiting.wait(POLL_SECONDS)
+            self.clock.sleep(POLL_SECONDS)

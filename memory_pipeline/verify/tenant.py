@@ -13,20 +13,20 @@ Memory is bounded by a page and by 8 bytes a memory. Nothing is paused, locked o
 
 from __future__ import annotations  # array[int] is for the type checker alone
 
-import time
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.content.document import describe
 from memory_pipeline.domain.outcomes import Finding, FindingKind, Verified
 from memory_pipeline.domain.types import Generation, MemoryId, Scalar, TenantId, memory_id_of
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, ServerLost
 from memory_pipeline.ports import RenewLease
 from memory_pipeline.postgres.registry import PostgresRegistry
-from memory_pipeline.prefetch import prefetch
+from memory_pipeline.prefetch import Prefetch, prefetch
 from memory_pipeline.verify.double_check import (
     CHECK_SIZE,
     CLOSE_CHECK_SIZE,
@@ -58,6 +58,8 @@ class Verify:
     sides: Sides
     registry: PostgresRegistry
     seconds: float
+    clock: Clock = SYSTEM_CLOCK
+    prefetch: Prefetch = prefetch
 
     def run(
         self,
@@ -87,14 +89,14 @@ class Verify:
                 collection was replaced amid every look, for nobody writes the old one any more.
 
         """
-        began = time.monotonic()
+        began = self.clock.monotonic()
         renew = renew or (lambda: self.seconds)
         for _ in range(FLIPS):
             target = generation or self.registry.live(tenant)
             verified = self._look(tenant, target, sample, written_rows, renew)
             now = generation or self.registry.live(tenant)
             if (now and (now.id, now.state)) == (target and (target.id, target.state)):
-                return replace(verified, seconds=time.monotonic() - began)
+                return replace(verified, seconds=self.clock.monotonic() - began)
         raise ChromaUnavailable(
             f"its collection was replaced {FLIPS} times while it was looked at", sent=False
         )
@@ -150,7 +152,7 @@ class Verify:
         renew: RenewLease,
     ) -> Verified:
         scan = self._scan(tenant, generation, written_rows, renew)  # 1
-        began = time.monotonic()
+        began = self.clock.monotonic()
         look = DoubleCheck(self.sides, tenant, generation, renew)
         close: set[MemoryId] = set()
         chosen: Sequence[MemoryId] = ()
@@ -159,7 +161,7 @@ class Verify:
             for part in cut(chosen, CLOSE_CHECK_SIZE):  # 2
                 close |= look.doubt(part, closely=True)
             close |= self._unlisted(generation, scan.present, renew)
-        reach_seconds = time.monotonic() - began
+        reach_seconds = self.clock.monotonic() - began
         findings = [
             *look.confirm(sorted(scan.doubts - close), closely=False),  # 3
             *look.confirm(sorted(close), closely=True),
@@ -193,7 +195,7 @@ class Verify:
         present: array[int] = array("q")
         doubts: set[MemoryId] = set()
         strangers: list[str] = []
-        pages = prefetch(self.sides.index.pages(generation, renew=renew), depth=1)
+        pages = self.prefetch(self.sides.index.pages(generation, renew=renew), depth=1)
         try:
             for page in pages:
                 held: dict[MemoryId, Mapping[str, Scalar]] = {}

@@ -9,7 +9,7 @@ import pytest
 
 from memory_pipeline.content.document import recipe_from, searchable_text
 from memory_pipeline.content.json_text import parse
-from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.acceptance.conftest import Cli

@@ -12,7 +12,7 @@ from memory_pipeline.domain import dead_letters as letters_module
 from memory_pipeline.domain.dead_letters import DeadLetter, DeadLetterFilter
 from memory_pipeline.domain.outcomes import Outcome
 from memory_pipeline.domain.types import MemoryId, RebuildId, TenantId
-from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.builders import remember

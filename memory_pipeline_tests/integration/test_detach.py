@@ -15,7 +15,7 @@ from memory_pipeline.chroma.client import ChromaClient
 from memory_pipeline.chroma.marker import MARKER
 from memory_pipeline.cli import app
 from memory_pipeline.domain.types import TenantId
-from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import ContractError, StillInUse
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.local.environment import settings_environment

@@ -28,7 +28,7 @@ from memory_pipeline.domain.types import (
     Vector,
     document_id,
 )
-from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import (
     ChromaUnavailable,
     ConfigurationChanged,

@@ -7,7 +7,7 @@ import pytest
 
 from memory_pipeline.domain.outcomes import Finding, Verified
 from memory_pipeline.domain.types import Generation, TenantId
-from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.verify.tenant import Verify

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from memory_pipeline.content.document import compose
 from memory_pipeline.domain.types import MemoryId, RebuildId, TenantId
-from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.settings import Settings

@@ -21,7 +21,7 @@ from memory_pipeline.chroma.marker import EPOCH_KEY, HOME_KEY, INSTALLATION_KEY,
 from memory_pipeline.cli import app
 from memory_pipeline.domain.epoch import AHEAD, EpochStamp
 from memory_pipeline.domain.types import MemoryId, TenantId
-from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import ChromaUnavailable, Fenced, ServerLost
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.local.environment import settings_environment

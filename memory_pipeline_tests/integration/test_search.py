@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from memory_pipeline.domain.types import Hit, TenantId
-from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import (
     ChromaUnavailable,
     Corrupt,

@@ -25,7 +25,7 @@ from memory_pipeline.domain.types import (
     TenantId,
     Vector,
 )
-from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import (
     ChromaUnavailable,
     Corrupt,

@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 from memory_pipeline.domain.changes import PendingTenant
 from memory_pipeline.domain.outcomes import Outcome
 from memory_pipeline.domain.types import Generation, MemoryId, TenantId, Vector
-from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import Corrupt, Poison, PostgresUnavailable
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.pipeline import Pipeline, opened

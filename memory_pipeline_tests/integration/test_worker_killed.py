@@ -28,7 +28,7 @@ from psycopg.types.json import Jsonb
 from pydantic import SecretStr
 
 from memory_pipeline.domain.types import MemoryId, TenantId
-from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.local.environment import base_environment
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings

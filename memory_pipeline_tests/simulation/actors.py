@@ -19,13 +19,19 @@ from memory_pipeline.rebuild.ownership import Ownership
 from memory_pipeline.rebuild.tenant import Rebuild
 from memory_pipeline.search.query import Search
 from memory_pipeline.settings import Settings
+from memory_pipeline.sync.freshness import Freshness
 from memory_pipeline.sync.tenant import Sync
 from memory_pipeline.verify.double_check import Sides
 from memory_pipeline.verify.repair import Repair
 from memory_pipeline.verify.tenant import Verify
 from memory_pipeline.worker.tenant_scheduler import TenantScheduler
 from memory_pipeline_tests.fakes import FakeLetters, FakeRebuilds, FakeRegistry
-from memory_pipeline_tests.simulation.scheduler import VirtualEvent
+from memory_pipeline_tests.simulation.scheduler import (
+    NoLock,
+    VirtualClock,
+    VirtualEvent,
+    VirtualPrefetch,
+)
 from memory_pipeline_tests.simulation.world import (
     POISON_FOR_INDEX,
     POISON_FOR_MODEL,
@@ -62,6 +68,7 @@ class Core:
         self.index = SimulatedIndex(world)
         self.embedder = SimulatedEmbedder(world, loaded=loaded)
         recipe = _recipe(settings)
+        clock, prefetch = VirtualClock(world.scheduler), VirtualPrefetch(world.scheduler)
         self.sync = Sync(
             outbox=self.outbox,
             memories=self.memories,
@@ -71,6 +78,9 @@ class Core:
             recipe=recipe,
             trust=world.trust,
             slice_seconds=settings.lease_seconds / 4,
+            freshness=Freshness(clock),
+            clock=clock,
+            placing=NoLock(),
         )
         parts = Sides(
             memories=self.memories,  # type: ignore[arg-type]
@@ -80,13 +90,14 @@ class Core:
             model=self.embedder.model,
             trust=world.trust,
         )
-        self.verify = Verify(parts, self.registry, AUDIT_SECONDS)  # type: ignore[arg-type]
+        self.verify = Verify(parts, self.registry, AUDIT_SECONDS, clock, prefetch)  # type: ignore[arg-type]
         self.rebuild = Rebuild(
             ownership=Ownership(
                 self.outbox,
                 self.rebuilds,
                 self.verify.seconds,
-                VirtualEvent(world.scheduler),  # type: ignore[arg-type]
+                VirtualEvent(world.scheduler),
+                clock,
             ),
             outbox=self.outbox,
             registry=self.registry,
@@ -101,11 +112,16 @@ class Core:
                 recipe=recipe,
                 trust=world.trust,
                 slice_seconds=settings.lease_seconds / 4,
+                clock=clock,
             ),
             sync=self.sync,
             verify=self.verify,
             chunk_documents=settings.rebuild_batch_size,
             chunk_documents_idle=settings.rebuild_batch_size_idle,
+            # Of a large collection the proof looks at next to no vectors; these stand for such.
+            sample=0,
+            clock=clock,
+            prefetch=prefetch,
         )
         self.search = Search(
             memories=self.memories,  # type: ignore[arg-type]
@@ -128,7 +144,8 @@ class Core:
     def repair(self) -> Repair:
         """What verifies and brings right."""
         outbox = self.outbox
-        return Repair(self.verify, outbox, self.sync, self.rebuild_alone)  # type: ignore[arg-type]
+        clock = VirtualClock(self.world.scheduler)
+        return Repair(self.verify, outbox, self.sync, self.rebuild_alone, clock)  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -197,6 +214,7 @@ def mender(core: Core, closing: Closing) -> None:
                 core.index,  # type: ignore[arg-type]
                 grace_seconds=world.settings.retire_seconds,
                 limit=3,
+                clock=VirtualClock(world.scheduler),
             )
         world.scheduler.sleep(4.0 + world.scheduler.rng.random() * 4.0)
 

@@ -20,29 +20,27 @@ from memory_pipeline_tests.simulation.world import SimulatedWorld
 
 RATES = (0.0, 0.003, 0.01, 0.03)
 # Where it matters most when something goes wrong, and where it hardly does.
-HOT = frozenset(
-    {
-        "embedder.embed",
-        "index.write",
-        "lease.renew",
-        "memories.back_up",
-        "memories.versions",
-        "outbox.ack",
-        "outbox.claim",
-        "rebuilds.record_chunk",
-        "rebuilds.flip",
-        "rebuilds.register_building",
-        "registry.abandon",
-        "registry.go_live",
-    }
+HOT = (
+    "embedder.embed",
+    "index.write",
+    "lease.renew",
+    "memories.back_up",
+    "memories.versions",
+    "outbox.ack",
+    "outbox.claim",
+    "rebuilds.record_chunk",
+    "rebuilds.flip",
+    "rebuilds.register_building",
+    "registry.abandon",
+    "registry.go_live",
 )
 # What a rebuild does last in a proof, and first for its flip.
-AFTER_THE_PROOF = "memories.ids, outbox.take"
+AFTER_THE_PROOF = "memories.ids, outbox.acquire_lease"
 # Where a seed looks for trouble: each of these is the edge of some window. A season has its own.
 Season = Literal["any", "sync", "rebuild", "verify"]
 FOCUSES: dict[Season, tuple[str, ...]] = {
     "any": (
-        *sorted(HOT),
+        *HOT,
         "index.query",
         "memories.get",
         "memories.ids",

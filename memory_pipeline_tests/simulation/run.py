@@ -1,35 +1,22 @@
 """One seed: a world, who acts in it, a storm, a calm, and what has to be so by then."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from random import Random
-from typing import Any
 
 from memory_pipeline.domain.types import TenantId
-from memory_pipeline.maintenance import cleanup as retire
-from memory_pipeline.rebuild import ownership
-from memory_pipeline.rebuild import tenant as rebuild
 from memory_pipeline.settings import Settings
-from memory_pipeline.sync import batch, generations
-from memory_pipeline.sync import tenant as sync
-from memory_pipeline.verify import repair
-from memory_pipeline.verify import tenant as verify
 from memory_pipeline_tests.fakes import FakeRegistry
-from memory_pipeline_tests.simulation import actors
-from memory_pipeline_tests.simulation import invariants as promises
+from memory_pipeline_tests.simulation import actors, invariants
 from memory_pipeline_tests.simulation.actors import TENANTS, Application, Closing, Core, Vandal
 from memory_pipeline_tests.simulation.faults import ChanceOfFaults, Season
 from memory_pipeline_tests.simulation.invariants import Broken
 from memory_pipeline_tests.simulation.scheduler import (
-    Ahead,
-    NoLock,
     Process,
-    Scheduler,
     Stuck,
-    VirtualThreading,
-    VirtualTime,
 )
 from memory_pipeline_tests.simulation.world import SimulatedWorld
 
@@ -52,37 +39,14 @@ class Report:
     trace: tuple[tuple[float, str, str], ...]
 
 
-class Silent:
-    """Stands for a logger."""
-
-    def __getattr__(self, _: str) -> Callable[..., None]:
-        return lambda *_args, **_kwargs: None
-
-
 @contextmanager
-def virtual(scheduler: Scheduler) -> Iterator[None]:
-    """Give the core this scheduler's time, events and threads."""
-    time, threading = VirtualTime(scheduler), VirtualThreading(scheduler)
-    stand_ins: tuple[tuple[Any, str, Any], ...] = (
-        *(
-            (module, "time", time)
-            for module in (sync, batch, ownership, rebuild, repair, retire, verify)
-        ),
-        *((module, "threading", threading) for module in (ownership, repair)),
-        *((module, "prefetch", Ahead(scheduler)) for module in (rebuild, verify)),
-        *((module, "log", Silent()) for module in (sync, generations, rebuild, retire)),
-        (generations, "_placing", NoLock()),
-        # Of a large collection the proof looks at next to no vectors; these are to stand for such.
-        (rebuild, "SAMPLE", 0),
-    )
-    before = [(module, name, getattr(module, name)) for module, name, _ in stand_ins]
-    for module, name, stand_in in stand_ins:
-        setattr(module, name, stand_in)
+def quiet() -> Iterator[None]:
+    """Log nothing: a seed is told by its trace."""
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        for module, name, own in before:
-            setattr(module, name, own)
+        logging.disable(logging.NOTSET)
 
 
 @cache
@@ -203,7 +167,7 @@ class Simulation:
     def run(self, *, whole: bool = False) -> Report:
         """Let it storm, let it calm down, and look."""
         world, broken = self.world, None
-        with virtual(world.scheduler):
+        with quiet():
             try:
                 self._storm()
                 self._calm()
@@ -224,7 +188,7 @@ class Simulation:
         )
 
     def _after(self) -> None:
-        promises.after_every_step(self.world)
+        invariants.after_every_step(self.world)
 
     def _storm(self) -> None:
         scheduler = self.world.scheduler
@@ -295,7 +259,7 @@ class Simulation:
             if tenant not in world.tenants:
                 continue
             live = world.tenants[tenant].live
-            wrong = set() if live is None else set(promises.differing(world, tenant, live))
+            wrong = set() if live is None else set(invariants.differing(world, tenant, live))
             wrong -= {i for (t, i), f in world.failures.items() if t == tenant and f.buried}
             verified = core.verify.run(tenant, sample=None)
             found = {f.memory_id for f in verified.findings}
@@ -307,7 +271,7 @@ class Simulation:
                 if last.findings:
                     raise Broken(f"P8: a repair of {tenant} leaves {last.findings}")
                 self._try_again(core, tenant)
-        promises.in_the_end(world)
+        invariants.in_the_end(world)
 
     def _try_again(self, core: Core, tenant: TenantId) -> None:
         """Do what workers do of what a repair has met: poison is tried as often as it may be."""

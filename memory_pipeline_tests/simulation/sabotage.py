@@ -28,6 +28,7 @@ from memory_pipeline.ports import Lease, Memories
 from memory_pipeline.rebuild import chunks as filling
 from memory_pipeline.rebuild import tenant as rebuild
 from memory_pipeline.rebuild.chunks import ChunkWriter
+from memory_pipeline.rebuild.ownership import Ownership
 from memory_pipeline.rebuild.tenant import Rebuild
 from memory_pipeline.search.query import Search, _Found
 from memory_pipeline.sync import batch, generations, plan
@@ -49,7 +50,6 @@ from memory_pipeline_tests.fakes import (
 )
 from memory_pipeline_tests.simulation import actors
 from memory_pipeline_tests.simulation.run import Report, Simulation
-from memory_pipeline_tests.simulation.scheduler import VirtualEvent, VirtualThreading
 from memory_pipeline_tests.simulation.world import SimulatedWorld
 
 
@@ -394,14 +394,7 @@ def _no_confirm() -> Iterator[None]:
     behind="the proof before the flip, unless the first request lands after both",
 )
 def _redone_at_once() -> Iterator[None]:
-    class Impatient(VirtualEvent):
-        def wait(self, seconds: float) -> bool:
-            return super().wait(min(seconds, 0.1))
-
-    def impatient(self: VirtualThreading) -> VirtualEvent:
-        return Impatient(self._scheduler)
-
-    with patch.object(VirtualThreading, "Event", impatient):
+    with patch.object(Ownership, "settle", lambda self: self.clock.sleep(0.1)):
         yield
 
 

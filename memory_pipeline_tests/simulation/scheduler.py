@@ -1,8 +1,8 @@
 """Who acts next: greenlets, a seed, and a clock that moves only when nobody wants to act now.
 
 Every call of a port is a place where others may act, so one seed is one interleaving. Nothing here
-knows what is synced. There is one thread and no time: `VirtualTime`, `VirtualEvent` and `ahead`
-stand for what the core takes from the standard library.
+knows what is synced. There is one thread and no time: `VirtualClock`, `VirtualEvent` and
+`VirtualPrefetch` are handed to the core in place of real time and threads.
 """
 
 import heapq
@@ -184,15 +184,20 @@ class Scheduler:
             heapq.heappop(self._events)[2]()
 
 
-class VirtualTime:
-    """Stands for the module ``time``."""
+class VirtualClock:
+    """The core's clock: what it waits for is virtual time."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
 
     def monotonic(self) -> float:
-        """Tell the virtual time."""
+        """Return the virtual time."""
         return self._scheduler.clock.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let virtual time pass."""
+        if seconds > IMMEDIATELY:
+            self._scheduler.sleep(seconds)
 
 
 class VirtualEvent:
@@ -205,22 +210,15 @@ class VirtualEvent:
         """Tell that it is not set."""
         return False
 
-    def wait(self, seconds: float) -> bool:
+    def set(self) -> None:
+        """Refuse: no simulated process is told to stop."""
+        raise NotImplementedError
+
+    def wait(self, timeout: float) -> bool:
         """Sleep."""
-        if seconds > IMMEDIATELY:
-            self._scheduler.sleep(seconds)
+        if timeout > IMMEDIATELY:
+            self._scheduler.sleep(timeout)
         return False
-
-
-class VirtualThreading:
-    """Stands for the module ``threading``."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-
-    def Event(self) -> VirtualEvent:  # noqa: N802 - the name that it stands for
-        """Make an event."""
-        return VirtualEvent(self._scheduler)
 
 
 class NoLock:
@@ -231,8 +229,8 @@ class NoLock:
     def __exit__(self, *_: object) -> None: ...
 
 
-class Ahead:
-    """Stands for ``ahead.ahead``: another actor of the same process works ahead."""
+class VirtualPrefetch:
+    """Stands for ``prefetch``: another actor of the same process works ahead."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler

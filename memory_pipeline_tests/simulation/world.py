@@ -48,7 +48,7 @@ BEYOND_SHARE = 0.3
 BEYOND_SECONDS = 30.0
 NOTHING_WRONG = Step(None)
 # Steps that only look, or only hold: what a promise is judged by is the same after them.
-CHECK_SIZE = frozenset(
+READ_STEPS = frozenset(
     {
         "embedder.embed",
         "embedder.load",
@@ -165,7 +165,7 @@ class SimulatedWorld(FakeWorld):
         self.scheduler.sleep(self.scheduler.rng.random() * actor.process.pace_seconds)
         fault = self.faults.at(name)
         self.doing = name
-        self.touched = self.touched or name not in CHECK_SIZE
+        self.touched = self.touched or name not in READ_STEPS
         self.trace.append((self.now, actor.name, name))
         return NOTHING_WRONG if fault is None else Step(fault)
 

@@ -6,7 +6,7 @@ from typing import Literal
 import psycopg
 from psycopg.types.json import Jsonb
 
-from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline_tests.stateful.faults import POISON
 
 Verb = Literal["write", "metadata", "vector", "no vector", "delete", "move", "put again"]

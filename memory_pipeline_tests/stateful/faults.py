@@ -10,7 +10,7 @@ from uuid import UUID
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.chroma.servers import Servers
 from memory_pipeline.domain.types import Document, Generation, MemoryId, Vector
-from memory_pipeline.embedding.sentence import HashingEmbedder
+from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import (
     ChromaUnavailable,
     EmbedderUnavailable,

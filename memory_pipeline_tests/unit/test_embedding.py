@@ -13,7 +13,8 @@ from memory_pipeline.domain.types import DIMENSION, Vector
 from memory_pipeline.embedding import sentence as embedding
 from memory_pipeline.embedding.cache import CachedEmbedder
 from memory_pipeline.embedding.factory import embedder_from
-from memory_pipeline.embedding.sentence import HashingEmbedder, SentenceEmbedder
+from memory_pipeline.embedding.hashing import HashingEmbedder
+from memory_pipeline.embedding.sentence import SentenceEmbedder
 from memory_pipeline.errors import EmbedderUnavailable, ModelMissing, Poison
 from memory_pipeline.settings import Settings
 
@@ -101,7 +102,7 @@ def test_the_stand_in_puts_texts_that_share_words_near() -> None:
 def test_the_stand_in_gives_the_same_vector_in_every_process() -> None:
     """Vectors of yesterday's process and of today's can be compared."""
     code = (
-        "import hashlib; from memory_pipeline.embedding.sentence import HashingEmbedder;"
+        "import hashlib; from memory_pipeline.embedding.hashing import HashingEmbedder;"
         "(v,) = HashingEmbedder().embed(['a cat on a mat']);"
         "print(hashlib.sha256(v.tobytes()).hexdigest())"
     )

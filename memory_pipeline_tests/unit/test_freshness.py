@@ -4,7 +4,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 
 from memory_pipeline.domain.lags import WINDOW_SECONDS, Lags, lags_of
 from memory_pipeline.domain.types import TenantId
-from memory_pipeline.sync import freshness as module
 from memory_pipeline.sync.freshness import LAGS_A_TENANT, LAGS_IN_ALL, Freshness
 
 ADA, BOB = TenantId("ada"), TenantId("bob")
@@ -29,13 +27,15 @@ class Clock:
         """Tell the time."""
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        """Let this much time pass."""
+        self.now += seconds
+
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Put a clock in the place of the module's own."""
-    clock = Clock()
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock.monotonic))
-    return clock
+def clock() -> Clock:
+    """Return a clock that stands still."""
+    return Clock()
 
 
 def counted(found: dict[TenantId | None, Lags]) -> dict[TenantId | None, int]:
@@ -75,7 +75,7 @@ def test_quantiles_are_those_that_everybody_computes(seconds: list[float]) -> No
 
 def test_only_the_last_quarter_of_an_hour_counts(clock: Clock) -> None:
     """An old lag says nothing about now: neither of its tenant nor of all."""
-    fresh = Freshness()
+    fresh = Freshness(clock)
     fresh.record(ADA, [9.0])
     fresh.record(BOB, [9.0])
     clock.now += WINDOW_SECONDS - 1
@@ -94,7 +94,7 @@ def test_only_the_last_quarter_of_an_hour_counts(clock: Clock) -> None:
 
 def test_what_is_told_too_late_is_not_told(clock: Clock) -> None:
     """Where nobody asked for long, figures of the past are no figures of now."""
-    fresh = Freshness()
+    fresh = Freshness(clock)
     fresh.record(ADA, [9.0])
     clock.now += WINDOW_SECONDS + 1
     assert fresh.unreported() == {}
@@ -102,7 +102,7 @@ def test_what_is_told_too_late_is_not_told(clock: Clock) -> None:
 
 def test_a_tenant_is_told_once_until_it_has_something_new(clock: Clock) -> None:
     """What Postgres knows is not written again each time; what is new is told with the rest."""
-    fresh = Freshness()
+    fresh = Freshness(clock)
     fresh.record(ADA, [0.1, 0.2])
     fresh.record(BOB, [0.3])
     assert counted(fresh.unreported()) == {ADA: 2, BOB: 1, None: 3}
@@ -111,16 +111,16 @@ def test_a_tenant_is_told_once_until_it_has_something_new(clock: Clock) -> None:
     assert counted(fresh.unreported()) == {BOB: 2, None: 4}
 
 
-def test_a_batch_without_lags_is_nothing_new() -> None:
+def test_a_batch_without_lags_is_nothing_new(clock: Clock) -> None:
     """Confirms and resets measure nothing."""
-    fresh = Freshness()
+    fresh = Freshness(clock)
     fresh.record(ADA, [])
     assert fresh.unreported() == {}
 
 
-def test_every_lag_is_shown_to_who_watches() -> None:
+def test_every_lag_is_shown_to_who_watches(clock: Clock) -> None:
     """The histogram counts them all, however long they are kept here."""
-    fresh, seen = Freshness(), list[float]()
+    fresh, seen = Freshness(clock), list[float]()
     fresh.record(ADA, [9.0])
     fresh.watch(seen.append)
     fresh.record(ADA, [0.1, 0.2])
@@ -133,7 +133,7 @@ def test_every_lag_is_shown_to_who_watches() -> None:
 
 def test_a_busy_tenant_takes_no_more_memory_than_its_share(clock: Clock) -> None:
     """Of many lags the newest count, of one tenant and of all."""
-    fresh = Freshness()
+    fresh = Freshness(clock)
     fresh.record(ADA, [5.0] * LAGS_IN_ALL)
     fresh.record(ADA, [0.1] * LAGS_A_TENANT)
     assert len(fresh._tenants[ADA]) == LAGS_A_TENANT
@@ -145,7 +145,7 @@ def test_a_busy_tenant_takes_no_more_memory_than_its_share(clock: Clock) -> None
 
 def test_tenants_that_are_quiet_are_forgotten(clock: Clock) -> None:
     """A process that runs for months keeps nothing of who came by once."""
-    fresh = Freshness()
+    fresh = Freshness(clock)
     for n in range(1_000):
         fresh.record(TenantId(f"passer-by {n}"), [0.1])
     fresh.unreported()
@@ -175,9 +175,9 @@ class Interrupted(list[float]):
         yield self[-1]
 
 
-def test_who_asks_in_the_middle_of_a_batch_is_told_all_of_it() -> None:
+def test_who_asks_in_the_middle_of_a_batch_is_told_all_of_it(clock: Clock) -> None:
     """A batch is noted whole or not at all: who asks meanwhile waits for its end."""
-    fresh, lags = Freshness(), Interrupted([0.1, 0.2, 0.3])
+    fresh, lags = Freshness(clock), Interrupted([0.1, 0.2, 0.3])
     with ThreadPoolExecutor(2) as threads:
         noted = threads.submit(fresh.record, ADA, lags)
         assert lags.reached.wait(5.0)
@@ -204,9 +204,9 @@ def test_people_read_milliseconds() -> None:
     assert shown == {"p50": 45.6, "p95": 100.0, "p99": 250.0, "max": 1000.0}
 
 
-def test_any_thread_may_note_and_ask(hasty: None) -> None:
+def test_any_thread_may_note_and_ask(hasty: None, clock: Clock) -> None:
     """Turns note while the pulse asks: nothing breaks, nothing is told twice or never."""
-    fresh, over = Freshness(), threading.Event()
+    fresh, over = Freshness(clock), threading.Event()
     tenants = [TenantId(f"t{n}") for n in range(8)]
     told: list[TenantId | None] = []
 
