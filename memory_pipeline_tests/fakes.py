@@ -322,8 +322,8 @@ class FakeWorld:
     def note_provenance(self, updates: Mapping[MemoryId, ProvenanceUpdate]) -> None:
         """Note where vectors come from, where nobody has since their rows were read."""
         for memory_id, update in updates.items():
-            if self.provenance.get(memory_id) == update.before:
-                self.provenance[memory_id] = update.now
+            if self.provenance.get(memory_id) == update.expected:
+                self.provenance[memory_id] = update.new
 
     def forget_failures_of_gone(self, tenant: TenantId) -> None:
         """Forget the failures of memories that a tenant has no more."""
@@ -702,7 +702,7 @@ class FakeMemories:
         world = self.world
         with world.step("memories.back_up"):
             if world.settings.backup == "off":
-                world.note_provenance(postgres_memories.of_another_text(vectors))
+                world.note_provenance(postgres_memories.provenance_of_unknown_text(vectors))
                 return frozenset(vectors)
             done: set[MemoryId] = set()
             for memory_id, (read, vector, provenance) in vectors.items():

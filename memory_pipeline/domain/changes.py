@@ -9,10 +9,10 @@ from memory_pipeline.domain.types import Generation, MemoryId, TenantId
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An outbox row: this memory of this tenant is to be looked at again (None: all of them).
+    """An outbox row: this memory of this tenant has to be synced (None: all of them, a reset).
 
-    ``age``: seconds since the memory was written, when the change was claimed; None where it was
-    not: a reset, a confirm. ``again``: it was enqueued by us, to look at a memory again.
+    ``age``: seconds from the application's write to the claim; None for a reset, a confirm and a
+    recheck, which no application wrote. ``recheck``: the pipeline enqueued it.
     """
 
     seq: int
@@ -25,7 +25,7 @@ class Change:
 class Claim:
     """Changes that one token has claimed, with the generations to write them to.
 
-    ``full``: as many as one claim takes; more of them may stand.
+    ``full``: as many changes as one claim takes; more may be pending.
     """
 
     changes: tuple[Change, ...]
@@ -34,26 +34,26 @@ class Claim:
 
     @property
     def memory_ids(self) -> tuple[MemoryId, ...]:
-        """Every memory concerned, once, in id order."""
+        """The ids of every memory in the claim, once, in order."""
         return tuple(sorted({c.memory_id for c in self.changes if c.memory_id is not None}))
 
     def only(self, ids: Collection[MemoryId]) -> "Claim":
-        """Return the part of the claim that is about these memories."""
+        """Return the claim with only the changes of these memories."""
         return replace(self, changes=tuple(c for c in self.changes if c.memory_id in ids))
 
     def without(self, ids: Collection[MemoryId]) -> "Claim":
-        """Return the part of the claim that is not about these memories."""
+        """Return the claim without the changes of these memories."""
         return replace(self, changes=tuple(c for c in self.changes if c.memory_id not in ids))
 
     @property
     def resets(self) -> bool:
-        """Whether the whole tenant is to be reconciled."""
+        """Whether the claim holds a reset: the whole tenant is reconciled."""
         return any(c.memory_id is None for c in self.changes)
 
 
 @dataclass(frozen=True, slots=True)
 class PendingTenant:
-    """A tenant with changes that may be claimed now."""
+    """A tenant with changes that may be claimed now; ``waits_seconds`` is the age of the oldest."""
 
     tenant: TenantId
     partition_key: str | None
@@ -63,9 +63,9 @@ class PendingTenant:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedDifferences:
-    """Why documents may differ from their memories: a change waits, or the memory is buried.
+    """Which documents may differ from their memories: a change is pending, or it is buried.
 
-    ``waived`` are those of the buried ones that a person lets be.
+    ``everything``: a reset is pending. ``waived``: the buried memories that an operator waived.
     """
 
     pending: frozenset[MemoryId]

@@ -1,8 +1,8 @@
-"""Dead letters: memories that were given up, as facts; which of them are meant; what refused them.
+"""Dead letters: memories that are not retried any more, how they are selected, their cause.
 
-A dead letter never holds a memory's text. It names the content that was refused by its hash, and
-whoever replays it enqueues the memory's key: the batch reads the row as it stands then, so an old
-dead letter can never bring old content back.
+A dead letter never holds a memory's text: it names the refused content by its hash. A replay
+enqueues the memory's key and the batch reads the current row, so an old dead letter can never bring
+old content back.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One memory that was given up: why, since when, and under what it was tried last.
+    """A buried memory: why, since when, and under which model, settings and version.
 
-    A ``waived`` one was looked at by a person who lets it be, for as long as its content is that
-    of ``content_hash``; it is counted and shown all the same.
+    A waived dead letter was accepted by an operator for as long as its content has
+    ``content_hash``; it is still counted and shown.
     """
 
     tenant: TenantId
@@ -47,7 +47,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterFilter:
-    """Which dead letters are meant: all that every given part fits; None fits all."""
+    """Selects dead letters: those that match every given field; None matches all."""
 
     tenants: Collection[TenantId] | None = None
     kinds: Collection[FailureKind] | None = None
@@ -58,7 +58,7 @@ class DeadLetterFilter:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """How many dead letters there are, how many of them are waived, and the newest of them."""
+    """The number of dead letters, of waived ones among them, and the newest."""
 
     count: int = 0
     waived: int = 0
@@ -67,7 +67,7 @@ class DeadLetters:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Under what a memory was refused: whatever of it changes may have been to blame."""
+    """The model, settings and version that refused a memory: another one may accept it."""
 
     model: str
     config_hash: str
@@ -75,16 +75,16 @@ class Cause:
 
     @classmethod
     def of_now(cls, model: str, config_hash: str) -> "Cause":
-        """Return the cause of what this process refuses."""
+        """Return the cause that this process records."""
         return cls(model, config_hash, _version())
 
     @property
     def word(self) -> str:
-        """All of it in one short word, to be compared."""
+        """A digest of all three, for comparison."""
         whole = f"{self.model}\n{self.config_hash}\n{self.version}"
         return hashlib.blake2b(whole.encode(), digest_size=8).hexdigest()
 
 
 @cache
 def _version() -> str:
-    return version("memory-pipeline")  # read from disk each time that it is asked for
+    return version("memory-pipeline")  # importlib reads it from disk on each call

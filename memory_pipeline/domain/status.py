@@ -1,4 +1,4 @@
-"""What an installation looks like now, as Postgres knows it."""
+"""The state of an installation, as Postgres knows it."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,7 +45,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class NewestChange:
-    """The version of a tenant's memories: the number of its newest change, and how many wait."""
+    """The version of a tenant's memories: its newest change, and how many are pending."""
 
     tenant: TenantId
     seq: int
@@ -54,7 +54,7 @@ class NewestChange:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A live process that is there, and for how many seconds it has said nothing."""
+    """A worker that is alive; ``silent_seconds``: the age of its last heartbeat."""
 
     id: UUID
     host: str
@@ -66,7 +66,7 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits: changes, the age of the oldest in seconds, and memories that were given up."""
+    """Pending changes, the age of the oldest in seconds, and the number of dead letters."""
 
     changes: int
     oldest_seconds: float
@@ -75,7 +75,7 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a rebuild is, in tenants and in documents."""
+    """The progress of a rebuild, in tenants and in documents."""
 
     tenants: int
     done: int

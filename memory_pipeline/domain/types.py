@@ -1,4 +1,4 @@
-"""The words of the pipeline as frozen types. They hold facts and decide nothing."""
+"""The vocabulary as frozen types. They hold facts and decide nothing."""
 
 import re
 from collections.abc import Mapping
@@ -19,30 +19,30 @@ Vector = npt.NDArray[np.float32]
 """One embedding: shape (768,), float32, finite, not all zero."""
 
 Scalar = str | int | float | bool
-"""What Chroma can filter by."""
+"""A metadata value that Chroma can filter by."""
 
 DIMENSION = 768
 BIGINT = range(-(2**63), 2**63)
 
 
 def document_id(memory_id: MemoryId) -> str:
-    """Name the document of a memory, as every collection does."""
+    """Return the id of a memory's document, the same in every collection."""
     return f"memory_log_{memory_id}"
 
 
 def memory_id_of(document: str) -> MemoryId | None:
-    """Read the memory id back out of a document id; None where the pipeline did not write it."""
+    """Return the memory id in a document id; None where the pipeline did not write it."""
     named = re.fullmatch(r"memory_log_(-?[0-9]{1,19})", document)
     if named is None:
         return None
     found = MemoryId(int(named[1]))
-    # Neither 007 nor a number that no memory can have: each memory has one name.
+    # Refuse 007 and numbers that no memory can have: each memory has one document id.
     return found if found in BIGINT and document_id(found) == document else None
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a stored vector comes from: the text it stands for, the model, the vector."""
+    """Where a stored vector comes from: hash of its text, model, hash of the vector itself."""
 
     text_hash: str
     model: str
@@ -51,13 +51,13 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class ProvenanceUpdate:
-    """Where a vector comes from, to be noted in place of what was noted when its row was read.
+    """Compare-and-set of a vector's provenance: store ``new`` if the stored one is ``expected``.
 
-    Where another has noted something else since, that is newer, and stays.
+    If another worker has recorded a newer one since, that one stays.
     """
 
-    now: Provenance
-    before: Provenance | None = None
+    new: Provenance
+    expected: Provenance | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +65,7 @@ class Memory:
     """A row of ``memory_logs`` as one snapshot showed it.
 
     ``raw`` is ``raw_data::text`` as Postgres prints it. ``version`` is the row's ``xmin``.
+    ``provenance`` is None where the pipeline has recorded none for the vector.
     """
 
     id: MemoryId
@@ -83,8 +84,8 @@ class Memory:
 class Document:
     """What Chroma stores for a memory.
 
-    ``rewritten`` says that the collection may already hold an older vector under this id, so that
-    the new one has to be looked up after it was written.
+    ``rewritten``: the collection may already hold an older vector under this id, so the new one is
+    queried after the write.
     """
 
     memory_id: MemoryId
@@ -101,8 +102,8 @@ GenerationState = Literal["new", "live", "building", "retired", "corrupt", "aban
 class Generation:
     """One built collection of a tenant: its id, where it lives and what it was built with.
 
-    A tenant may still point to one that is ``corrupt`` (damaged) or ``lost`` (its server is gone):
-    it is not written any more, and a rebuild takes its place.
+    A tenant may still point to a ``corrupt`` (damaged) or ``lost`` (its server is gone) generation:
+    batches do not write it any more, and a rebuild replaces it.
     """
 
     id: UUID
@@ -115,18 +116,18 @@ class Generation:
 
     @property
     def collection(self) -> str:
-        """The collection's name: the generation's id and nothing that a caller could choose."""
+        """The collection's name: made of the generation's id, never of a caller's choice."""
         return f"memories-{self.id}"
 
 
 def generation_of(collection: str) -> UUID | None:
-    """Read the generation's id back out of a collection's name; None where it is none of ours."""
-    said = collection.removeprefix("memories-")
+    """Return the generation id in a collection's name; None where the pipeline did not name it."""
+    suffix = collection.removeprefix("memories-")
     try:
-        known = UUID(said)
+        generation = UUID(suffix)
     except ValueError:
         return None
-    return known if collection == f"memories-{known}" else None
+    return generation if collection == f"memories-{generation}" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ class RebuildPart:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far a building generation was filled: every memory up to ``through`` stands in it."""
+    """How far a building generation was filled: it holds every memory up to ``through``."""
 
     through: MemoryId | None = None
     re_embed: bool = False
@@ -160,10 +161,11 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A Chroma server that is registered, with the number of memories it serves.
+    """A registered Chroma server, with the number of memories in its generations.
 
-    ``ready``; ``lost``: its data was not where it was expected; ``retired``: it was given up.
-    ``database_id``: from where its marker was last written; None: not yet, or it may be taken over.
+    ``state``: ``ready``; ``lost``: its data was not where it was expected; ``retired``: replaced
+    for good. ``database_id``: the database that wrote its marker last; None: none yet, or it may be
+    taken over.
     """
 
     id: UUID
@@ -175,7 +177,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A document that a query found."""
+    """A document that a query found; ``distance`` as in ``Hit``."""
 
     memory_id: MemoryId
     distance: float
@@ -184,7 +186,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stored:
-    """What a collection holds under one id; vector and text where they were asked for."""
+    """A document as a collection holds it; vector and text where they were requested."""
 
     metadata: Mapping[str, Scalar]
     vector: Vector | None = None

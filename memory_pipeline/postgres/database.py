@@ -1,6 +1,6 @@
 """Connections to Postgres, the named queries, and the translation of its errors.
 
-Every query stands in ``queries/*.sql``; no other module writes SQL.
+Every query is in ``queries/*.sql``; no other module writes SQL.
 """
 
 from collections.abc import Iterator
@@ -23,12 +23,12 @@ Connection = psycopg.Connection[TupleRow]
 
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 60
-# A worker that stops in the middle of a transaction may not hold rows or a snapshot for long.
+# A worker that freezes inside a transaction must not hold rows or a snapshot for long.
 IDLE_IN_TRANSACTION_SECONDS = 10
 
 
 class BinaryCursor(psycopg.Cursor[Any]):
-    """A cursor that asks for binary results: vectors arrive seven times as fast as in text."""
+    """A cursor with binary results: vectors arrive seven times as fast as in text."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -45,7 +45,7 @@ def queries() -> Any:
 class Database:
     """A pool of connections to the database of ``memory_logs``, opened as they are needed.
 
-    A rebuild uses two for each tenant that it has in hand, three on each Chroma server.
+    Thread-safe. A rebuild uses two for each tenant it works on, three on each Chroma server.
     """
 
     def __init__(self, url: str, *, size: int = 24) -> None:
@@ -84,8 +84,8 @@ class Database:
         """Run a short transaction. Network calls to anything but Postgres do not belong inside.
 
         Raises:
-            PostgresUnavailable: it cannot be reached, or the connection broke; whether a commit
-                that was under way took place is not known.
+            PostgresUnavailable: Postgres cannot be reached, or the connection broke; whether a
+                commit under way took place is not known.
             ContractError: the pipeline's schema is missing.
 
         """
@@ -96,13 +96,13 @@ class Database:
         except PipelineError:
             raise
         except psycopg.errors.LockNotAvailable:
-            raise  # asked for with lock_timeout, by who knows what to do then
+            raise  # the caller set lock_timeout and handles it
         except (
             psycopg.OperationalError,
-            # This process was frozen meanwhile.
+            # This process was frozen inside the transaction.
             psycopg.errors.IdleInTransactionSessionTimeout,
             psycopg.errors.TransactionTimeout,
-            # A standby answers here, until somebody promotes it or the address leads elsewhere.
+            # A standby answers, until it is promoted or the address points elsewhere.
             psycopg.errors.ReadOnlySqlTransaction,
             PoolTimeout,
         ) as error:
@@ -110,7 +110,7 @@ class Database:
                 f"Postgres at {without_password(self.url)} is not available: {_first_line(error)}"
             ) from error
         except psycopg.errors.FeatureNotSupported as error:
-            # A plan that this connection keeps is of tables or types that were made anew since.
+            # A cached plan of this connection uses tables or types that were created again since.
             self.reconnect()
             raise PostgresUnavailable(f"Postgres has changed: {_first_line(error)}") from error
         except (
@@ -125,7 +125,7 @@ class Database:
             ) from error
         except psycopg.DataError as error:
             if error.sqlstate is not None:
-                raise  # what Postgres says of a value is told by whoever sent it
+                raise  # the caller sent the value and reports what Postgres says of it
             raise InvalidMemory("a text has a NUL character, which Postgres cannot hold") from error
         except UnicodeEncodeError as error:
             raise InvalidMemory("a text has a lone surrogate, which is no Unicode") from error
@@ -136,20 +136,20 @@ class Database:
     def statement(self) -> Iterator[Connection]:
         """Run one statement that is a transaction by itself. Raises what ``transaction`` does.
 
-        It holds no lock longer than Postgres works on it, whatever becomes of this process or of
-        the way between the two. What touches ``memory_logs`` is one, wherever it can be.
+        Its locks end when Postgres has executed it, whatever happens to this process or to the
+        network. Whatever touches ``memory_logs`` is a single statement where possible.
         """
         with self.transaction() as connection:
             connection.autocommit = True
             try:
                 yield connection
             finally:
-                # A connection that broke, or is still at work, is thrown away by the pool.
+                # The pool discards a connection that broke or is still busy.
                 if connection.info.transaction_status is TransactionStatus.IDLE:
                     connection.autocommit = False
 
     def reconnect(self) -> None:
-        """Use new connections: what the old ones know of tables and types is no longer so."""
+        """Use new connections: the old ones cache tables and types that have changed."""
         if not self._pool.closed:
             self._pool.drain()
 
@@ -159,7 +159,7 @@ class Database:
 
     def _open(self) -> None:
         if self._pool.closed:
-            # A pool tells only that it timed out; the first connection tells why, and at once.
+            # A pool reports only a timeout; a first connection reports the reason, and at once.
             psycopg.connect(self.url, connect_timeout=CONNECT_SECONDS).close()
             self._pool.open()
 

@@ -1,4 +1,4 @@
-"""DDL beside a running application: it waits for no lock, or all others would behind it."""
+"""DDL while the application runs: it waits for no lock, or all others would queue behind it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,18 +15,18 @@ from tenacity import (
 from memory_pipeline.errors import ContractError
 from memory_pipeline.postgres.database import Connection, Database
 
-# DDL that waits for a lock makes every later statement of the application wait behind it.
+# While DDL waits for a lock, every later statement of the application waits behind it.
 LOCK_TIMEOUT_MILLISECONDS = 200
 LOCK_PATIENCE_SECONDS = 60.0
-# Nor may a process that is frozen, or cut off, between two statements hold the application up.
+# A process that is frozen, or cut off, between two statements must not block the application.
 IDLE_MILLISECONDS = 5000
 
 
 def patient_attempts() -> Retrying:
-    """Return attempts of which each may raise LockNotAvailable, until one does not.
+    """Return attempts, each of which may raise LockNotAvailable; the first success ends them.
 
     Raises:
-        ContractError: none has for a minute.
+        ContractError: no attempt succeeded for a minute.
 
     """
     return Retrying(
@@ -39,7 +39,7 @@ def patient_attempts() -> Retrying:
 
 @contextmanager
 def hasty_transaction(database: Database) -> Iterator[Connection]:
-    """Run a transaction that gives up rather than wait for a lock. Raises LockNotAvailable."""
+    """Run a transaction that fails rather than wait for a lock. Raises LockNotAvailable."""
     with database.transaction() as connection:
         connection.execute(
             "SELECT set_config(name, value, true) FROM (VALUES ('lock_timeout', %s),"

@@ -1,4 +1,4 @@
-"""Dead letters in Postgres. Nothing here deletes one: what lands or goes clears its own."""
+"""Dead letters in Postgres. None is deleted here: a memory indexed or deleted clears its own."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from memory_pipeline.domain.dead_letters import Cause, DeadLetter, DeadLetterFil
 from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.postgres.database import Database, queries
 
-# Keys that one transaction touches: short enough that no batch waits long for a row of it.
+# Keys in one transaction: few enough that no batch waits long for a row of them.
 KEYS_AT_ONCE = 1000
 
 Keys = list[tuple[TenantId, MemoryId]]
@@ -20,9 +20,11 @@ class PostgresDeadLetters:
         self._database = database
 
     def newest(self, which: DeadLetterFilter, *, limit: int) -> DeadLetters:
-        """Count the dead letters that are meant, and return the newest of them."""
+        """Count the selected dead letters, and return the newest of them."""
         with self._database.transaction() as connection:
-            rows = list(queries().newest_dead_letters(connection, limit=limit, **_asked(which)))
+            rows = list(
+                queries().newest_dead_letters(connection, limit=limit, **_parameters(which))
+            )
         if not rows:
             return DeadLetters()
         return DeadLetters(rows[0][0], rows[0][1], tuple(_letter(row[2:]) for row in rows))
@@ -40,15 +42,15 @@ class PostgresDeadLetters:
             return frozenset(MemoryId(row.memory_id) for row in rows)
 
     def replay(self, which: DeadLetterFilter) -> int:
-        """Have dead letters tried again, with all their attempts; return how many.
+        """Retry dead letters with all their attempts; return how many.
 
-        It enqueues keys: the batch reads what stands then. What is waived stays so, if the same
-        content is refused again.
+        Only keys are enqueued: the batch reads the row as it is then. A waiver stays valid if the
+        same content is refused again.
         """
         return sum(self._act("replay_dead_letters", keys) for keys in self._pages(which))
 
     def replay_cured(self, cause: Cause, *, limit: int = KEYS_AT_ONCE) -> int:
-        """Replay what was refused under another cause, once for each; return how many."""
+        """Replay dead letters of another cause, once for each current one; return how many."""
         with self._database.transaction() as connection:
             return int(
                 queries().replay_cured(
@@ -61,24 +63,24 @@ class PostgresDeadLetters:
             )
 
     def waive(self, which: DeadLetterFilter, *, by: str, because: str) -> int:
-        """Note that a person lets dead letters be; return how many were not waived before."""
+        """Waive dead letters; return how many were not waived before."""
         return sum(
             self._act("waive_dead_letters", keys, by=by, because=because)
             for keys in self._pages(which)
         )
 
     def unwaive(self, which: DeadLetterFilter) -> int:
-        """Take a waiver back; return of how many."""
+        """Withdraw waivers; return how many."""
         return sum(self._act("unwaive_dead_letters", keys) for keys in self._pages(which))
 
     def unalerted(self, *, limit: int) -> list[DeadLetter]:
-        """Return dead letters that nobody was told of yet, oldest first."""
+        """Return dead letters that no alert has named yet, oldest first."""
         with self._database.transaction() as connection:
             rows = queries().unalerted_dead_letters(connection, limit=limit)
             return [_letter(row) for row in rows]
 
     def alerted(self, letters: Collection[DeadLetter]) -> None:
-        """Note that people were told of these."""
+        """Record that an alert has named these dead letters."""
         with self._database.transaction() as connection:
             queries().mark_alerted(
                 connection,
@@ -88,7 +90,7 @@ class PostgresDeadLetters:
             )
 
     def _pages(self, which: DeadLetterFilter) -> Iterator[Keys]:
-        """Walk through the keys of dead letters, in order, a page at a time."""
+        """Iterate over the keys of dead letters, in order, a page at a time."""
         tenant: TenantId | None = None
         memory_id: MemoryId | None = None
         while True:
@@ -98,7 +100,7 @@ class PostgresDeadLetters:
                     after_tenant=tenant,
                     after_id=memory_id,
                     limit=KEYS_AT_ONCE,
-                    **_asked(which),
+                    **_parameters(which),
                 )
                 keys = [(TenantId(row.tenant), MemoryId(row.memory_id)) for row in rows]
             if keys:
@@ -118,7 +120,7 @@ class PostgresDeadLetters:
         return int(done)
 
 
-def _asked(which: DeadLetterFilter) -> dict[str, Any]:
+def _parameters(which: DeadLetterFilter) -> dict[str, Any]:
     def listed(chosen: Collection[Any] | None) -> list[Any] | None:
         return None if chosen is None else list(chosen)
 

@@ -1,4 +1,4 @@
-"""The steps of a detach in Postgres. Each may be taken again, and none waits for a lock."""
+"""The steps of a detach in Postgres. Each may be repeated, and none waits for a lock."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -11,38 +11,38 @@ from memory_pipeline.postgres.ddl import hasty_transaction, patient_attempts
 
 @dataclass(frozen=True, slots=True)
 class UnderWay:
-    """How many rebuilds, and how many tenants that somebody holds now."""
+    """How many rebuilds are running, and how many leases are held."""
 
     rebuilds: int
     leases: int
 
 
 class PostgresDetach:
-    """What is to be taken off this database."""
+    """Removes the pipeline from this database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def is_attached(self) -> bool:
-        """Whether anything of the pipeline is there."""
+        """Whether the pipeline's schema exists."""
         with self._database.transaction() as connection:
             return bool(queries().schema_exists(connection))
 
     def under_way(self) -> UnderWay:
-        """Tell what goes on with the index now."""
+        """Count running rebuilds and held leases."""
         with self._database.transaction() as connection:
             return UnderWay(*queries().under_way(connection))
 
     def triggers(self) -> list[str]:
-        """Name the triggers that would go."""
+        """Return the triggers that would be dropped."""
         with self._database.transaction() as connection:
             return [f"{row.name} on {row.on_table}" for row in queries().triggers(connection)]
 
     def check(self) -> None:
-        """Check that nothing of somebody else's would go with the schema.
+        """Check that nothing outside the schema depends on it.
 
         Raises:
-            ContractError: something would; the message names it.
+            ContractError: something does, and DROP SCHEMA would drop it; the message names it.
 
         """
         with self._database.transaction() as connection:
@@ -51,12 +51,12 @@ class PostgresDetach:
         others = [o for o in others if not any(o.startswith(f"trigger {t} on") for t in triggers)]
         if others:
             raise ContractError(
-                "these depend on the schema memory_pipeline and would go with it, drop them "
-                f"first: {', '.join(others)}"
+                "these depend on the schema memory_pipeline and would be dropped with it, drop "
+                f"them first: {', '.join(others)}"
             )
 
     def stop_capture(self) -> None:
-        """Drop the triggers: from here on, no statement of the application runs any of our code.
+        """Drop the triggers: no later statement of the application runs code of the pipeline.
 
         Raises:
             ContractError: a table stayed locked for a minute; nothing was changed.
@@ -67,7 +67,7 @@ class PostgresDetach:
                 queries().drop_triggers(connection)
 
     def stop_syncing(self) -> None:
-        """Forget what waits, and fence whoever has something in hand."""
+        """Delete the pending changes, and fence every worker that holds a lease."""
         with self._database.transaction() as connection:
             queries().forget_changes(connection)
             queries().raise_tokens(connection)
@@ -82,7 +82,7 @@ class PostgresDetach:
         """Drop everything of the pipeline in Postgres, in one transaction.
 
         Raises:
-            ContractError: a table of it stayed locked for a minute; nothing was dropped.
+            ContractError: one of its tables stayed locked for a minute; nothing was dropped.
 
         """
         for attempt in patient_attempts():

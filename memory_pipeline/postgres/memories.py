@@ -21,12 +21,12 @@ from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.outbox import record_provenance
 from memory_pipeline.settings import Settings
 
-# Ids are cheap to hold and dear to find: each page of them looks at all rows of the tenant.
+# Ids are cheap to hold and expensive to find: each page scans all rows of the tenant.
 PAGE = 20_000
-# Rows that are walked through are read in parts of this many.
+# Rows in one statement of an iteration over a tenant.
 ROWS_AT_ONCE = 1000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# In place of the hash of a text: no text has it.
+# Stands for the hash of an unknown text: no text has it.
 NO_TEXT = ""
 
 
@@ -54,13 +54,13 @@ class PostgresMemories:
         return fit, tuple(MemoryId(row.id) for row in rows if not row.fits)
 
     def versions(self, ids: Sequence[MemoryId]) -> dict[MemoryId, tuple[TenantId | None, str]]:
-        """Return whose each of these rows is now, and its version; nothing of those that went."""
+        """Return the current tenant and version of each of these rows that exists."""
         with self._database.statement() as connection:
             rows = queries().versions(connection, ids=list(ids))
             return {MemoryId(row.id): (row.tenant, row.version) for row in rows}
 
     def ids(self, tenant: TenantId, *, after: MemoryId | None = None) -> Iterator[list[MemoryId]]:
-        """Walk through the ids of a tenant's memories, in order, a page at a time."""
+        """Iterate over the ids of a tenant's memories, in order, a page at a time."""
         while True:
             with self._database.statement() as connection:
                 rows = queries().ids_of_tenant(connection, tenant=tenant, after=after, limit=PAGE)
@@ -74,15 +74,15 @@ class PostgresMemories:
     def back_up(
         self, vectors: dict[MemoryId, tuple[Memory, Vector, Provenance]]
     ) -> frozenset[MemoryId]:
-        """Store vectors where the row is still the one that was read; return those that are.
+        """Store vectors where the row is still the version that was read; return the stored ones.
 
-        With ``backup=off`` no vector is stored and every row counts as done; of those that keep
-        another vector it is noted that it stands for another text.
+        With ``backup=off`` no vector is stored and every row counts as done; where the row keeps
+        another vector, its provenance says that it is of another text.
         """
         if not vectors:
             return frozenset()
         if self._settings.backup == "off":
-            if others := of_another_text(vectors):
+            if others := provenance_of_unknown_text(vectors):
                 with self._database.statement() as connection:
                     record_provenance(connection, others)
             return frozenset(vectors)
@@ -100,10 +100,10 @@ class PostgresMemories:
                 )
                 return frozenset(MemoryId(row.id) for row in stored)
         except psycopg.errors.LockNotAvailable:
-            return frozenset()  # another worker holds where they come from: they come again
+            return frozenset()  # another worker holds their provenance: the changes stay pending
 
     def of_tenant(self, tenant: TenantId) -> Iterator[Memory]:
-        """Walk through a tenant's memories in id order, a page at a time, without their vectors."""
+        """Iterate over a tenant's memories in id order, a page at a time, without their vectors."""
         for page in self.ids(tenant):
             for at in range(0, len(page), ROWS_AT_ONCE):
                 yield from self.get(tenant, page[at : at + ROWS_AT_ONCE]).values()
@@ -116,7 +116,7 @@ class PostgresMemories:
     def get(
         self, tenant: TenantId, ids: Sequence[MemoryId], *, vectors: bool = False
     ) -> dict[MemoryId, Memory]:
-        """Return those of these memories that exist and are the tenant's, however large."""
+        """Return the memories that exist and belong to the tenant, however large."""
         found: dict[MemoryId, Memory] = {}
         left: Sequence[MemoryId] = ids
         while left:
@@ -156,12 +156,12 @@ class PostgresMemories:
             return bool(queries().delete(connection, tenant=tenant, id=memory_id))
 
 
-def of_another_text(
+def provenance_of_unknown_text(
     vectors: Mapping[MemoryId, tuple[Memory, Vector, Provenance]],
 ) -> dict[MemoryId, ProvenanceUpdate]:
-    """Tell of rows that keep another vector that it was made of no text that is known.
+    """Return provenance that says that the vectors these rows keep are of an unknown text.
 
-    Otherwise the next look would take it for a vector that the application has just set.
+    Without it the next batch would take such a vector for one that the application has just set.
     """
     return {
         i: ProvenanceUpdate(
@@ -173,7 +173,7 @@ def of_another_text(
 
 
 class _refusals:  # noqa: N801 - reads as a word where it is used
-    """Turn what Postgres says of a value into an InvalidMemory, without the value itself."""
+    """Translate what Postgres refuses into InvalidMemory, without the value itself."""
 
     def __enter__(self) -> None: ...
 
@@ -181,7 +181,7 @@ class _refusals:  # noqa: N801 - reads as a word where it is used
         if isinstance(error, psycopg.errors.UntranslatableCharacter):
             raise InvalidMemory("a text has a NUL character, which jsonb cannot hold") from error
         if isinstance(error, PostgresUnavailable):
-            # Postgres names these beside its outages, and no retry makes them any better.
+            # Postgres has them in the class of outages, but no retry can succeed.
             if isinstance(error.__cause__, psycopg.errors.StatementTooComplex):
                 raise InvalidMemory("it is nested too deeply for Postgres") from error
             if isinstance(error.__cause__, psycopg.errors.ProgramLimitExceeded):
@@ -211,7 +211,7 @@ def _memory(row: Any) -> Memory:
 
 
 def _zoned(when: datetime | None) -> datetime:
-    """Read a column without a time zone as UTC, and none at all as the beginning of time."""
+    """Return a time with a zone: a column without one is UTC, NULL is the epoch."""
     when = when or EPOCH
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 

@@ -1,11 +1,11 @@
-"""Bring a database to what the pipeline needs: check, create, capture, attach; safe to repeat.
+"""Prepare a database for the pipeline: check, create, capture, attach; safe to repeat.
 
 The order is the design:
-1. check: nothing is changed in a database that does not fit
+1. check: a database that does not meet the requirements is not changed
 2. create the schema (and memory_logs where there is none)
 3. capture: the triggers commit
-4. attach: only then the tenants that were there before are registered and marked, so a row is
-   either seen by the triggers or found by the attach
+4. attach: only then the existing tenants are registered and marked, so every row is either
+   seen by the triggers or found by the attach
 """
 
 import hashlib
@@ -45,24 +45,25 @@ GRANTS = """\
 
 
 def migrate(settings: Settings, *, vectors: Vectors | None = None) -> None:
-    """Bring the database of the settings up to date.
+    """Migrate the database that the settings name.
 
     Args:
-        settings: where Postgres is, what tells tenants apart, whether hints are sent.
-        vectors: what vectors are that the pipeline did not write itself: ``trust`` them as the
-            current model's, or ``recompute`` them (the default of a new installation).
+        settings: where Postgres is, which column names the tenant, whether hints are sent.
+        vectors: whether vectors that the pipeline did not write are the current model's:
+            ``trust`` them, or ``recompute`` them (the default of a new installation).
 
     Raises:
-        ContractError: the database or its memory_logs does not fit; nothing was changed.
-        SettingsError: the settings contradict what was decided when the pipeline was attached.
-        PostgresUnavailable: it cannot be reached.
+        ContractError: the database or its memory_logs does not meet the requirements; nothing was
+            changed.
+        SettingsError: the settings contradict the decisions made when the pipeline was attached.
+        PostgresUnavailable: Postgres cannot be reached.
 
     """
     database = Database.from_settings(settings)
     try:
         with database.transaction() as connection:
             check_contract(connection)
-        # Of two migrates at once the second waits here, and finds nothing left to do.
+        # The second of two concurrent migrates waits here, and finds nothing left to do.
         with psycopg.connect(database.url, autocommit=True, connect_timeout=5) as one_at_a_time:
             queries().lock_migrations(one_at_a_time)
             _upgrade(database.url)
@@ -75,7 +76,7 @@ def migrate(settings: Settings, *, vectors: Vectors | None = None) -> None:
 
 
 def migration_sql(settings: Settings) -> str:
-    """Return what migrate would run, for somebody else to run. Touches no database."""
+    """Return the SQL that migrate would run, for a DBA to run. Touches no database."""
     steps = (
         "-- 1. schema\nCREATE SCHEMA IF NOT EXISTS memory_pipeline;\n" + _offline_sql(),
         f"-- 2. capture; with lock_timeout = '{LOCK_TIMEOUT_MILLISECONDS}ms', until it succeeds\n"
@@ -92,14 +93,14 @@ def _alembic_config() -> alembic.config.Config:
 
 
 def _upgrade(url: str) -> None:
-    """Run the migrations that are new; never make the application wait for a lock on the outbox."""
+    """Run the new migrations; never make the application wait for a lock on the outbox."""
     for attempt in patient_attempts():
         with attempt:
             _upgrade_at_once(url)
 
 
 def _upgrade_at_once(url: str) -> None:
-    """Run the new migrations, or raise LockNotAvailable and leave everything as it was."""
+    """Run the new migrations, or raise LockNotAvailable and change nothing."""
     engine = create_engine(
         "postgresql+psycopg://",
         creator=lambda: psycopg.connect(url, connect_timeout=5),
@@ -117,7 +118,7 @@ def _upgrade_at_once(url: str) -> None:
     except OperationalError as error:
         if isinstance(error.orig, psycopg.errors.LockNotAvailable):
             raise error.orig from error
-        raise PostgresUnavailable(f"Postgres broke off: {error.orig}") from error
+        raise PostgresUnavailable(f"Postgres ended the migration: {error.orig}") from error
     except DBAPIError as error:
         raise ContractError(f"the schema cannot be created: {error.orig}") from error
 
@@ -143,7 +144,7 @@ def _decide(connection: Connection, tenant_by: TenantBy, vectors: Vectors | None
 
 
 def _capture_steps(settings: Settings) -> list[str]:
-    """Return the statements of capture; the last notes on the function which ones they were."""
+    """Return the statements of capture; the last one stores their version on the function."""
     folder = files("memory_pipeline.postgres")
     named: Any = aiosql.from_path(
         str(folder / "capture.sql"), "psycopg", mandatory_parameters=False
@@ -164,7 +165,7 @@ def _capture_steps(settings: Settings) -> list[str]:
 
 
 def _capture(database: Database, settings: Settings) -> None:
-    """Create functions and triggers where they are not right; never make the application wait."""
+    """Create missing or outdated functions and triggers; never make the application wait."""
     steps = _capture_steps(settings)
     with database.transaction() as connection:
         broken = broken_triggers(connection)
@@ -181,7 +182,7 @@ def _capture(database: Database, settings: Settings) -> None:
 
 
 def _attach(database: Database) -> None:
-    """Register the tenants that were there before the triggers; mark them for reconciliation."""
+    """Register the tenants that existed before the triggers; enqueue a reset of each."""
     with database.transaction() as connection:
         if queries().installation(connection).attached_at is not None:
             return
@@ -191,7 +192,7 @@ def _attach(database: Database) -> None:
     for tenant in tenants:
         if tenant not in known:
             registry.register(tenant)
-    # Those that were registered before may have lost their last rows while capture was broken.
+    # A tenant registered before may have lost its last rows while capture was broken.
     tenants = sorted({*tenants, *known})
     with database.transaction() as connection:
         for at in range(0, len(tenants), TENANTS_AT_ONCE):

@@ -1,6 +1,6 @@
-"""The outbox and the leases in Postgres: who may write a tenant, and what waits to be written.
+"""The outbox and the leases in Postgres: the pending changes, and one writer a tenant.
 
-Each method is one short transaction. None of them talks to Chroma or to the model.
+Each method is one short transaction. None of them calls Chroma or the model.
 """
 
 import os
@@ -12,21 +12,20 @@ from memory_pipeline.domain.changes import Change, Claim, ExpectedDifferences, P
 from memory_pipeline.domain.dead_letters import Cause
 from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import Generation, MemoryId, ProvenanceUpdate, TenantId, Token
-from memory_pipeline.errors import Fenced
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.database import Connection, Database, queries
-from memory_pipeline.postgres.lease import PostgresLease
+from memory_pipeline.postgres.lease import PostgresLease, lease_lost
 from memory_pipeline.postgres.registry import read_generation
 from memory_pipeline.settings import Settings
 
-# A row that the application has locked, or that moved while it was embedded, is tried again soon.
+# The pause before a row that the application had locked, or changed meanwhile, is tried again.
 MISSED_PAUSE_SECONDS = 0.25
 
 _worker_numbers = count(1)
 
 
 class PostgresOutbox:
-    """Changes that wait, and the leases under which they are claimed and acked."""
+    """Pending changes, and the leases under which they are claimed and acked."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -34,7 +33,7 @@ class PostgresOutbox:
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{next(_worker_numbers)}"
 
     def pending_tenants(self, *, paused: bool = False) -> list[PendingTenant]:
-        """Tell who has changes to claim, oldest first; TRUNCATEs are fanned out on the way."""
+        """Return the tenants with changes to claim, oldest first; fans out TRUNCATEs first."""
         with self._database.transaction() as connection:
             queries().fan_out_truncations(connection)
             rows = queries().pending_tenants(connection, paused=paused)
@@ -63,14 +62,14 @@ class PostgresOutbox:
     def claim(self, lease: Lease) -> Claim:
         """Claim the tenant's oldest due changes under the token, with the generations to write.
 
-        A change that was claimed before, by anybody, may still be on its way to Chroma: its memory
-        gets a confirm, which cannot be claimed before that request has landed or died.
+        A request for a change that was claimed before may still reach Chroma: its memory gets a
+        confirm, which cannot be claimed before that request has been applied or has timed out.
         """
         wait_seconds = self._settings.request_seconds + self._settings.grace_seconds
         with self._database.transaction() as connection:
             pointers = queries().lock_lease(connection, tenant=lease.tenant, token=lease.token)
             if pointers is None:
-                raise Fenced(f"the lease with token {lease.token} is no longer ours")
+                raise lease_lost(connection, lease.tenant, lease.token)
             claimed = list(
                 queries().claim(
                     connection,
@@ -80,16 +79,16 @@ class PostgresOutbox:
                     building=pointers.building,
                 )
             )
-            recheck = sorted(
+            reclaimed = sorted(
                 {
                     r.memory_id
                     for r in claimed
                     if r.claimed_before is not None and r.memory_id is not None
                 }
             )
-            if recheck:
+            if reclaimed:
                 queries().schedule_confirms(
-                    connection, tenant=lease.tenant, memory_ids=recheck, wait_seconds=wait_seconds
+                    connection, tenant=lease.tenant, memory_ids=reclaimed, wait_seconds=wait_seconds
                 )
             targets = [
                 read_generation(connection, pointer)
@@ -113,11 +112,11 @@ class PostgresOutbox:
         missed: Sequence[MemoryId],
         recheck: Sequence[MemoryId],
     ) -> int:
-        """Forget what landed, charge what failed, let go what was missed, enqueue ``again``.
+        """Delete what landed, charge what failed, unclaim what was missed, enqueue rechecks.
 
-        Only under the lease's token, all in one transaction. ``landed`` maps each memory that
-        Chroma now has right to what is to be noted of its vector; None where it was deleted, or
-        there is nothing to note. A reset forgets the failures of memories that are gone, too.
+        Only under the lease's token, all in one transaction. ``landed`` maps each memory whose
+        document is now right to the update of its vector's provenance; None where the memory was
+        deleted or nothing changes. A reset clears the failures of memories that are gone, too.
 
         Returns:
             How many memories became dead letters.
@@ -129,7 +128,7 @@ class PostgresOutbox:
         sql = queries()
         with self._database.transaction() as connection:
             if sql.lock_lease(connection, tenant=lease.tenant, token=lease.token) is None:
-                raise Fenced(f"the lease with token {lease.token} is no longer ours")
+                raise lease_lost(connection, lease.tenant, lease.token)
             buried = self._charge(connection, lease, failures, claim.targets)
             retried = {f.memory_id for f in failures} - buried
             done = set(landed) | buried
@@ -165,7 +164,7 @@ class PostgresOutbox:
             return bool(queries().has_due_changes(connection, tenant=tenant))
 
     def enqueue(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> None:
-        """Have memories looked at again, as if they had changed."""
+        """Enqueue rechecks of memories, as if they had changed."""
         if not memory_ids:
             return
         with self._database.transaction() as connection:
@@ -174,7 +173,7 @@ class PostgresOutbox:
     def expected_differences(
         self, tenant: TenantId, memory_ids: Sequence[MemoryId]
     ) -> ExpectedDifferences:
-        """Tell for which of these memories a document may differ, and why."""
+        """Return for which of these memories a document may differ, and why."""
         with self._database.transaction() as connection:
             rows = queries().expected_differences(
                 connection, tenant=tenant, memory_ids=list(memory_ids)
@@ -188,12 +187,12 @@ class PostgresOutbox:
         )
 
     def unclaim(self, lease: Lease, claim: Claim) -> None:
-        """Give changes back for which nothing was sent."""
+        """Unclaim changes for which no request was sent."""
         with self._database.transaction() as connection:
             self._unclaim(connection, lease, claim, {c.memory_id for c in claim.changes}, 0)
 
     def release_lease(self, lease: Lease, *, error: str | None = None) -> None:
-        """Give the lease back; with an error, not before a pause that grows. Harmless when lost."""
+        """Release the lease; with an error, the tenant backs off. Harmless when it is lost."""
         with self._database.transaction() as connection:
             if error is None:
                 queries().release_lease(connection, tenant=lease.tenant, token=lease.token)
@@ -214,11 +213,11 @@ class PostgresOutbox:
         failures: Sequence[Failure],
         targets: Sequence[Generation],
     ) -> set[MemoryId]:
-        once = {f.memory_id: f for f in failures}  # and not once a target
-        failures = [once[i] for i in sorted(once)]  # in id order: nobody waits in a circle
+        once = {f.memory_id: f for f in failures}  # not once for each target
+        failures = [once[i] for i in sorted(once)]  # in id order: no deadlock
         if not failures:
             return set()
-        # All targets were built with the settings of now, or the batch would not have begun.
+        # All targets were built with the current settings, or the batch would not have begun.
         model, config_hash = (targets[0].model, targets[0].config_hash) if targets else ("", "")
         cause = Cause.of_now(model, config_hash)
         rows = queries().charge(
@@ -265,15 +264,15 @@ def _record(connection: Connection, landed: Mapping[MemoryId, ProvenanceUpdate |
 
 
 def record_provenance(connection: Connection, updates: Mapping[MemoryId, ProvenanceUpdate]) -> None:
-    """Note where the vectors of these memories come from, where nobody has since they were read."""
-    now = [update.now for update in updates.values()]
-    before = [update.before for update in updates.values()]
+    """Store provenance where the stored one is still what was read with the rows."""
+    new = [update.new for update in updates.values()]
+    before = [update.expected for update in updates.values()]
     queries().record_provenance(
         connection,
         memory_ids=list(updates),
-        text_hashes=[p.text_hash for p in now],
-        models=[p.model for p in now],
-        vector_hashes=[p.vector_hash for p in now],
+        text_hashes=[p.text_hash for p in new],
+        models=[p.model for p in new],
+        vector_hashes=[p.vector_hash for p in new],
         text_hashes_before=[p and p.text_hash for p in before],
         models_before=[p and p.model for p in before],
         vector_hashes_before=[p and p.vector_hash for p in before],

@@ -1,4 +1,4 @@
-"""Is this database as the pipeline needs it? Reads the catalog; changes nothing."""
+"""Whether a database meets the requirements of the pipeline. Reads the catalog; changes nothing."""
 
 import re
 
@@ -21,10 +21,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 
 def check_contract(connection: Connection) -> None:
-    """Refuse a database that does not fit, with everything that is wrong with it at once.
+    """Refuse a database that does not meet the requirements, naming all of them at once.
 
     Raises:
-        ContractError: says what, where and what to do.
+        ContractError: the message says what, where and what to do.
 
     """
     wrong = [*_server_problems(connection), *_table_problems(connection)]
@@ -33,7 +33,7 @@ def check_contract(connection: Connection) -> None:
 
 
 def broken_triggers(connection: Connection) -> list[str]:
-    """Name every capture trigger that is missing or does not fire under every replication role."""
+    """Return every capture trigger that is missing or would not always fire."""
     return [f"{row.name}: {row.state}" for row in queries().broken_triggers(connection)]
 
 

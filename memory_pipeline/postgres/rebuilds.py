@@ -1,4 +1,4 @@
-"""Rebuilds in Postgres: which tenants, how far, by whom. Each method is one short transaction."""
+"""Rebuilds in Postgres: a part a tenant, its owner, its checkpoint. One transaction a method."""
 
 from collections.abc import Mapping, Sequence
 from uuid import uuid4
@@ -18,15 +18,18 @@ from memory_pipeline.domain.types import (
 from memory_pipeline.errors import Fenced
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.database import Database, queries
+from memory_pipeline.postgres.flip import flip
 from memory_pipeline.postgres.outbox import record_provenance
 from memory_pipeline.settings import Settings
 
+LOST = "the lease or the ownership of this rebuild part is lost, or the generation was abandoned"
+
 
 class PostgresRebuilds:
-    """The parts of rebuilds, one a tenant. Each has one owner, who has to go on saying so.
+    """The parts of rebuilds, one a tenant. Each has one owner, which must renew its ownership.
 
-    Ownership lasts as long as a request to Chroma may be on its way: who takes over a part whose
-    owner has died can do its last chunk again without another wait.
+    Ownership lasts as long as a request to Chroma may still arrive: a process that takes over from
+    a dead owner can write its last chunk again without another wait.
     """
 
     def __init__(self, database: Database, settings: Settings) -> None:
@@ -37,18 +40,18 @@ class PostgresRebuilds:
 
     @property
     def redo_seconds(self) -> float:
-        """How long a chunk waits that may have been written, before it is written again."""
+        """Seconds before a chunk with an unknown outcome may be written again."""
         return self._seconds
 
     def request(self, rebuild: RebuildId, tenants: Sequence[TenantId], *, re_embed: bool) -> None:
-        """Note which tenants a rebuild is for; those it has already stay as they are."""
+        """Record which tenants a rebuild is for; parts that exist stay as they are."""
         with self._database.transaction() as connection:
             queries().request_rebuild(
                 connection, id=rebuild, tenants=list(tenants), re_embed=re_embed
             )
 
     def acquire_part(self, rebuild: RebuildId, tenant: TenantId) -> RebuildPart | None:
-        """Become the owner of a tenant's part; None where it is done or somebody else's."""
+        """Become the owner of a tenant's part; None where it is done or has another owner."""
         owner = uuid4().hex
         try:
             with self._database.transaction() as connection:
@@ -56,23 +59,23 @@ class PostgresRebuilds:
                 owned = queries().acquire_part(
                     connection, id=rebuild, tenant=tenant, owner=owner, seconds=self._seconds
                 )
-        except psycopg.errors.UniqueViolation:  # of two at the same moment, the other was first
+        except psycopg.errors.UniqueViolation:  # another process was first
             return None
         return None if owned is None else RebuildPart(rebuild, tenant, owner, owned.re_embed)
 
     def part_state(self, rebuild: RebuildId, tenant: TenantId) -> str | None:
-        """Tell how far a rebuild is with a tenant: waiting, running, done or failed."""
+        """Return the state of a tenant's part: waiting, running, done or failed."""
         with self._database.transaction() as connection:
             found: str | None = queries().part_state(connection, id=rebuild, tenant=tenant)
         return found
 
     def renew_part(self, part: RebuildPart) -> None:
-        """Go on being the owner. Raises Fenced where somebody else is by now."""
+        """Renew the ownership of a part. Raises Fenced where another process owns it by now."""
         with self._database.transaction() as connection:
             _one(queries().renew_part(connection, **_part(part), seconds=self._seconds))
 
     def checkpoint(self, generation: Generation) -> Checkpoint:
-        """Tell how far a building generation was filled."""
+        """Return how far a building generation was filled."""
         with self._database.transaction() as connection:
             row = queries().checkpoint(
                 connection, tenant=generation.tenant, generation=generation.id
@@ -82,7 +85,7 @@ class PostgresRebuilds:
     def resume_part(
         self, part: RebuildPart, generation: Generation, checkpoint: Checkpoint
     ) -> None:
-        """Go on with a generation from where it was left. Raises Fenced."""
+        """Continue a generation from its checkpoint. Raises Fenced."""
         with self._database.transaction() as connection:
             _one(
                 queries().resume_part(
@@ -129,7 +132,7 @@ class PostgresRebuilds:
         landed: Sequence[MemoryId],
         embedded: int,
     ) -> None:
-        """Record a chunk as done, enqueue what has to be looked at again, give the lease back.
+        """Record a chunk as done, enqueue the rechecks, release the lease.
 
         Args:
             build: the owner's part.
@@ -137,14 +140,14 @@ class PostgresRebuilds:
             generation: to which it was written.
             through: the last id of the chunk.
             provenance: of the vectors that were written and had none.
-            again: memories of the chunk that a batch shall write.
-            landed: memories whose documents were written; those that failed before are
-                looked at again.
+            recheck: memories of the chunk that a batch has to write.
+            landed: memories whose documents were written; a memory that failed before is
+                rechecked.
             embedded: how many of these had to be embedded.
 
         Raises:
-            Fenced: the lease is lost, the generation was given up, or the part is another's:
-                nothing was recorded, and the chunk has to be done again after a pause.
+            Fenced: the lease is lost, the generation was abandoned, or the part has another
+                owner: nothing was recorded, and the chunk has to be written again after a pause.
 
         """
         with self._database.transaction() as connection:
@@ -152,7 +155,7 @@ class PostgresRebuilds:
                 queries().enqueue(connection, tenant=part.tenant, memory_ids=sorted(set(recheck)))
             if provenance:
                 record_provenance(connection, provenance)
-            # Not forgotten: this generation may be given up yet. A batch brings them to live too.
+            # Not cleared: this generation may still be abandoned. A batch writes them to live too.
             queries().recheck_failures(connection, tenant=part.tenant, memory_ids=list(landed))
             _one(
                 queries().record_chunk(
@@ -171,48 +174,41 @@ class PostgresRebuilds:
     def flip(
         self, part: RebuildPart, lease: Lease, generation: Generation, *, memories: int
     ) -> None:
-        """Let searches go to the building generation from now on; retire the old one.
+        """Switch searches to the building generation; retire the old one.
 
         Raises:
-            Fenced: the lease or the part is lost, or the generation was given up.
+            Fenced: the lease or the part is lost, or the generation was abandoned.
 
         """
         with self._database.transaction() as connection:
-            _one(
-                queries().flip(
-                    connection,
-                    **_part(part),
-                    token=lease.token,
-                    generation=generation.id,
-                    memories=memories,
-                )
-            )
-            # Changes that told of a memory's end may have been covered by this rebuild.
+            if not flip(connection, part, lease, generation, memories=memories):
+                raise Fenced(LOST)
+            # The changes of deleted memories may have been covered by this rebuild.
             queries().forget_failures_of_gone(connection, tenant=part.tenant)
 
     def return_lease(self, lease: Lease) -> None:
-        """Give a lease back under which no sync took place. Harmless when it is lost."""
+        """Release a lease under which no sync took place. Harmless when it is lost."""
         with self._database.transaction() as connection:
             queries().return_lease(connection, tenant=lease.tenant, token=lease.token)
 
     def release_part(self, part: RebuildPart) -> None:
-        """Leave a part to whoever goes on with the rebuild; nothing on its way may land late."""
+        """Leave a part to the process that continues it; no request may still be on its way."""
         with self._database.transaction() as connection:
             queries().release_part(connection, **_part(part))
 
     def fail_part(self, part: RebuildPart, error: str) -> None:
-        """Close a part that did not end well; what was filled stays for the next attempt."""
+        """Close a part that failed; its generation stays for the next attempt."""
         with self._database.transaction() as connection:
             queries().fail_part(connection, **_part(part), error=error[:500])
 
     def unfinished(self, prefix: str) -> tuple[RebuildId, bool] | None:
-        """Return the newest rebuild whose id begins so and that was cut off, and its re_embed."""
+        """Return the newest rebuild with this prefix that was cut off, and its re_embed."""
         with self._database.transaction() as connection:
             row = queries().unfinished(connection, prefix=prefix)
         return None if row is None else (RebuildId(row.id), bool(row.re_embed))
 
     def progress(self, rebuild: RebuildId) -> Progress:
-        """Count how far a rebuild is."""
+        """Return the progress of a rebuild."""
         with self._database.transaction() as connection:
             return Progress(*queries().progress(connection, id=rebuild))
 
@@ -229,4 +225,4 @@ def _part(part: RebuildPart) -> dict[str, str]:
 
 def _one(changed: int) -> None:
     if changed != 1:
-        raise Fenced("the lease, or this part of the rebuild, is no longer ours")
+        raise Fenced(LOST)

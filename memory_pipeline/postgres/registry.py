@@ -1,6 +1,6 @@
 """The registry in Postgres: tenants, the generations they search, the servers that hold them.
 
-A collection is found through here and nowhere else: never by a name that a caller could form.
+A collection is resolved here and nowhere else: never by a name that a caller could form.
 """
 
 import hashlib
@@ -9,20 +9,22 @@ from collections.abc import Iterator
 from uuid import UUID, uuid4
 
 from memory_pipeline.domain.types import Generation, Server, TenantId
-from memory_pipeline.errors import ContractError, Fenced, PipelineError, ServerLost
+from memory_pipeline.errors import ContractError, PipelineError, ServerLost
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.database import Connection, Database, queries
+from memory_pipeline.postgres.flip import flip_first
+from memory_pipeline.postgres.lease import lease_lost
 
-# Of one tenant; a collection that is damaged again and again needs a person.
+# A tenant whose collection is damaged more often needs an operator.
 AUTOMATIC_REBUILDS_AN_HOUR = 3
-# A server on which nobody else was synced for so long has nobody whom large writes could hold up.
+# Large writes delay the small writes of tenants that were synced within this time.
 RECENT_SECONDS = 30.0
 # Commas break Dagster's UI, spaces its backfills, "..." is a range: so letters, digits, . _ - only.
 SAFE_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
 
 def partition_keys(tenant: TenantId) -> Iterator[str]:
-    """Propose partition keys, the most readable first; the last is unique by itself."""
+    """Propose partition keys of a tenant, the most readable first; the last one is unique."""
     if SAFE_KEY.fullmatch(tenant) and ".." not in tenant:
         yield tenant
     slug = re.sub(r"[^A-Za-z0-9]+", "-", tenant).strip("-")[:60] or "tenant"
@@ -32,7 +34,7 @@ def partition_keys(tenant: TenantId) -> Iterator[str]:
 
 
 def read_generation(connection: Connection, generation_id: UUID) -> Generation:
-    """Read one generation inside a transaction that already knows its id."""
+    """Read one generation in the caller's transaction, by an id that the registry has."""
     row = queries().generation(connection, id=generation_id)
     if row is None:
         raise PipelineError(f"generation {generation_id} is not in the registry")
@@ -47,7 +49,7 @@ class PostgresRegistry:
         self._keys: dict[TenantId, str] = {}  # a key never changes
 
     def register(self, tenant: TenantId) -> str:
-        """Register a tenant unless it is; return its partition key. Commits before any write."""
+        """Register a tenant if needed; return its partition key. Commits before any write."""
         if tenant in self._keys:
             return self._keys[tenant]
         for proposed in partition_keys(tenant):
@@ -60,7 +62,7 @@ class PostgresRegistry:
         raise PipelineError(f"every partition key of tenant {tenant!r} is taken")
 
     def clear_cache(self) -> None:
-        """Ask for every key anew: Postgres is no longer what it was when they were noted."""
+        """Forget the cached partition keys: Postgres may have gone back in time since."""
         self._keys.clear()
 
     def keys(self) -> dict[TenantId, str]:
@@ -70,7 +72,7 @@ class PostgresRegistry:
             return {TenantId(r.tenant): r.partition_key for r in rows}
 
     def live(self, tenant: TenantId) -> Generation | None:
-        """Return the generation that searches of this tenant go to now."""
+        """Return the generation that this tenant's searches query now."""
         with self._database.transaction() as connection:
             row = queries().live_generation(connection, tenant=tenant)
             return None if row is None else Generation(*row)
@@ -82,7 +84,7 @@ class PostgresRegistry:
             return None if row is None else Generation(*row)
 
     def serves_others(self, server: UUID, tenant: TenantId) -> bool:
-        """Whether other tenants of this server were synced of late."""
+        """Whether other tenants of this server were synced recently."""
         with self._database.transaction() as connection:
             return bool(
                 queries().serves_others(
@@ -98,7 +100,7 @@ class PostgresRegistry:
     def begin_generation(
         self, tenant: TenantId, server: UUID, *, model: str, config_hash: str, memories: int
     ) -> Generation:
-        """Note a new generation before its collection exists. Raises ServerLost."""
+        """Record a new generation before its collection exists. Raises ServerLost."""
         generation = Generation(uuid4(), tenant, server, None, model, config_hash, "new")
         with self._database.transaction() as connection:
             noted = queries().begin_generation(
@@ -111,24 +113,17 @@ class PostgresRegistry:
                 memories=memories,
             )
         if noted != 1:
-            raise ServerLost(f"Chroma server {server} was given up: another takes its place")
+            raise ServerLost(f"Chroma server {server} was retired: another one takes its place")
         return generation
 
     def go_live(self, lease: Lease, generation: Generation) -> None:
         """Make a tenant's first generation live; enqueue the reset that fills it. Raises Fenced."""
         with self._database.transaction() as connection:
-            live = queries().go_live(
-                connection,
-                id=generation.id,
-                tenant=lease.tenant,
-                token=lease.token,
-                collection_id=generation.collection_id,
-            )
-        if live != 1:
-            raise Fenced(f"the lease with token {lease.token} is no longer ours")
+            if not flip_first(connection, lease, generation):
+                raise lease_lost(connection, lease.tenant, lease.token)
 
     def abandon(self, lease: Lease, generation: UUID) -> None:
-        """Mark a damaged generation; stop writing to it, and give it up if it was building.
+        """Stop writing a generation: mark a live one as damaged, end a building one.
 
         Raises Fenced.
         """
@@ -136,14 +131,14 @@ class PostgresRegistry:
             abandoned = queries().abandon(
                 connection, id=generation, tenant=lease.tenant, token=lease.token
             )
-        if abandoned != 1:
-            raise Fenced(f"the lease with token {lease.token} is no longer ours")
+            if abandoned != 1:
+                raise lease_lost(connection, lease.tenant, lease.token)
 
     def damaged(self) -> dict[TenantId, str]:
-        """Return the tenants whose collections wait for a rebuild that nobody does, with keys.
+        """Return the tenants whose collections need a rebuild that no process does, with keys.
 
-        One of which nothing was live yet and whose first rebuild has ended half-way is among them.
-        Those that were damaged more than three times within the hour are left to a person.
+        A tenant whose first rebuild ended half-way, with no live generation yet, is among them. A
+        tenant that was damaged more than three times within the hour is left to an operator.
         """
         with self._database.transaction() as connection:
             rows = queries().damaged_tenants(connection, most=AUTOMATIC_REBUILDS_AN_HOUR)
@@ -163,29 +158,29 @@ class PostgresRegistry:
             return [Server(*row) for row in queries().servers(connection)]
 
     def register_server(self, server: UUID, url: str) -> None:
-        """Register a server by the UUID in its marker, or note its new address."""
+        """Register a server by the UUID in its marker, or store its new address."""
         with self._database.transaction() as connection:
             queries().register_server(connection, id=server, url=url)
 
     def mark_server(self, server: UUID, state: str) -> None:
-        """Note what state a server was found in."""
+        """Store the state in which a server was found."""
         with self._database.transaction() as connection:
             queries().mark_server(connection, id=server, state=state)
 
     def retire_server(self, server: UUID) -> None:
-        """Give up a server whose data is gone: every generation on it is lost."""
+        """Retire a server whose data is gone: every generation on it is lost."""
         with self._database.transaction() as connection:
             queries().retire_server(connection, id=server)
             queries().lose_generations(connection, id=server)
             queries().stop_building(connection, id=server)
 
     def droppable(self, *, grace_seconds: float, limit: int) -> list[Generation]:
-        """Return ended generations whose collections nobody can be using any more."""
+        """Return ended generations whose collections no search and no write can still use."""
         with self._database.transaction() as connection:
             rows = queries().droppable(connection, grace_seconds=grace_seconds, limit=limit)
             return [Generation(*row) for row in rows]
 
     def dropped(self, generation: UUID) -> None:
-        """Note that a generation's collection is gone."""
+        """Record that a generation's collection is gone."""
         with self._database.transaction() as connection:
             queries().dropped(connection, id=generation)

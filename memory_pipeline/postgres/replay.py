@@ -1,4 +1,4 @@
-"""Enqueue memories again from Postgres: safe at any time, for a batch reads what stands then.
+"""Enqueue memories again from Postgres: safe at any time, since a batch reads the current row.
 
 A page is one short transaction that only appends, so no writer and no worker waits for it. Memory
 is bounded by a page of ids inside Postgres.
@@ -28,18 +28,17 @@ class PostgresReplay:
         ids: Sequence[MemoryId] | None = None,
         page: int = PAGE,
     ) -> Iterator[Replayed]:
-        """Enqueue the memories that all of this fits, a page at a time.
+        """Enqueue the memories that match every given argument, a page at a time.
 
         Args:
-            tenant: whose memories; None: everybody's.
-            since: only those that were created or updated from then on.
-            ids: only these. With a tenant they are enqueued whether they exist or not, so that
-                what a collection still has of them goes.
+            tenant: whose memories; None: all tenants'.
+            since: only memories created or updated since then.
+            ids: only these. With a tenant they are enqueued whether they exist or not, so that a
+                document whose memory is gone is deleted.
             page: how many in one transaction.
 
         Yields:
-            What each page did. A memory that waits to be looked at again already is not enqueued
-            twice.
+            The result of each page. A memory with an unclaimed recheck is not enqueued twice.
 
         """
         if tenant is not None and ids is not None and since is None:

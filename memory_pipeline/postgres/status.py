@@ -1,4 +1,4 @@
-"""What a person wants to know, read from Postgres. Changes nothing."""
+"""What an operator wants to know, read from Postgres. Read-only but for verify results."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.preflight import broken_triggers
 
-# The others of a tenant are counted.
+# Findings of one tenant that are stored with their details; the rest is counted.
 MOST_NOTED = 100
 
 
@@ -32,13 +32,13 @@ class PostgresStatus:
             return [TenantStatus(*row) for row in queries().tenants(connection)]
 
     def newest_changes(self, tenants: Sequence[TenantId]) -> list[NewestChange]:
-        """Return the newest waiting change of each of these tenants that has one."""
+        """Return the newest pending change of each of these tenants that has one."""
         with self._database.statement() as connection:
             rows = queries().newest_changes(connection, tenants=list(tenants))
             return [NewestChange(*row) for row in rows]
 
     def record_verification(self, verified: Verified) -> None:
-        """Note what the newest verify of a tenant has found."""
+        """Store the result of a tenant's newest verify."""
         findings = [asdict(f) for f in verified.findings[:MOST_NOTED]]
         with self._database.transaction() as connection:
             queries().record_verification(
@@ -50,12 +50,12 @@ class PostgresStatus:
             )
 
     def trusts_vectors(self) -> bool:
-        """Say whether vectors that the pipeline did not write count as the current model's."""
+        """Return whether vectors that the pipeline did not write count as the current model's."""
         with self._database.transaction() as connection:
             decided = queries().installation(connection)
             return decided is not None and decided.vectors == "trust"
 
     def broken_capture(self) -> list[str]:
-        """Name every capture trigger that is missing or would not always fire."""
+        """Return every capture trigger that is missing or would not always fire."""
         with self._database.transaction() as connection:
             return broken_triggers(connection)

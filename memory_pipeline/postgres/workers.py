@@ -1,4 +1,4 @@
-"""Live processes in Postgres: who is there, and how fresh they keep things."""
+"""Workers in Postgres: which are alive, and how fresh they keep the index."""
 
 import os
 import socket
@@ -11,20 +11,20 @@ from memory_pipeline.domain.status import Backlog, WorkerInfo
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database, queries
 
-# A live process says so every few seconds; one that was silent for longer is not counted on.
+# A worker without a heartbeat for HEALTHY_SECONDS is taken to be gone.
 HEARTBEAT_SECONDS = 3.0
 HEALTHY_SECONDS = 15.0
 
 
 class PostgresWorkers:
-    """The live processes of an installation."""
+    """The workers of an installation."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._id = uuid4()
 
     def heartbeat(self) -> None:
-        """Say that this process is there."""
+        """Record that this worker is alive."""
         with self._database.transaction() as connection:
             queries().heartbeat(
                 connection,
@@ -35,21 +35,21 @@ class PostgresWorkers:
             )
 
     def deregister(self) -> None:
-        """Say that this process ends."""
+        """Delete this worker's row: it ends."""
         with self._database.transaction() as connection:
             queries().deregister(connection, id=self._id)
 
     def healthy(self) -> list[WorkerInfo]:
-        """Return the live processes that were heard of late."""
+        """Return the workers with a recent heartbeat."""
         with self._database.transaction() as connection:
             rows = queries().workers(connection, seconds=HEALTHY_SECONDS)
             return [WorkerInfo(*row) for row in rows]
 
     def record_freshness(self, measured: Mapping[TenantId | None, Lags]) -> None:
-        """Note how fresh tenants are; None is all of them together."""
+        """Store how fresh tenants are; None is all of them together."""
         if not measured:
             return
-        # In order: two processes never wait for each other.
+        # In order of tenants: two workers never deadlock.
         ordered = sorted(measured.items(), key=lambda one: one[0] or "")
         with self._database.transaction() as connection:
             queries().record_freshness(
@@ -63,7 +63,7 @@ class PostgresWorkers:
             )
 
     def freshness(self, tenants: Sequence[TenantId] | None = None) -> dict[TenantId | None, Lags]:
-        """Return how fresh these tenants, or all, were kept of late; None is all together."""
+        """Return how fresh these tenants, or all, were recently; None is all of them together."""
         with self._database.transaction() as connection:
             rows = queries().freshness(
                 connection, seconds=WINDOW_SECONDS, tenants=None if tenants is None else [*tenants]
@@ -76,17 +76,17 @@ class PostgresWorkers:
             }
 
     def waits(self, tenants: Sequence[TenantId]) -> dict[TenantId, float]:
-        """Return for how many seconds the oldest change of each has waited, where one does."""
+        """Return the age in seconds of the oldest pending change of each tenant that has one."""
         with self._database.transaction() as connection:
             rows = queries().waits(connection, tenants=list(tenants))
             return {TenantId(row.tenant): row.seconds for row in rows}
 
     def resume_paused(self) -> int:
-        """Let every tenant that pauses after an error try at once; return how many that are."""
+        """End the back-off of every tenant; return how many were backing off."""
         with self._database.transaction() as connection:
             return int(queries().resume_paused(connection))
 
     def backlog(self) -> Backlog:
-        """Count what waits."""
+        """Return the backlog of all tenants."""
         with self._database.transaction() as connection:
             return Backlog(*queries().backlog(connection))

@@ -890,8 +890,8 @@ def _kept_vector() -> Iterator[None]:
     "provenance is noted in place of what was read with the row, and of nothing else",
 )
 def _late_provenance() -> Iterator[None]:
-    def note(self: FakeWorld, notings: Mapping[MemoryId, ProvenanceUpdate]) -> None:
-        self.provenance.update({i: noting.now for i, noting in notings.items()})
+    def note(self: FakeWorld, updates: Mapping[MemoryId, ProvenanceUpdate]) -> None:
+        self.provenance.update({i: update.new for i, update in updates.items()})
 
     def provenance_update(self: EmbeddedDraft) -> ProvenanceUpdate | None:
         kept = self.memory.embedding

@@ -1,8 +1,9 @@
--- Dead letters: shown, replayed, waived, told. None of them is ever deleted here: a memory that
--- lands or goes clears its own.
+-- Dead letters: shown, replayed, waived, alerted. No query here deletes one: a memory that is
+-- indexed or deleted clears its own.
 
 -- name: newest_dead_letters
--- Tell the dead letters that are meant, newest first; with each, how many there are and are waived.
+-- Return the selected dead letters, newest first; with each, the number of all selected and of
+-- waived ones.
 SELECT count(*) OVER () AS letters, count(f.waived_at) OVER () AS letters_waived,
        f.tenant, f.memory_id, f.kind, f.first_error, f.last_error, f.attempts, f.first_at,
        f.last_at, f.buried_at, f.content_hash, f.model, f.config_hash, f.version,
@@ -19,7 +20,7 @@ ORDER BY f.buried_at DESC, f.tenant, f.memory_id
 LIMIT %(limit)s;
 
 -- name: dead_letter_keys
--- Tell the keys of the dead letters that are meant, after one of them, in order.
+-- Return the keys of the selected dead letters, after the given key, in order.
 SELECT f.tenant, f.memory_id
 FROM memory_pipeline.failure f
 WHERE f.buried_at IS NOT NULL
@@ -35,13 +36,13 @@ ORDER BY f.tenant, f.memory_id
 LIMIT %(limit)s;
 
 -- name: dead_letters_of_tenants
--- Count the dead letters of each tenant that has any, and those that are waived.
+-- Count the dead letters of each tenant that has any, and the waived ones.
 SELECT tenant, count(*) AS letters, count(waived_at) AS letters_waived
 FROM memory_pipeline.failure WHERE buried_at IS NOT NULL GROUP BY tenant;
 
 -- name: replay_dead_letters$
--- Give these dead letters all their attempts again and have their memories looked at, in one
--- statement: each has a change that waits, or is still buried. Only while they are buried.
+-- Give these dead letters all their attempts again and enqueue their memories, in one statement:
+-- each has a pending change or is still buried. Only while they are buried.
 WITH held AS MATERIALIZED (
     SELECT f.tenant, f.memory_id
     FROM memory_pipeline.failure f
@@ -63,8 +64,8 @@ WITH held AS MATERIALIZED (
 SELECT count(*) FROM risen;
 
 -- name: recheck_failures$
--- Have memories looked at again that failed before, buried or not, and that a rebuild could write:
--- its generation may be given up yet, so only a batch that brings them to live forgets the failure.
+-- Enqueue memories that failed before, buried or not, and that a rebuild could write: its
+-- generation may still be abandoned, so only a batch that writes them to live clears the failure.
 WITH held AS MATERIALIZED (
     SELECT f.tenant, f.memory_id
     FROM memory_pipeline.failure f
@@ -85,9 +86,9 @@ WITH held AS MATERIALIZED (
 SELECT count(*) FROM risen;
 
 -- name: replay_cured$
--- Replay what was refused by another model, configuration or version than those of now, once for
--- each; only where the tenant's collection is built with those of now already (a rebuild tries
--- everything by itself). Those that are waived are let be.
+-- Replay dead letters that another model, configuration or version refused, once for each current
+-- one; only where the tenant's collection is already built with the current ones (a rebuild tries
+-- every memory anyway). Waived ones stay.
 WITH cured AS MATERIALIZED (
     SELECT f.tenant, f.memory_id
     FROM memory_pipeline.failure f
@@ -115,7 +116,7 @@ WITH cured AS MATERIALIZED (
 SELECT count(*) FROM risen;
 
 -- name: waive_dead_letters!
--- Note that a person lets these dead letters be, as long as their content is what it is.
+-- Record that an operator waives these dead letters for as long as their content is the same.
 WITH held AS MATERIALIZED (
     SELECT f.tenant, f.memory_id
     FROM memory_pipeline.failure f
@@ -131,7 +132,7 @@ FROM held h
 WHERE f.tenant = h.tenant AND f.memory_id = h.memory_id;
 
 -- name: unwaive_dead_letters!
--- Take back that these dead letters are let be.
+-- Withdraw the waivers of these dead letters.
 WITH held AS MATERIALIZED (
     SELECT f.tenant, f.memory_id
     FROM memory_pipeline.failure f
@@ -147,7 +148,7 @@ FROM held h
 WHERE f.tenant = h.tenant AND f.memory_id = h.memory_id;
 
 -- name: unalerted_dead_letters
--- Tell the dead letters that nobody was told of yet, oldest first.
+-- Return the dead letters that no alert has named yet, oldest first.
 SELECT f.tenant, f.memory_id, f.kind, f.first_error, f.last_error, f.attempts, f.first_at,
        f.last_at, f.buried_at, f.content_hash, f.model, f.config_hash, f.version,
        f.waived_at, f.waived_by, f.waived_because
@@ -157,7 +158,7 @@ ORDER BY f.buried_at, f.tenant, f.memory_id
 LIMIT %(limit)s;
 
 -- name: mark_alerted!
--- Note that people were told of these burials; one that was buried again meanwhile is told anew.
+-- Record that an alert has named these dead letters; a memory buried again since is named again.
 UPDATE memory_pipeline.failure f
 SET alerted_at = clock_timestamp()
 FROM unnest(%(tenants)s::text[], %(memory_ids)s::bigint[], %(buried_at)s::timestamptz[])
@@ -165,14 +166,14 @@ FROM unnest(%(tenants)s::text[], %(memory_ids)s::bigint[], %(buried_at)s::timest
 WHERE f.tenant = g.tenant AND f.memory_id = g.memory_id AND f.buried_at = g.buried_at;
 
 -- name: buried_among
--- Tell which of these memories are buried.
+-- Return which of these memories are buried.
 SELECT f.memory_id FROM memory_pipeline.failure f
 WHERE f.tenant = %(tenant)s AND f.memory_id = ANY(%(memory_ids)s::bigint[])
   AND f.buried_at IS NOT NULL;
 
 -- name: replay_page^
--- Enqueue the next memories of a tenant, or of all, as they are found in id order; those that are to
--- be looked at again already are left as they are. Tells how far that came.
+-- Enqueue the next memories of a tenant, or of all, in id order; memories that already have an
+-- unclaimed recheck are skipped. Returns the last id of the page.
 WITH page AS MATERIALIZED (
     SELECT m.id, memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS tenant
     FROM public.memory_logs m
@@ -199,7 +200,8 @@ SELECT (SELECT count(*) FROM page) AS matched, (SELECT count(*) FROM added) AS e
        (SELECT max(id) FROM page) AS through;
 
 -- name: replay_keys$
--- Enqueue these memories of a tenant, whether they exist or not: what went is deleted once more.
+-- Enqueue these memories of a tenant, whether they exist or not: the document of a memory that is
+-- gone is deleted once more.
 WITH added AS (
     INSERT INTO memory_pipeline.change (tenant, memory_id, recheck)
     SELECT %(tenant)s, g.id, true FROM unnest(%(ids)s::bigint[]) AS g (id)

@@ -1,14 +1,15 @@
--- Taking the pipeline off a database again. memory_logs keeps its columns, its rows and its vectors.
+-- Removing the pipeline from a database. memory_logs keeps its columns, its rows and its vectors.
 
 -- name: under_way^
--- Count what goes on with the index now: rebuilds whose process lives, and leases that stand.
+-- Count the rebuilds whose process is alive, and the leases that are valid.
 SELECT (SELECT count(*) FROM memory_pipeline.rebuild
         WHERE state = 'running' AND owned_until > clock_timestamp()) AS rebuilds,
        (SELECT count(*) FROM memory_pipeline.tenant
         WHERE lease_until > clock_timestamp()) AS leases;
 
 -- name: triggers
--- Tell every trigger that calls a function of the pipeline, on memory_logs or on a table that once was.
+-- Return every trigger that calls a function of the pipeline, on memory_logs or on a table that
+-- once was memory_logs.
 SELECT t.tgrelid::regclass::text AS on_table, t.tgname::text AS name
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
 WHERE p.pronamespace = to_regnamespace('memory_pipeline') AND t.tgparentid = 0 AND NOT t.tgisinternal
@@ -32,12 +33,12 @@ BEGIN
 END $$;
 
 -- name: forget_changes!
--- Forget everything that waits: nobody finds anything to sync any more.
+-- Delete every pending change: no worker finds anything to sync any more.
 WITH truncated AS (DELETE FROM memory_pipeline.truncation)
 DELETE FROM memory_pipeline.change;
 
 -- name: other_users
--- Tell what depends on the pipeline's schema without being in it: it would go with the schema.
+-- Return what depends on the pipeline's schema without being in it: DROP SCHEMA would drop it too.
 WITH mine AS (
     SELECT 'pg_class'::regclass AS class, oid FROM pg_class
     WHERE relnamespace = to_regnamespace('memory_pipeline')
@@ -55,11 +56,11 @@ WHERE coalesce(i.schema, '') NOT IN ('memory_pipeline', 'pg_toast')
 ORDER BY 1;
 
 -- name: kept_generations
--- Tell every generation whose collection may still be there.
+-- Return every generation whose collection may still exist.
 SELECT g.id, g.tenant, g.server, g.collection_id, g.model, g.config_hash, g.state
 FROM memory_pipeline.generation g WHERE g.dropped_at IS NULL AND g.server = %(server)s
 ORDER BY g.created_at;
 
 -- name: drop_schema#
--- Drop the pipeline's schema with all that is in it.
+-- Drop the pipeline's schema with everything in it.
 DROP SCHEMA memory_pipeline CASCADE;

@@ -1,64 +1,65 @@
--- Epochs: the trace by which it is noticed that Postgres went back in time, and what follows then.
+-- Epochs: the trace that shows that Postgres went back in time, and what follows then.
 
 -- name: database_location^
--- Tell where this database is: the server and its name, the timeline, the oid of the outbox.
+-- Return where this database is: the server and its name, the timeline, the oid of the outbox.
 SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' || current_database()::text AS database_id,
        ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint AS timeline,
        to_regclass('memory_pipeline.change')::oid::bigint AS outbox;
 
 -- name: may_read_location$
--- Say whether this role may ask for all of that; everybody may, unless somebody has revoked it.
+-- Return whether this role may query all of that; every role may, unless the right was revoked.
 SELECT bool_and(has_function_privilege(name, 'EXECUTE'))
 FROM unnest(ARRAY['pg_control_system()', 'pg_walfile_name(pg_lsn)', 'pg_current_wal_lsn()']) AS name;
 
 -- name: database_location_by_name^
--- Tell of it what everybody may know.
+-- Return the part of the location that every role may query.
 SELECT current_database()::text AS database_id, 0::bigint AS timeline,
        to_regclass('memory_pipeline.change')::oid::bigint AS outbox;
 
 -- name: newest_epoch^
--- Tell where this database was when it began its newest epoch.
+-- Return where this database was when it began its newest epoch.
 SELECT database_id, timeline, outbox FROM memory_pipeline.epoch ORDER BY number DESC LIMIT 1;
 
 -- name: known_nonces
--- Tell which of these nonces are epochs of this database, or raised the alarm before.
+-- Return which of these nonces are epochs of this database, or raised the alarm before.
 SELECT nonce FROM memory_pipeline.epoch WHERE nonce = ANY(%(nonces)s::uuid[])
 UNION
 SELECT nonce FROM memory_pipeline.rollback_sign WHERE nonce = ANY(%(nonces)s::uuid[]);
 
 -- name: newest_rollback_sign$
--- Number the newest sign that this database went back; 0 where there was none.
+-- Return the number of the newest rollback sign; 0 where there is none.
 SELECT coalesce(max(number), 0) FROM memory_pipeline.rollback_sign;
 
 -- name: lock_epochs!
--- Let others that would note a rollback_sign or begin an epoch wait for the end of this transaction.
+-- Serialise the transactions that record a rollback sign or begin an epoch.
 SELECT FROM memory_pipeline.installation FOR UPDATE;
 
 -- name: record_rollback_sign!
--- Note a sign that this database went back.
+-- Record a sign that this database went back in time.
 INSERT INTO memory_pipeline.rollback_sign (reason, nonce) VALUES (%(reason)s, %(nonce)s);
 
 -- name: begin_epoch$
--- Begin an epoch; tell its nonce.
+-- Begin an epoch; return its nonce.
 INSERT INTO memory_pipeline.epoch (database_id, timeline, outbox)
 VALUES (%(database_id)s, %(timeline)s, %(outbox)s)
 RETURNING nonce;
 
 -- name: epoch_is_due$
--- Say whether the newest epoch is that old, or there is none.
+-- Return whether the newest epoch is at least that old, or there is none.
 SELECT NOT EXISTS (
     SELECT FROM memory_pipeline.epoch
     WHERE begun_at > clock_timestamp() - make_interval(secs => %(seconds)s)
 );
 
 -- name: delete_old_epochs!
--- Forget all but the newest epochs. A server that was away for longer is proven when it is back.
+-- Delete all but the newest epochs. A server that was away for longer is proven when it is back.
 DELETE FROM memory_pipeline.epoch
 WHERE number <= (SELECT max(number) FROM memory_pipeline.epoch) - %(kept)s::bigint;
 
 -- name: mark_all_unproven!
--- Enqueue a reset of every tenant, which none is proven without. Not before every request that a
--- worker of the forgotten state has sent must have landed: no change tells of those.
+-- Enqueue a reset of every tenant; a tenant is unproven until its reset is done. Not before every
+-- request that a worker of the forgotten state sent has been applied or has timed out: no change
+-- records those.
 WITH moved AS (
     UPDATE memory_pipeline.change
     SET not_before = clock_timestamp() + make_interval(secs => %(wait_seconds)s)
@@ -71,48 +72,50 @@ FROM memory_pipeline.tenant t
 WHERE NOT EXISTS (SELECT FROM moved WHERE moved.tenant = t.tenant);
 
 -- name: raise_tokens!
--- Lift every lease token above all that the forgotten state can have given out, a trillion: whoever
--- holds one of those is fenced, and none is ever given out twice. A lease that stands runs out.
+-- Raise every lease token by a trillion, above all that the forgotten state can have issued: a
+-- worker that holds one of those is fenced, and no token is ever issued twice. A lease that is
+-- valid expires by itself.
 UPDATE memory_pipeline.tenant SET lease_token = lease_token + (1::bigint << 40);
 
 -- name: record_stamp!
--- Note that a server's marker was written from this database_id.
+-- Record that a server's marker was written by this database.
 UPDATE memory_pipeline.server SET database_id = %(database_id)s WHERE id = %(id)s AND database_id IS DISTINCT FROM %(database_id)s;
 
 -- name: take_over!
--- Let the servers be used although their markers were last written from elsewhere.
+-- Allow the use of servers whose markers another database wrote last.
 UPDATE memory_pipeline.server SET database_id = NULL WHERE database_id IS NOT NULL;
 
 -- name: unproven
--- Tell every tenant that is not proven yet, and since when.
+-- Return every tenant that is not proven yet, and since when.
 SELECT tenant, min(changed_at) AS since FROM memory_pipeline.change WHERE unproven GROUP BY tenant;
 
 -- name: seconds_to_wait$
--- Tell for how long some unproven tenant cannot be compared yet, for what may still be on its way.
+-- Return how long some unproven tenant cannot be compared yet, because of requests that may still
+-- arrive.
 SELECT coalesce(greatest(0, max(extract(epoch FROM not_before - clock_timestamp()))), 0)::float8
 FROM memory_pipeline.change WHERE unproven AND memory_id IS NULL;
 
 -- name: recent_rollback_signs
--- Tell the signs of the last while that this database went back, newest first.
+-- Return the recent signs that this database went back, newest first.
 SELECT reason, noticed_at FROM memory_pipeline.rollback_sign
 WHERE noticed_at > clock_timestamp() - make_interval(secs => %(seconds)s)
 ORDER BY number DESC;
 
 -- name: last_rollback_sign^
--- Tell the newest sign that this database went back.
+-- Return the newest sign that this database went back.
 SELECT reason, noticed_at FROM memory_pipeline.rollback_sign ORDER BY number DESC LIMIT 1;
 
 -- name: sweep_is_due$
--- Say whether collections of a forgotten state may be dropped: it was noticed long enough ago, nothing
--- was noticed since, and it was not done before.
+-- Return whether collections of a forgotten state may be dropped: the newest sign is old enough,
+-- and no sweep was completed since.
 SELECT coalesce(bool_or(swept_at IS NULL)
                 AND max(noticed_at) < clock_timestamp() - make_interval(secs => %(seconds)s), false)
 FROM memory_pipeline.rollback_sign;
 
 -- name: record_sweep!
--- Note that no collection of a forgotten state is left.
+-- Record that no collection of a forgotten state is left.
 UPDATE memory_pipeline.rollback_sign SET swept_at = clock_timestamp() WHERE swept_at IS NULL;
 
 -- name: known_generations
--- Tell which of these generations the registry knows.
+-- Return which of these generations the registry knows.
 SELECT id FROM memory_pipeline.generation WHERE id = ANY(%(ids)s::uuid[]);

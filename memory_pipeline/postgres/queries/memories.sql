@@ -1,9 +1,9 @@
 -- The application's table, read and written as an application would. A time that Python cannot
--- hold (infinity, years before 2 and after 9998) is read as none.
+-- represent (infinity, years before 2 and after 9998) is read as NULL.
 
 -- name: read
--- Read memories by id with the provenance of their vectors, and the vectors where they are asked for.
--- Rows beyond the byte limit come without content (never the first).
+-- Return memories by id with the provenance of their vectors, and the vectors if requested. Rows
+-- beyond the byte limit come without content (never the first row).
 WITH sized AS (
     SELECT m.id, sum(coalesce(pg_column_size(m.raw_data), 0)) OVER (ORDER BY m.id) AS bytes,
            row_number() OVER (ORDER BY m.id) AS place
@@ -24,18 +24,18 @@ LEFT JOIN memory_pipeline.provenance p ON p.memory_id = m.id
 ORDER BY m.id;
 
 -- name: versions
--- Tell whose these memories are now, and the version of each row.
+-- Return the current tenant of these memories, and the version of each row.
 SELECT m.id, memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS tenant,
        m.xmin::text AS version
 FROM public.memory_logs m WHERE m.id = ANY(%(ids)s::bigint[]);
 
 -- name: back_up
--- Store vectors, and where they come from, where the row is still the one that was read and nobody
--- holds it: in id order, so that no application waits long and none is chosen as a deadlock's victim.
--- It is one statement that is a transaction by itself, and waits for nobody once it holds rows: a
+-- Store vectors and their provenance, where the row is still the version that was read and no
+-- transaction holds it: in id order, so that no application waits long and none is chosen as a
+-- deadlock's victim. One statement is one transaction and waits for no lock once it holds rows: a
 -- process that is frozen, or cut off, between a statement and its commit would hold them for long.
 WITH marked AS MATERIALIZED (
-    -- The trigger is told that this transaction stores vectors and nothing else.
+    -- Marks this transaction for the capture trigger: it stores vectors and nothing else.
     SELECT set_config('memory_pipeline.backup', pg_current_xact_id()::text, true),
            set_config('lock_timeout', '200ms', true)
 ), given AS (
@@ -63,7 +63,7 @@ WITH marked AS MATERIALIZED (
 SELECT id FROM stored;
 
 -- name: ids_of_tenant
--- Tell the ids of a tenant's memories after one of them, in order.
+-- Return the ids of a tenant's memories after the given id, in order.
 SELECT m.id FROM public.memory_logs m
 WHERE memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) = %(tenant)s
   AND (%(after)s::bigint IS NULL OR m.id > %(after)s::bigint)
@@ -75,7 +75,8 @@ SELECT count(*) FROM public.memory_logs m
 WHERE memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) = %(tenant)s;
 
 -- name: sizes
--- Count the memories of every tenant; those of nobody, or of one with too long a name, are nobody's.
+-- Count the memories of every tenant; rows without a tenant, or with too long a name, belong to no
+-- tenant.
 SELECT memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS tenant,
        count(*) AS memories
 FROM public.memory_logs m
@@ -83,7 +84,7 @@ WHERE octet_length(memory_pipeline.tenant_of(m.user_id::text, m.project_id::text
 GROUP BY 1;
 
 -- name: insert$
--- Store a new memory; tell its id.
+-- Store a new memory; return its id.
 INSERT INTO public.memory_logs (user_id, project_id, raw_data, created_at)
 VALUES (%(user_id)s, %(project_id)s, %(raw)s::jsonb, coalesce(%(created_at)s, now()))
 RETURNING id;

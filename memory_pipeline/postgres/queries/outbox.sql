@@ -1,8 +1,8 @@
--- The outbox. Every query that claims, acks or lets go names the caller's token as its guard.
+-- The outbox. Each query that claims, acks or unclaims names the caller's token as its guard.
 
 -- name: fan_out_truncations!
--- Turn each TRUNCATE into one reset of every tenant that is registered by now. What another worker has
--- in hand is left to it: that one may be frozen.
+-- Turn each TRUNCATE into one reset of every registered tenant. SKIP LOCKED: a worker that is
+-- frozen while it does the same must not block the others.
 WITH gone AS (
     DELETE FROM memory_pipeline.truncation
     WHERE seq IN (SELECT seq FROM memory_pipeline.truncation FOR UPDATE SKIP LOCKED)
@@ -12,9 +12,10 @@ INSERT INTO memory_pipeline.change (tenant, memory_id)
 SELECT t.tenant, NULL FROM memory_pipeline.tenant t WHERE EXISTS (SELECT FROM gone);
 
 -- name: pending_tenants
--- Tell every tenant with changes that may be claimed now, oldest change first; loose index scan.
--- What is claimed under a lease that stands is in hand. Tells where each is written. Tenants whose pause has not ended are left
--- out unless they are asked for all the same.
+-- Return every tenant with changes that may be claimed now, oldest change first, with the server of
+-- its collection. A loose index scan: one probe a tenant instead of a scan of all changes. A change
+-- that is claimed under a lease that has not expired is being worked on. Tenants whose back-off has
+-- not ended are left out unless paused is true.
 WITH RECURSIVE named AS (
     (SELECT tenant FROM memory_pipeline.change ORDER BY tenant LIMIT 1)
     UNION ALL
@@ -42,16 +43,17 @@ WHERE named.tenant IS NOT NULL
 ORDER BY oldest.changed_at;
 
 -- name: lock_lease^
--- Lock the lease for this transaction and tell the generations to write; nothing when it is lost.
--- A damaged live generation is not written; the one that will take its place is.
+-- Lock the lease for this transaction and return the generations to write, or no row when the lease
+-- is lost. A damaged live generation is not written; the building one that replaces it is.
 SELECT CASE WHEN g.state = 'live' THEN t.live END AS live, t.building
 FROM memory_pipeline.tenant t LEFT JOIN memory_pipeline.generation g ON g.id = t.live
 WHERE t.tenant = %(tenant)s AND t.lease_token = %(token)s AND t.lease_until > clock_timestamp()
 FOR NO KEY UPDATE OF t;
 
 -- name: claim
--- Claim the oldest changes that are due and that no rebuild under way covers. Runs in the transaction that locked the lease. Tells the
--- token that had each before: whoever it was may still write.
+-- Claim the oldest changes that are due and that no rebuild under way covers. Runs in the
+-- transaction that locked the lease. Returns the token that had claimed each change before: its
+-- request may still reach Chroma.
 WITH due AS MATERIALIZED (
     SELECT c.seq, c.claim_token
     FROM memory_pipeline.change c
@@ -71,8 +73,8 @@ RETURNING c.seq, c.memory_id, due.claim_token AS claimed_before,
                THEN extract(epoch FROM clock_timestamp() - c.changed_at)::float8 END AS age;
 
 -- name: schedule_confirms!
--- Look at these memories again once every request that may be on its way has landed. A confirm that
--- is already scheduled is moved out. Runs in the claim's transaction.
+-- Schedule a second write of these memories for when every request under way has been applied or
+-- has timed out. A confirm that is already scheduled is postponed. Runs in the claim's transaction.
 INSERT INTO memory_pipeline.change (tenant, memory_id, not_before, confirm)
 SELECT %(tenant)s, m, clock_timestamp() + make_interval(secs => %(wait_seconds)s), true
 FROM unnest(%(memory_ids)s::bigint[]) AS m
@@ -82,7 +84,7 @@ DO UPDATE SET
     claim_token = NULL;
 
 -- name: ack!
--- Forget changes, only under the token that claimed them and only while its lease stands.
+-- Delete changes, only under the token that claimed them and only while its lease is valid.
 DELETE FROM memory_pipeline.change c
 WHERE c.tenant = %(tenant)s AND c.seq = ANY(%(seqs)s::bigint[]) AND c.claim_token = %(token)s
   AND EXISTS (
@@ -92,7 +94,7 @@ WHERE c.tenant = %(tenant)s AND c.seq = ANY(%(seqs)s::bigint[]) AND c.claim_toke
   );
 
 -- name: unclaim!
--- Give changes back unclaimed, not before a pause; only where nothing was sent for them.
+-- Return changes to the outbox, not before a pause; only changes for which no request was sent.
 UPDATE memory_pipeline.change c
 SET claim_token = NULL,
     not_before = CASE WHEN %(pause_seconds)s > 0
@@ -100,8 +102,9 @@ SET claim_token = NULL,
 WHERE c.tenant = %(tenant)s AND c.seq = ANY(%(seqs)s::bigint[]) AND c.claim_token = %(token)s;
 
 -- name: enqueue!
--- Append changes of memories that are to be looked at again. What stands beside a reset that an
--- unproven tenant waits for may be what that has found: the tenant waits for it too.
+-- Append a change for each memory that is to be rechecked. While an unproven tenant's reset is
+-- pending, changes enqueued for it may come from that reset, so the tenant stays unproven until
+-- they are done too.
 INSERT INTO memory_pipeline.change (tenant, memory_id, recheck, unproven)
 SELECT %(tenant)s, m, true, EXISTS (
     SELECT FROM memory_pipeline.change r
@@ -110,8 +113,8 @@ SELECT %(tenant)s, m, true, EXISTS (
 FROM unnest(%(memory_ids)s::bigint[]) AS m;
 
 -- name: charge
--- Count one more failed attempt of each memory; bury at the limit. A waiver ends with the content that
--- it was given for.
+-- Count one more failed attempt of each memory; bury it at the limit. A waiver ends with the
+-- content that it was given for.
 INSERT INTO memory_pipeline.failure AS f
     (tenant, memory_id, attempts, first_error, last_error, buried_at,
      kind, content_hash, model, config_hash, version, cause, tried_under)
@@ -139,20 +142,20 @@ ON CONFLICT (tenant, memory_id) DO UPDATE SET
                      THEN f.waived_by END,
     waived_because = CASE WHEN f.content_hash IS NOT DISTINCT FROM EXCLUDED.content_hash
                           THEN f.waived_because END,
-    -- One that is updated all the time is told of once.
+    -- A memory that is updated all the time is alerted once.
     alerted_at = CASE WHEN f.content_hash IS NOT DISTINCT FROM EXCLUDED.content_hash
                            OR f.waived_at IS NULL
                       THEN f.alerted_at END
 RETURNING f.memory_id, f.attempts, f.buried_at IS NOT NULL AS buried;
 
 -- name: clear_failures!
--- Forget the failures of memories that landed.
+-- Delete the failures of memories whose documents were written.
 DELETE FROM memory_pipeline.failure
 WHERE tenant = %(tenant)s AND memory_id = ANY(%(memory_ids)s::bigint[]);
 
 -- name: forget_failures_of_gone!
--- Forget the failures of memories that the tenant no longer has: after a TRUNCATE nothing else names
--- them. One that comes back has a change of its own.
+-- Delete the failures of memories that the tenant no longer has: after a TRUNCATE no change names
+-- them. A memory that comes back has a change of its own.
 DELETE FROM memory_pipeline.failure f
 WHERE f.tenant = %(tenant)s
   AND NOT EXISTS (
@@ -162,8 +165,9 @@ WHERE f.tenant = %(tenant)s
   );
 
 -- name: record_provenance!
--- Note where the vectors of memories come from, where what is noted is still what was read with the
--- rows. In id order: two workers hardly ever wait for each other.
+-- Compare-and-set where the vectors of memories come from: store the new provenance where the
+-- stored one is still what was read with the row. In id order: two workers hardly ever wait for
+-- each other.
 WITH given AS (
     SELECT * FROM unnest(%(memory_ids)s::bigint[], %(text_hashes)s::text[], %(models)s::text[],
                          %(vector_hashes)s::text[], %(text_hashes_before)s::text[],
@@ -188,7 +192,7 @@ WHERE text_hash_before IS NULL ORDER BY memory_id
 ON CONFLICT (memory_id) DO NOTHING;
 
 -- name: forget_provenance!
--- Forget the provenance of memories that no longer exist.
+-- Delete the provenance of memories that no longer exist.
 DELETE FROM memory_pipeline.provenance p
 WHERE p.memory_id = ANY(%(memory_ids)s::bigint[])
   AND NOT EXISTS (SELECT FROM public.memory_logs m WHERE m.id = p.memory_id);
@@ -198,8 +202,9 @@ WHERE p.memory_id = ANY(%(memory_ids)s::bigint[])
 SELECT count(*) FROM memory_pipeline.change WHERE tenant = %(tenant)s;
 
 -- name: expected_differences
--- Tell which of these memories have a change that waits, claimed or not, or are buried, waived or not. A reset or a
--- TRUNCATE that waits is about all of them (NULL). What a rebuild under way covers is no excuse.
+-- Return which of these memories have a pending change, claimed or not, or are buried, waived or
+-- not. A pending reset or TRUNCATE concerns every memory (memory_id NULL). A change that a rebuild
+-- under way covers explains no difference.
 SELECT DISTINCT 'pending' AS why, c.memory_id
 FROM memory_pipeline.change c JOIN memory_pipeline.tenant t ON t.tenant = c.tenant
 WHERE c.tenant = %(tenant)s
@@ -215,7 +220,7 @@ WHERE f.tenant = %(tenant)s AND f.memory_id = ANY(%(memory_ids)s::bigint[])
   AND f.buried_at IS NOT NULL;
 
 -- name: has_due_changes$
--- Say whether a tenant has a change that could be claimed now.
+-- Return whether a tenant has a change that can be claimed now.
 SELECT EXISTS (
     SELECT FROM memory_pipeline.change c JOIN memory_pipeline.tenant t ON t.tenant = c.tenant
     WHERE c.tenant = %(tenant)s
@@ -224,5 +229,5 @@ SELECT EXISTS (
 );
 
 -- name: newest_seq$
--- Tell the number of a tenant's newest change.
+-- Return the number of a tenant's newest change; 0 where it has none.
 SELECT coalesce(max(seq), 0) FROM memory_pipeline.change WHERE tenant = %(tenant)s;

@@ -1,14 +1,14 @@
--- What the database has to be like. Read-only.
+-- The requirements of the database. Read-only.
 
 -- name: columns
--- Tell name and type of every column of memory_logs; nothing where it does not exist.
+-- Return name and type of every column of memory_logs; no row where the table does not exist.
 SELECT a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null
 FROM pg_attribute a
 WHERE a.attrelid = to_regclass('public.memory_logs') AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum;
 
 -- name: unique_id$
--- Say whether id alone is a key of memory_logs.
+-- Return whether id alone is a key of memory_logs.
 SELECT EXISTS (
     SELECT FROM pg_index i
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
@@ -17,34 +17,35 @@ SELECT EXISTS (
 );
 
 -- name: owned$
--- Say whether this role may put triggers on memory_logs (only its owner may make them ALWAYS).
+-- Return whether this role may create triggers on memory_logs (only its owner may make them
+-- ALWAYS).
 SELECT pg_has_role(current_user, c.relowner, 'USAGE')
 FROM pg_class c
 WHERE c.oid = to_regclass('public.memory_logs');
 
 -- name: publications
--- Tell every publication that would replicate the pipeline's own tables.
+-- Return every publication that would replicate the pipeline's own tables.
 SELECT pubname::text AS name FROM pg_publication WHERE puballtables;
 
 -- name: server_version$
--- Tell the version of the server as a number.
+-- Return the version of the server as a number.
 SELECT current_setting('server_version_num')::integer;
 
 -- name: vector_available$
--- Say whether pgvector is or can be installed.
+-- Return whether pgvector is or can be installed.
 SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector');
 
 -- name: may_create$
--- Say whether this role may create a schema here.
+-- Return whether this role may create a schema here.
 SELECT has_database_privilege(current_database(), 'CREATE');
 
 -- name: schema_exists$
--- Say whether the pipeline's schema is there.
+-- Return whether the pipeline's schema exists.
 SELECT to_regnamespace('memory_pipeline') IS NOT NULL;
 
 -- name: broken_triggers
--- Tell every capture trigger that is missing or would not fire under every replication role, on the
--- table and on each of its partitions.
+-- Return every capture trigger that is missing or would not fire under every replication role, on
+-- the table and on each of its partitions.
 WITH wanted AS (
     SELECT to_regclass('public.memory_logs') AS relation, name
     FROM (VALUES ('memory_pipeline_capture'), ('memory_pipeline_truncate')) AS named (name)
@@ -62,7 +63,7 @@ WHERE t.tgenabled IS DISTINCT FROM 'A'
 ORDER BY 1;
 
 -- name: capture_version$
--- Tell which capture functions are installed, as their last step noted it.
+-- Return which capture functions are installed, as their last step recorded it.
 SELECT obj_description(to_regprocedure('memory_pipeline.capture()'), 'pg_proc');
 
 -- name: lock_migrations$

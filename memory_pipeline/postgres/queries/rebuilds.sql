@@ -1,8 +1,8 @@
--- Rebuilds. Whoever writes a tenant's row names itself as its owner; whoever writes a generation, or
--- says that it was written, names the token of the tenant's lease.
+-- Rebuilds. A query that writes a tenant's part names its owner; a query that writes a generation,
+-- or records that it was written, names the token of the tenant's lease.
 
 -- name: request_rebuild!
--- Note which tenants a rebuild is for; those it knows already stay as they are.
+-- Record which tenants a rebuild is for; parts that exist stay as they are.
 INSERT INTO memory_pipeline.rebuild (id, tenant, re_embed)
 SELECT %(id)s, t, %(re_embed)s FROM unnest(%(tenants)s::text[]) AS t
 ON CONFLICT (id, tenant) DO NOTHING;
@@ -14,7 +14,8 @@ SET state = 'failed', ended_at = clock_timestamp(), error = 'its process ended; 
 WHERE tenant = %(tenant)s AND id <> %(id)s AND state = 'running' AND owned_until <= clock_timestamp();
 
 -- name: acquire_part^
--- Become the owner of a tenant's part in a rebuild; nothing where it is done or somebody else's.
+-- Become the owner of a tenant's part in a rebuild; no row where the part is done or has another
+-- owner.
 UPDATE memory_pipeline.rebuild r
 SET state = 'running', owner = %(owner)s, error = NULL, ended_at = NULL,
     started_at = coalesce(started_at, clock_timestamp()),
@@ -29,36 +30,37 @@ WHERE r.id = %(id)s AND r.tenant = %(tenant)s
 RETURNING r.re_embed;
 
 -- name: part_state$
--- Tell how far a rebuild is with a tenant.
+-- Return the state of a tenant's part in a rebuild.
 SELECT state FROM memory_pipeline.rebuild WHERE id = %(id)s AND tenant = %(tenant)s;
 
 -- name: checkpoint^
--- Tell how far the generation that is building was filled, by whomever: each went on where another
--- was. Its vectors are new where all of them have computed them anew.
+-- Return how far the building generation was filled, by all rebuilds that filled it: each continued
+-- where the one before had stopped. Its vectors are new if every one of them computed them again.
 SELECT max(r.through) AS through, bool_and(r.re_embed) AS re_embed
 FROM memory_pipeline.rebuild r
 WHERE r.tenant = %(tenant)s AND r.generation = %(generation)s
 HAVING count(*) > 0;
 
 -- name: renew_part!
--- Go on being the owner.
+-- Extend the ownership of a part, only as its owner.
 UPDATE memory_pipeline.rebuild
 SET owned_until = clock_timestamp() + make_interval(secs => %(seconds)s)
 WHERE id = %(id)s AND tenant = %(tenant)s AND owner = %(owner)s AND state = 'running';
 
 -- name: resume_part!
--- Go on with the generation that was being filled, from where that ended; only as the owner.
+-- Continue the generation that was being filled from its checkpoint; only as the owner.
 UPDATE memory_pipeline.rebuild SET generation = %(generation)s, through = %(through)s
 WHERE id = %(id)s AND tenant = %(tenant)s AND owner = %(owner)s AND state = 'running';
 
 -- name: register_building$
--- Make a generation the tenant's building one, only under the token of its lease, as the owner and
--- while the server that it was begun on is not given up:
--- from here on every batch writes it too. Where no live generation is usable, nobody needs the
--- changes that wait before the flip: reading the rows covers them. (Not those that were claimed:
--- a request for them may still be on its way.)
+-- Make a generation the tenant's building one, only under the token of its lease, as the owner of
+-- the part, and while its server is not retired: from this commit on every batch writes it too.
+-- Where no live generation is usable, no pending change is needed before the flip: reading the rows
+-- covers it. (Not a claimed change: its request may still reach Chroma.) begun serialises with a
+-- concurrent retire_server; mine is the fenced pointer, and the other CTEs run only if it changed a
+-- row.
 WITH begun AS MATERIALIZED (
-    -- Who gives it up at this moment is waited for, or waits.
+    -- Serialises with a concurrent retire_server: whichever locks the row first runs first.
     SELECT g.id FROM memory_pipeline.generation g WHERE g.id = %(generation)s AND g.state = 'new'
     FOR UPDATE
 ), mine AS (
@@ -88,7 +90,7 @@ WITH begun AS MATERIALIZED (
 SELECT count(*) FROM mine;
 
 -- name: may_fill$
--- Say whether this token may write this generation for this owner.
+-- Return whether this token may write this generation for this owner.
 SELECT EXISTS (
     SELECT FROM memory_pipeline.tenant t
     JOIN memory_pipeline.rebuild r ON r.tenant = t.tenant AND r.id = %(id)s
@@ -97,13 +99,13 @@ SELECT EXISTS (
 );
 
 -- name: return_lease!
--- Give the lease back, only under its token; says nothing of a sync.
+-- Release the lease, only under its token; records no sync.
 UPDATE memory_pipeline.tenant SET lease_until = NULL, lease_owner = NULL
 WHERE tenant = %(tenant)s AND lease_token = %(token)s;
 
 -- name: record_chunk!
--- Record a chunk as done and give the lease back; only under the token that wrote it, while the
--- generation is the building one, and as the owner.
+-- Record a chunk as done and release the lease; only under the token that wrote the chunk, while
+-- the generation is the building one, and as the owner.
 WITH mine AS (
     UPDATE memory_pipeline.tenant t SET lease_until = NULL, lease_owner = NULL
     WHERE t.tenant = %(tenant)s AND t.lease_token = %(token)s AND t.lease_until > clock_timestamp()
@@ -117,61 +119,27 @@ SET through = %(through)s, written = written + %(written)s, reused = reused + %(
 WHERE id = %(id)s AND tenant = %(tenant)s AND owner = %(owner)s AND state = 'running'
   AND EXISTS (SELECT FROM mine);
 
--- name: flip$
--- Make the building generation the live one, give the lease back, retire the old one, ack what the
--- rebuild has covered, close its part: one statement, only under the token, only while this very
--- generation is the building one, and as the owner.
-WITH mine AS (
-    UPDATE memory_pipeline.tenant t
-    SET live = %(generation)s, building = NULL, lease_until = NULL, lease_owner = NULL,
-        retry_at = NULL, retries = 0, last_error = NULL, last_synced_at = statement_timestamp()
-    FROM memory_pipeline.tenant before
-    WHERE before.tenant = t.tenant AND t.tenant = %(tenant)s
-      AND t.lease_token = %(token)s AND t.lease_until > clock_timestamp()
-      AND t.building = %(generation)s
-      AND EXISTS (
-          SELECT FROM memory_pipeline.rebuild r
-          WHERE r.id = %(id)s AND r.tenant = t.tenant AND r.owner = %(owner)s AND r.state = 'running'
-      )
-    RETURNING t.tenant, before.live AS old
-), retired AS (
-    UPDATE memory_pipeline.generation g
-    SET state = CASE g.state WHEN 'live' THEN 'retired' ELSE g.state END,
-        ended_at = clock_timestamp()
-    FROM mine WHERE g.id = mine.old
-), risen AS (
-    UPDATE memory_pipeline.generation SET state = 'live', memories = %(memories)s
-    WHERE id = %(generation)s AND EXISTS (SELECT FROM mine)
-), acked AS (
-    DELETE FROM memory_pipeline.change c USING mine
-    WHERE c.tenant = mine.tenant AND c.covered_by = %(generation)s AND c.claim_token IS NULL
-), closed AS (
-    UPDATE memory_pipeline.rebuild SET state = 'done', ended_at = statement_timestamp()
-    WHERE id = %(id)s AND tenant = %(tenant)s AND EXISTS (SELECT FROM mine)
-)
-SELECT count(*) FROM mine;
-
 -- name: release_part!
--- Leave a tenant's part to whoever goes on with the rebuild; only as the owner.
+-- Leave a tenant's part to the process that continues the rebuild; only as the owner.
 UPDATE memory_pipeline.rebuild SET state = 'waiting', owner = NULL, owned_until = NULL
 WHERE id = %(id)s AND tenant = %(tenant)s AND owner = %(owner)s AND state = 'running';
 
 -- name: fail_part!
--- Close a tenant's part in a rebuild that did not end well; only as the owner. What was filled stays
--- for the next attempt.
+-- Close a tenant's part that did not succeed; only as the owner. The generation stays for the next
+-- attempt.
 UPDATE memory_pipeline.rebuild
 SET state = 'failed', error = %(error)s, ended_at = clock_timestamp()
 WHERE id = %(id)s AND tenant = %(tenant)s AND owner = %(owner)s AND state = 'running';
 
 -- name: unfinished^
--- Tell the newest rebuild whose id begins so and that did not get to an end.
+-- Return the newest rebuild whose id starts with the prefix and that was cut off.
 SELECT id, bool_or(re_embed) AS re_embed FROM memory_pipeline.rebuild
 WHERE starts_with(id, %(prefix)s)
 GROUP BY id HAVING bool_or(state IN ('waiting', 'running'))
 ORDER BY max(requested_at) DESC LIMIT 1;
 
 -- name: progress^
--- Count the tenants of a rebuild by state, and what was written for them.
+-- Count the tenants of a rebuild by state, and the documents written for them.
 SELECT count(*) AS tenants,
        count(*) FILTER (WHERE state = 'done') AS done,
        count(*) FILTER (WHERE state = 'failed') AS failed,
@@ -181,7 +149,7 @@ SELECT count(*) AS tenants,
 FROM memory_pipeline.rebuild WHERE id = %(id)s;
 
 -- name: last_rebuilds
--- Tell the newest ended rebuild of each of these tenants that has one.
+-- Return the newest ended rebuild of each of these tenants that has one.
 SELECT DISTINCT ON (tenant) tenant, state, ended_at, error
 FROM memory_pipeline.rebuild
 WHERE tenant = ANY(%(tenants)s::text[]) AND state IN ('done', 'failed')

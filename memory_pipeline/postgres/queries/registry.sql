@@ -1,40 +1,40 @@
 -- The registry: tenants, their generations and the Chroma servers that hold them.
 
 -- name: partition_key$
--- Tell a tenant's partition key; nothing where it is not registered.
+-- Return a tenant's partition key; no row where the tenant is not registered.
 SELECT partition_key FROM memory_pipeline.tenant WHERE tenant = %(tenant)s;
 
 -- name: register$
--- Register a tenant under a partition key; nothing where either is taken.
+-- Register a tenant under a partition key; no row where either is taken.
 INSERT INTO memory_pipeline.tenant (tenant, partition_key)
 VALUES (%(tenant)s, %(partition_key)s)
 ON CONFLICT DO NOTHING
 RETURNING partition_key;
 
 -- name: partition_keys
--- Tell every tenant with its partition key, in the order of registration.
+-- Return every tenant with its partition key, in the order of registration.
 SELECT tenant, partition_key FROM memory_pipeline.tenant ORDER BY registered_at, tenant;
 
 -- name: generation^
--- Tell one generation.
+-- Return one generation.
 SELECT g.id, g.tenant, g.server, g.collection_id, g.model, g.config_hash, g.state
 FROM memory_pipeline.generation g WHERE g.id = %(id)s;
 
 -- name: live_generation^
--- Tell the generation that a tenant's searches go to, by one indexed read.
+-- Return the generation that a tenant's searches query, by one indexed read.
 SELECT g.id, g.tenant, g.server, g.collection_id, g.model, g.config_hash, g.state
 FROM memory_pipeline.tenant t JOIN memory_pipeline.generation g ON g.id = t.live
 WHERE t.tenant = %(tenant)s;
 
 -- name: building_generation^
--- Tell the generation that a rebuild fills for a tenant.
+-- Return the generation that a rebuild fills for a tenant.
 SELECT g.id, g.tenant, g.server, g.collection_id, g.model, g.config_hash, g.state
 FROM memory_pipeline.tenant t JOIN memory_pipeline.generation g ON g.id = t.building
 WHERE t.tenant = %(tenant)s;
 
 -- name: serves_others$
--- Say whether other tenants of this server were synced of late: their small writes wait for large
--- ones. That a rebuild has ended is no sync.
+-- Return whether other tenants of this server were synced recently: their small writes wait for
+-- large ones. The end of a rebuild is no sync.
 SELECT EXISTS (
     SELECT FROM memory_pipeline.tenant t JOIN memory_pipeline.generation g ON g.id = t.live
     WHERE g.server = %(server)s AND t.tenant <> %(tenant)s
@@ -46,43 +46,25 @@ SELECT EXISTS (
 );
 
 -- name: is_being_filled$
--- Say whether a rebuild whose owner lives fills this generation.
+-- Return whether a rebuild whose owner is alive fills this generation.
 SELECT EXISTS (
     SELECT FROM memory_pipeline.rebuild r
     WHERE r.generation = %(id)s AND r.state = 'running' AND r.owned_until > clock_timestamp()
 );
 
 -- name: begin_generation!
--- Note a generation before its collection is created, so that no collection is ever unknown.
--- Not on a server that was given up: who does that at this moment is waited for, or waits.
+-- Record a generation before its collection is created, so that no collection is ever unknown. Not
+-- on a retired server. Serialises with a concurrent retire_server: whichever locks the row first
+-- runs first.
 INSERT INTO memory_pipeline.generation (id, tenant, server, model, config_hash, memories)
 SELECT %(id)s, %(tenant)s, s.id, %(model)s, %(config_hash)s, %(memories)s
 FROM memory_pipeline.server s WHERE s.id = %(server)s AND s.state <> 'retired'
 FOR SHARE;
 
--- name: go_live!
--- Make a tenant's first generation live and enqueue a reset; only under the token of its lease, and
--- only while the server that it was begun on is not given up. Who gives it up at this moment is waited
--- for, or waits.
-WITH begun AS MATERIALIZED (
-    SELECT g.id FROM memory_pipeline.generation g WHERE g.id = %(id)s AND g.state = 'new'
-    FOR UPDATE
-), mine AS (
-    UPDATE memory_pipeline.tenant SET live = begun.id
-    FROM begun
-    WHERE tenant = %(tenant)s AND live IS NULL AND building IS NULL AND lease_token = %(token)s
-      AND lease_until > clock_timestamp()
-    RETURNING tenant
-), named AS (
-    UPDATE memory_pipeline.generation SET collection_id = %(collection_id)s, state = 'live'
-    WHERE id = %(id)s AND EXISTS (SELECT FROM mine)
-)
-INSERT INTO memory_pipeline.change (tenant, memory_id) SELECT tenant, NULL FROM mine;
-
 -- name: abandon!
--- Give a generation up; only under the token of the tenant's lease. A live one is damaged: it stays
--- the one that searches go to, and is no longer written. Where none is live, what was acked stood in
--- the one that was building alone: a reset brings it again.
+-- Stop writing a generation; only under the token of the tenant's lease. A live generation is
+-- damaged: searches still query it. Where no generation is live, acked documents were in the
+-- building one alone: a reset writes them again.
 WITH mine AS (
     UPDATE memory_pipeline.tenant t SET building = nullif(t.building, %(id)s)
     FROM memory_pipeline.tenant before
@@ -99,9 +81,10 @@ SET state = CASE state WHEN 'live' THEN 'corrupt' ELSE 'abandoned' END,
 WHERE id = %(id)s AND EXISTS (SELECT FROM mine);
 
 -- name: damaged_tenants
--- Tell every tenant whose live generation is damaged or lost and whom no rebuild is under way for;
--- those that were damaged too often of late are left to a person. One whose very first generation a
--- rebuild has left half-built is like them: what waits is covered by it, and nothing is live.
+-- Return every tenant whose live generation is damaged or lost and that no rebuild is working on; a
+-- tenant that was damaged too often within the hour is left to an operator. A tenant whose very
+-- first generation was left half-built by a rebuild counts too: its pending changes are covered by
+-- that generation, and nothing is live.
 SELECT t.tenant, t.partition_key
 FROM memory_pipeline.tenant t
 LEFT JOIN memory_pipeline.generation g ON g.id = t.live
@@ -116,12 +99,12 @@ WHERE (g.state IN ('corrupt', 'lost') OR t.live IS NULL AND t.building IS NOT NU
 ORDER BY t.registered_at, t.tenant;
 
 -- name: installation_id$
--- Tell which installation this is.
+-- Return the id of this installation.
 SELECT id FROM memory_pipeline.installation;
 
 -- name: servers
--- Tell every registered server, how many memories the generations hold that it serves, and from
--- where its marker was last written.
+-- Return every registered server, the number of memories in its generations, and the database that
+-- wrote its marker last.
 SELECT s.id, s.url, s.state, coalesce(sum(g.memories), 0)::bigint AS memories, s.database_id
 FROM memory_pipeline.server s
 LEFT JOIN memory_pipeline.generation g
@@ -129,30 +112,31 @@ LEFT JOIN memory_pipeline.generation g
 GROUP BY s.id ORDER BY s.registered_at, s.id;
 
 -- name: register_server!
--- Register a server by the UUID in its marker, or note its new address.
+-- Register a server by the UUID in its marker, or store its new address.
 INSERT INTO memory_pipeline.server (id, url) VALUES (%(id)s, %(url)s)
 ON CONFLICT (id) DO UPDATE SET url = EXCLUDED.url, state = 'ready'
 WHERE server.state <> 'retired'
   AND (server.url, server.state) IS DISTINCT FROM (EXCLUDED.url, 'ready');
 
 -- name: mark_server!
--- Note what state a server was found in.
+-- Store the state in which a server was found.
 UPDATE memory_pipeline.server SET state = %(state)s WHERE id = %(id)s AND state NOT IN ('retired', %(state)s);
 
 -- name: retire_server!
--- Give up a server whose data is gone. The two that follow run after it, in its transaction and in this
--- order: each sees what was begun, or registered, while the one before waited for it.
+-- Retire a server whose data is gone. The two queries that follow run after it, in its transaction
+-- and in this order: each sees what was begun, or registered, while the one before waited for its
+-- lock.
 UPDATE memory_pipeline.server SET state = 'retired' WHERE id = %(id)s AND state <> 'retired';
 
 -- name: lose_generations!
--- Take what a retired server held as lost: it has to be built again.
+-- Mark every generation on a retired server as lost: it has to be built again.
 UPDATE memory_pipeline.generation
 SET state = 'lost', ended_at = clock_timestamp(), dropped_at = clock_timestamp()
 WHERE server = %(id)s AND state <> 'lost';
 
 -- name: stop_building!
--- Let nobody go on with what was building on a retired server. A reset builds it for tenants of which
--- nothing was live yet.
+-- Clear the building pointers to a retired server. Tenants that had no live generation get a reset,
+-- which builds one.
 WITH stopped AS (
     UPDATE memory_pipeline.tenant SET building = NULL
     WHERE building IN (SELECT id FROM memory_pipeline.generation WHERE server = %(id)s)
@@ -162,12 +146,12 @@ INSERT INTO memory_pipeline.change (tenant, memory_id)
 SELECT tenant, NULL FROM stopped WHERE live IS NULL;
 
 -- name: dropped!
--- Note that a generation's collection is gone.
+-- Record that a generation's collection is gone.
 UPDATE memory_pipeline.generation SET dropped_at = clock_timestamp() WHERE id = %(id)s;
 
 -- name: droppable
--- Tell the ended generations whose collections nobody can be reading or writing any more: the grace
--- is over and no tenant points to them. One that never got further than its beginning ends by age.
+-- Return the ended generations whose collections no search and no write can still use: the grace is
+-- over and no tenant points to them. A generation that never left the state new ends by age.
 SELECT g.id, g.tenant, g.server, g.collection_id, g.model, g.config_hash, g.state
 FROM memory_pipeline.generation g
 WHERE g.dropped_at IS NULL

@@ -1,7 +1,7 @@
--- What a person wants to know. Read-only.
+-- What an operator wants to know. Read-only.
 
 -- name: totals^
--- Count memories, what waits and what is buried.
+-- Count memories, pending changes, failures, dead letters, tenants and findings.
 SELECT (SELECT count(*) FROM public.memory_logs) AS memories,
        (SELECT count(*) FROM public.memory_logs m
         WHERE octet_length(memory_pipeline.tenant_of(m.user_id::text, m.project_id::text)) <= 1000
@@ -28,7 +28,7 @@ SELECT (SELECT count(*) FROM public.memory_logs) AS memories,
        (SELECT coalesce(sum(found), 0)::bigint FROM memory_pipeline.verification) AS findings;
 
 -- name: tenants
--- Tell every registered tenant with its collection, its memories and what waits.
+-- Return every registered tenant with its collection, its memories and its pending changes.
 WITH held AS (
     SELECT memory_pipeline.tenant_of(user_id::text, project_id::text) AS tenant, count(*) AS memories
     FROM public.memory_logs GROUP BY 1
@@ -53,12 +53,12 @@ LEFT JOIN dead ON dead.tenant = t.tenant
 ORDER BY t.registered_at, t.tenant;
 
 -- name: newest_changes
--- Tell the newest change of each of these tenants: the version of their memories.
+-- Return the newest change of each of these tenants: the version of their memories.
 SELECT tenant, max(seq) AS seq, count(*) AS pending
 FROM memory_pipeline.change WHERE tenant = ANY(%(tenants)s::text[]) GROUP BY tenant;
 
 -- name: record_verification!
--- Note what the newest verify of a tenant has found.
+-- Store the result of a tenant's newest verify.
 INSERT INTO memory_pipeline.verification AS v (tenant, documents, found, findings)
 VALUES (%(tenant)s, %(documents)s, %(found)s, %(findings)s)
 ON CONFLICT (tenant) DO UPDATE SET

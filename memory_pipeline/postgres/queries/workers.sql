@@ -1,7 +1,7 @@
--- Live processes and the freshness that they measure.
+-- Workers and the freshness that they measure.
 
 -- name: heartbeat!
--- Say that a live process is there; forget those that have not said so for a day.
+-- Record that a worker is alive; delete workers that have not done so for a day.
 WITH forgotten AS (
     DELETE FROM memory_pipeline.worker
     WHERE id <> %(id)s AND heartbeat_at < clock_timestamp() - interval '1 day'
@@ -11,11 +11,11 @@ VALUES (%(id)s, %(host)s, %(pid)s, %(version)s)
 ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp();
 
 -- name: deregister!
--- A live process ends.
+-- Delete a worker that ends.
 DELETE FROM memory_pipeline.worker WHERE id = %(id)s;
 
 -- name: workers
--- Tell every live process that was there of late.
+-- Return every worker with a recent heartbeat.
 SELECT id, host, pid, version, started_at,
        extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS silent_seconds
 FROM memory_pipeline.worker
@@ -23,7 +23,7 @@ WHERE heartbeat_at > clock_timestamp() - make_interval(secs => %(seconds)s)
 ORDER BY started_at;
 
 -- name: record_freshness!
--- Note how fresh tenants are; NULL is all of them.
+-- Store how fresh tenants are; tenant NULL is all of them.
 INSERT INTO memory_pipeline.freshness AS f (tenant, changes, p50, p95, p99, slowest)
 SELECT * FROM unnest(%(tenants)s::text[], %(changes)s::int[], %(p50)s::float8[],
                      %(p95)s::float8[], %(p99)s::float8[], %(slowest)s::float8[])
@@ -32,22 +32,23 @@ ON CONFLICT (tenant) DO UPDATE SET
     p95 = EXCLUDED.p95, p99 = EXCLUDED.p99, slowest = EXCLUDED.slowest;
 
 -- name: freshness
--- Tell how fresh tenants were kept of late.
+-- Return how fresh tenants were recently.
 SELECT tenant, changes, p50, p95, p99, slowest FROM memory_pipeline.freshness
 WHERE measured_at > clock_timestamp() - make_interval(secs => %(seconds)s)
   AND (%(tenants)s::text[] IS NULL OR tenant = ANY(%(tenants)s::text[]));
 
 -- name: waits
--- Tell for how many seconds the oldest change of each of these tenants has waited.
+-- Return for how many seconds the oldest change of each of these tenants has waited.
 SELECT tenant, extract(epoch FROM clock_timestamp() - min(changed_at))::float8 AS seconds
 FROM memory_pipeline.change WHERE tenant = ANY(%(tenants)s::text[]) GROUP BY tenant;
 
 -- name: resume_paused!
--- What tenants waited for is back: let all of them try at once. One that fails again waits again.
+-- End the back-off of every tenant: the dependency is available again. A tenant that fails again
+-- backs off again.
 UPDATE memory_pipeline.tenant SET retry_at = NULL WHERE retry_at > clock_timestamp();
 
 -- name: backlog^
--- Count the changes that wait and how long the oldest has.
+-- Count the pending changes, their oldest age and the dead letters.
 SELECT count(*) AS changes,
        coalesce(extract(epoch FROM clock_timestamp() - min(changed_at)), 0)::float8 AS oldest_seconds,
        (SELECT count(*) FROM memory_pipeline.failure WHERE buried_at IS NOT NULL) AS dead_letters
