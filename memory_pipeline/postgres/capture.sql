@@ -1,28 +1,28 @@
 -- Capture: the triggers on memory_logs and what they call. Idempotent; run on every migrate.
 
 -- name: tenant_by_user_id#
--- Say which tenant a memory belongs to. NULL: to none, and it is not indexed.
+-- Return the tenant of a memory; NULL: it has none and is not indexed.
 CREATE OR REPLACE FUNCTION memory_pipeline.tenant_of(user_id text, project_id text)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN user_id;
 
 -- name: tenant_by_project_id#
--- Say which tenant a memory belongs to. NULL: to none, and it is not indexed.
+-- Return the tenant of a memory; NULL: it has none and is not indexed.
 CREATE OR REPLACE FUNCTION memory_pipeline.tenant_of(user_id text, project_id text)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN project_id;
 
 -- name: tenant_by_both#
--- Say which tenant a memory belongs to: a JSON array, so that no two pairs ever meet in one string.
+-- Return the tenant of a memory: a JSON array, so that no two pairs give the same string.
 CREATE OR REPLACE FUNCTION memory_pipeline.tenant_of(user_id text, project_id text)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN jsonb_build_array(user_id, project_id)::text;
 
 -- name: capture_function#
--- Append one change for each tenant that a row belonged or belongs to.
--- It raises nothing of its own and swallows nothing. A tenant that is NULL or longer than 1,000 bytes
--- is none: its memories are not indexed, and `status` counts them. It reads no table. Images are compared
--- (*<>), not values: jsonb calls 1.0 and 1.00 equal, and prints them differently.
+-- Append one change for each tenant that a row belonged or belongs to. Raises no error of its own
+-- and swallows none. Reads no table. A memory whose tenant is NULL or longer than 1,000 bytes is not
+-- indexed, and `status` counts it. Compares row images (*<>), not values: jsonb calls 1.0 and 1.00
+-- equal, and prints them differently.
 CREATE OR REPLACE FUNCTION memory_pipeline.capture() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -39,7 +39,7 @@ BEGIN
         IF OLD.id = NEW.id AND was IS NOT DISTINCT FROM now_is THEN
             IF NOT ROW(OLD.raw_data, OLD.project_id, OLD.created_at)::record
                     *<> ROW(NEW.raw_data, NEW.project_id, NEW.created_at)::record THEN
-                -- Nothing that a document depends on, or our own backup and it alone.
+                -- No column changed that a document depends on, or only the embedding backup wrote.
                 IF NOT ROW(OLD.embedding)::record *<> ROW(NEW.embedding)::record THEN
                     RETURN NULL;
                 END IF;
@@ -52,7 +52,7 @@ BEGIN
             was := NULL;
         END IF;
     END IF;
-    -- An index row holds no longer text, and the application's statement must not fail by that.
+    -- An index row cannot hold a longer text; the application's statement must not fail for it.
     IF octet_length(was) <= 1000 THEN
         INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES (was, OLD.id);
     END IF;
@@ -63,7 +63,7 @@ BEGIN
 END $$;
 
 -- name: truncate_function#
--- Remember that everything of everyone went.
+-- Record that a TRUNCATE deleted the memories of every tenant.
 CREATE OR REPLACE FUNCTION memory_pipeline.capture_truncate() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -72,8 +72,8 @@ BEGIN
 END $$;
 
 -- name: hint_function#
--- Wake whoever listens. A hint only: polling finds everything. PREPARE TRANSACTION fails after a
--- NOTIFY, so there is none where two-phase commit is on.
+-- Wake the listening workers. A hint only: polling finds every change. PREPARE TRANSACTION fails
+-- after a NOTIFY, so no hint is sent where two-phase commit is on.
 CREATE OR REPLACE FUNCTION memory_pipeline.hint() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -84,7 +84,7 @@ BEGIN
 END $$;
 
 -- name: capture_triggers#
--- Capture under every replication role: a restore or a replica's apply must not slip by.
+-- Capture under every replication role: a restore or a replica's apply must be captured too.
 CREATE OR REPLACE TRIGGER memory_pipeline_capture
     AFTER INSERT OR UPDATE OR DELETE ON public.memory_logs
     FOR EACH ROW EXECUTE FUNCTION memory_pipeline.capture();

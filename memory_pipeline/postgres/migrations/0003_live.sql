@@ -1,9 +1,9 @@
--- The live processes, and how fresh they keep what they serve.
+-- The workers, and how fresh they keep the index.
 
--- A change that no application made: look again, as if the memory had changed.
+-- A change that no application made: sync the memory as if it had changed.
 ALTER TABLE memory_pipeline.change ADD COLUMN again boolean NOT NULL DEFAULT false;
 
--- A live process that said it was there. One that has not for some seconds is gone.
+-- A worker that is alive. A worker without a heartbeat for some seconds is taken to be gone.
 CREATE TABLE memory_pipeline.worker (
     id uuid PRIMARY KEY,
     host text NOT NULL,
@@ -13,8 +13,8 @@ CREATE TABLE memory_pipeline.worker (
     beat_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 
--- How old changes were when they became searchable, over the last while, in seconds. The row of all
--- tenants together has the name of none: NULL.
+-- How old changes were when they became searchable, over the last quarter of an hour, in seconds.
+-- The row of all tenants together has tenant NULL.
 CREATE TABLE memory_pipeline.freshness (
     tenant text,
     measured_at timestamptz NOT NULL DEFAULT clock_timestamp(),

@@ -1,15 +1,15 @@
--- Dead letters as people see them: what kind of refusal, of which content, under what; waived or
--- not; told or not. And what makes replaying cheap.
+-- Dead letters in full: the kind of refusal, the content, the model, settings and version; waived or
+-- not; alerted or not. And the indexes that make replays cheap.
 
 ALTER TABLE memory_pipeline.failure
     ADD COLUMN kind text NOT NULL DEFAULT 'unknown',
-    -- Of the content that was refused last. A waiver is for this content and no other.
+    -- The hash of the content that was refused last. A waiver is for this content and no other.
     ADD COLUMN content_hash text,
     ADD COLUMN model text,
     ADD COLUMN config_hash text,
     ADD COLUMN version text,
-    -- The three of them in one word; and every such word under which this content was tried, so
-    -- that two versions that run side by side do not have it tried again and again.
+    -- A digest of model, config_hash and version; and every such digest under which this content was
+    -- tried, so that two versions running side by side do not retry it again and again.
     ADD COLUMN cause text NOT NULL DEFAULT '',
     ADD COLUMN tried_under text[] NOT NULL DEFAULT '{}',
     ADD COLUMN waived_at timestamptz,
@@ -20,12 +20,12 @@ ALTER TABLE memory_pipeline.failure
 UPDATE memory_pipeline.failure SET kind = split_part(last_error, ':', 1)
 WHERE split_part(last_error, ':', 1) IN ('embedding', 'index');
 
--- Whether a dead letter was buried under another cause than that of now: two short range scans.
+-- Finds dead letters of another cause than the current one with two short range scans.
 CREATE INDEX failure_cause ON memory_pipeline.failure (cause)
     WHERE buried_at IS NOT NULL AND waived_at IS NULL;
 CREATE INDEX failure_unalerted ON memory_pipeline.failure (buried_at)
     WHERE buried_at IS NOT NULL AND waived_at IS NULL AND alerted_at IS NULL;
 
--- Whether a memory is to be looked at again already. No change of an application is in it, and a
--- claim touches nothing that it depends on.
+-- Finds a pending recheck of a memory. It holds no change of an application, and a claim updates no
+-- column that it depends on.
 CREATE INDEX change_again ON memory_pipeline.change (tenant, memory_id) WHERE again;
