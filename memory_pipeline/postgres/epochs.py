@@ -1,6 +1,6 @@
-"""Epochs in Postgres: begun, compared with what markers say, and what follows a setback.
+"""Epochs in Postgres: begun, compared with the markers; and what follows a rollback.
 
-memory_pipeline/domain/epoch.py says what they are for.
+``domain/epoch.py`` explains what epochs are for.
 """
 
 from collections.abc import Collection
@@ -20,7 +20,7 @@ from memory_pipeline.postgres.database import Connection, Database, queries
 from memory_pipeline.postgres.preflight import broken_triggers
 from memory_pipeline.settings import Settings
 
-# A week of them, one each half minute.
+# One epoch each half minute: a week of them.
 EPOCHS_KEPT = 20_000
 
 
@@ -33,12 +33,12 @@ class PostgresEpochs:
         self._seen: int | None = None
 
     def database_id(self) -> str:
-        """Return where this database is."""
+        """Return the id of this database: the server's system identifier and its name."""
         with self._database.transaction() as connection:
             return _location(connection).database_id
 
     def compare(self, stamps: Collection[EpochStamp]) -> Comparison:
-        """Compare what markers say with what Postgres knows. Changes nothing.
+        """Compare the markers' stamps with what Postgres knows. Changes nothing.
 
         The markers have to be read before: a nonce is in Postgres before it is in a marker.
         """
@@ -52,11 +52,12 @@ class PostgresEpochs:
         return Comparison(tuple(signs), recorded_since)
 
     def record(self, stamps: Collection[EpochStamp]) -> list[RollbackSign]:
-        """Note what the markers say, once; then no tenant is proven until it was compared.
+        """Record the rollback signs of these stamps, once; every tenant is unproven then.
 
-        One transaction: the signs, a reset of every tenant, tokens that nobody has seen, and a new
-        epoch. Whoever comes second finds nothing left to note. While a dump is being loaded, which
-        makes the triggers last, it is too early: what comes after the reset would be missed.
+        One transaction: the signs, a reset of every tenant, lease tokens above all issued ones, and
+        a new epoch. A second process finds nothing left to record. While a dump is being loaded,
+        which creates the triggers last, nothing is recorded: rows loaded after the reset would be
+        missed.
         """
         with self._database.transaction() as connection:
             if broken_triggers(connection):
@@ -69,13 +70,13 @@ class PostgresEpochs:
                 queries().raise_tokens(connection)
                 queries().mark_all_unproven(connection, wait_seconds=self._wait_seconds)
                 _begin(connection, _location(connection))
-        self._database.reconnect()  # a type of ours may have another oid by now
+        self._database.reconnect()  # a type of the schema may have another oid by now
         return signs
 
     def rotate(self, *, seconds: float) -> EpochStamp | None:
-        """Begin an epoch where the newest is that old; return what markers are to say from now on.
+        """Begin an epoch if the newest is at least that old; return the stamp for the markers.
 
-        None: it is not time yet, or something has to be noted first.
+        None: no epoch is due, or a rollback sign has to be recorded first.
         """
         with self._database.transaction() as connection:
             queries().lock_epochs(connection)
@@ -88,17 +89,17 @@ class PostgresEpochs:
         return stamp
 
     def record_stamp(self, server: UUID, database_id: str) -> None:
-        """Note that a server's marker was written, after it was."""
+        """Record that a server's marker was written, after the write."""
         with self._database.transaction() as connection:
             queries().record_stamp(connection, id=server, database_id=database_id)
 
     def take_over(self) -> None:
-        """Let the servers be used although another database wrote their markers."""
+        """Allow the use of servers whose markers another database wrote."""
         with self._database.transaction() as connection:
             queries().take_over(connection)
 
     def unproven(self) -> UnprovenTenants:
-        """Tell which tenants are unproven."""
+        """Return which tenants are unproven, since when and why."""
         with self._database.transaction() as connection:
             rows = list(queries().unproven(connection))
             late = list(queries().recent_rollback_signs(connection, seconds=RECENT_SECONDS))
@@ -111,22 +112,22 @@ class PostgresEpochs:
         )
 
     def seconds_to_wait(self) -> float:
-        """Return for how long the unproven tenants cannot be compared yet."""
+        """Return how many seconds have to pass before every unproven tenant can be compared."""
         with self._database.transaction() as connection:
             return float(queries().seconds_to_wait(connection))
 
     def sweep_is_due(self, *, seconds: float) -> bool:
-        """Whether collections that only a forgotten state knew may be dropped."""
+        """Whether collections that only a forgotten state knew may be dropped now."""
         with self._database.transaction() as connection:
             return bool(queries().sweep_is_due(connection, seconds=seconds))
 
     def record_sweep(self) -> None:
-        """Note that none of them is left."""
+        """Record that none of them is left."""
         with self._database.transaction() as connection:
             queries().record_sweep(connection)
 
     def unknown(self, generations: Collection[UUID]) -> list[UUID]:
-        """Return those of these generations that the registry does not know."""
+        """Return the generations among these that the registry does not know."""
         with self._database.transaction() as connection:
             rows = queries().known_generations(connection, ids=list(generations))
             known = {row.id for row in rows}
