@@ -435,7 +435,7 @@ def test_a_document_that_cannot_be_withdrawn_leaves_its_change_pending(
 ) -> None:
     """P1: it is not buried before its older document is gone, whatever happens in between."""
     from memory_pipeline.errors import ChromaUnavailable
-    from memory_pipeline_tests.integration.sync.test_sync_writes import MeddledIndex
+    from memory_pipeline_tests.integration.sync.words import MeddledIndex
 
     pipeline = reopened(embedder, dead_letter_search="hidden", max_attempts=1)
     memory = remember(db, summary=TEA)
