@@ -178,6 +178,19 @@ def test_dead_letters_are_chosen_by_tenant_class_age_and_id(
     assert (first.count, len(first.newest)) == (2, 1)
 
 
+def test_a_truncate_takes_the_dead_letters_along(
+    pipeline: Pipeline, db: psycopg.Connection, wait_until: Callable[..., None]
+) -> None:
+    """P5: a dead letter had no document, so comparing documents does not see that it went."""
+    buried(pipeline, db, wait_until)
+    assert pipeline.dead_letters.of_tenants()[ADA].count == 1
+    db.execute("TRUNCATE memory_logs")
+    kept = remember(db, "ada", f"another {POISON}")
+    settle(pipeline, wait_until)
+    rows = db.execute("SELECT tenant, memory_id FROM memory_pipeline.failure").fetchall()
+    assert rows == [("ada", kept)]
+
+
 # ---- replaying
 
 
