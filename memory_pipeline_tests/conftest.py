@@ -20,6 +20,9 @@ from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
 
+# An assert in a word of the tests explains itself as one in a test does.
+pytest.register_assert_rewrite("memory_pipeline_tests.integration", "memory_pipeline_tests.words")
+
 _numbers = itertools.count(1)
 
 

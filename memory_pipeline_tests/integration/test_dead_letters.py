@@ -178,6 +178,19 @@ def test_dead_letters_are_chosen_by_tenant_class_age_and_id(
     assert (first.count, len(first.newest)) == (2, 1)
 
 
+def test_a_truncate_takes_the_dead_letters_along(
+    pipeline: Pipeline, db: psycopg.Connection, wait_until: Callable[..., None]
+) -> None:
+    """P5: a dead letter had no document, so comparing documents does not see that it went."""
+    buried(pipeline, db, wait_until)
+    assert pipeline.dead_letters.of_tenants()[ADA].count == 1
+    db.execute("TRUNCATE memory_logs")
+    kept = remember(db, "ada", f"another {POISON}")
+    settle(pipeline, wait_until)
+    rows = db.execute("SELECT tenant, memory_id FROM memory_pipeline.failure").fetchall()
+    assert rows == [("ada", kept)]
+
+
 # ---- replaying
 
 
@@ -435,7 +448,7 @@ def test_a_document_that_cannot_be_withdrawn_leaves_its_change_pending(
 ) -> None:
     """P1: it is not buried before its older document is gone, whatever happens in between."""
     from memory_pipeline.errors import ChromaUnavailable
-    from memory_pipeline_tests.integration.test_sync import MeddledIndex
+    from memory_pipeline_tests.integration.sync.words import MeddledIndex
 
     pipeline = reopened(embedder, dead_letter_search="hidden", max_attempts=1)
     memory = remember(db, summary=TEA)

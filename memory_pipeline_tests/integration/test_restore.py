@@ -33,7 +33,7 @@ from memory_pipeline.settings import Settings
 from memory_pipeline.worker import background as background_module
 from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.dumps import dump, load
-from memory_pipeline_tests.integration.test_worker import living
+from memory_pipeline_tests.integration.worker.words import living
 
 ADA, BOB, EVE = TenantId("ada"), TenantId("bob"), TenantId("eve")
 IN_PLACE = ("--clean", "--if-exists")

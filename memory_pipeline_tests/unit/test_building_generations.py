@@ -1,4 +1,4 @@
-"""What the simulation has found in the heart and in verify, each in its shortest form."""
+"""What a batch does with a generation that a rebuild fills, and with refused deletes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,8 +12,6 @@ from memory_pipeline.errors import Poison
 from memory_pipeline.ports import RenewLease
 from memory_pipeline.settings import Settings
 from memory_pipeline.sync.tenant import Sync
-from memory_pipeline.verify.double_check import Sides
-from memory_pipeline.verify.tenant import Verify
 from memory_pipeline_tests.fakes import (
     FakeIndex,
     FakeMemories,
@@ -130,25 +128,3 @@ def test_a_building_generation_that_refuses_deletes_is_given_up_alone(world: Fak
     assert _sync(world, Refusing(world)).run(ADA).verdict == "done"
     assert FakeIndex(world).hashes(live, renew=no_lease) == {}
     assert FakeRegistry(world).building(ADA) is None
-
-
-def test_a_memory_written_during_a_verify_makes_no_finding(world: FakeWorld) -> None:
-    """A tenant without a collection whose first memory comes just now has a change that waits."""
-    settings = world.settings
-    parts = Sides(
-        memories=FakeMemories(world),  # type: ignore[arg-type]
-        outbox=FakeOutbox(world),  # type: ignore[arg-type]
-        index=FakeIndex(world),  # type: ignore[arg-type]
-        recipe=recipe_from(settings),
-        model=HashingEmbedder.model,
-        trust=True,
-    )
-
-    def write(step: str) -> None:
-        if step == "memories.count":
-            world.put("ada", '{"text": "just now"}')
-
-    world.watch = write
-    verified = Verify(parts, FakeRegistry(world), 5.0).run(ADA)  # type: ignore[arg-type]
-    assert world.rows
-    assert verified.findings == ()

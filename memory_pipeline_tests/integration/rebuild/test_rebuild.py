@@ -1,8 +1,7 @@
 """Rebuilds against the real Postgres and Chroma: nothing lost, nothing half, whatever happens."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -12,156 +11,42 @@ import psycopg
 import pytest
 from pgvector.psycopg import register_vector
 
-from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.chroma.transport import Transport
 from memory_pipeline.content.document import vector_hash
-from memory_pipeline.domain.outcomes import Rebuilt
 from memory_pipeline.domain.types import (
     DIMENSION,
-    Checkpoint,
-    Document,
     Generation,
-    MemoryId,
     RebuildId,
     RebuildPart,
-    TenantId,
-    Vector,
     document_id,
 )
-from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import (
-    ChromaUnavailable,
     ConfigurationChanged,
     Corrupt,
     PostgresUnavailable,
 )
 from memory_pipeline.maintenance.cleanup import drop_retired
-from memory_pipeline.pipeline import Pipeline, opened
-from memory_pipeline.ports import Lease, RenewLease
+from memory_pipeline.pipeline import Pipeline
+from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.rebuild.chunks import Chunk
-from memory_pipeline.rebuild.tenant import Rebuild
-from memory_pipeline.settings import Settings
 from memory_pipeline.verify.written_rows import WrittenRows
 from memory_pipeline_tests.builders import remember
-
-ADA, BOB = TenantId("ada"), TenantId("bob")
-FIRST, SECOND = RebuildId("first"), RebuildId("second")
-CHUNK = 5
-# Small chunks, and short waits for whoever dies.
-CHUNKS = {
-    "rebuild_batch_size": CHUNK,
-    "rebuild_batch_size_idle": CHUNK,
-    "lease_seconds": 3.0,
-    "request_seconds": 2.0,
-}
-
-
-class Killed(BaseException):
-    """The process ends here: nothing catches this."""
-
-
-class CountingEmbedder(HashingEmbedder):
-    """Counts the texts that it embeds."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """Embed and remember."""
-        self.texts.extend(texts)
-        return super().embed(texts)
-
-
-@pytest.fixture
-def embedder() -> CountingEmbedder:
-    """Return the stand-in, which counts."""
-    return CountingEmbedder()
-
-
-@pytest.fixture
-def pipeline(
-    settings: Settings, unmarked_chroma: None, embedder: CountingEmbedder
-) -> Iterator[Pipeline]:
-    """Return the parts with small chunks, so that a small tenant has several."""
-    chosen = settings.model_copy(update={**CHUNKS, "retire_seconds": 0.0})
-    with opened(chosen, embedder=embedder) as parts:
-        yield parts
-
-
-@pytest.fixture
-def reopened(settings: Settings, unmarked_chroma: None) -> Iterator[Callable[..., Pipeline]]:
-    """Return a function that opens another pipeline on the same database with other settings."""
-    with ExitStack() as stack:
-
-        def reopen(**changes: object) -> Pipeline:
-            changed = settings.model_copy(update={**CHUNKS, **changes})
-            return stack.enter_context(opened(changed, embedder=HashingEmbedder()))
-
-        yield reopen
-
-
-def in_sync(pipeline: Pipeline, db: psycopg.Connection, *, memories: int = 12) -> list[MemoryId]:
-    """Give ada memories and sync them; return their ids."""
-    ids = [MemoryId(remember(db, "ada", f"memory number {n}")) for n in range(memories)]
-    drained(pipeline)
-    return ids
-
-
-def drained(pipeline: Pipeline) -> None:
-    """Sync whatever waits, pauses or not."""
-    for outcome in pipeline.drain().run(paused=True):
-        assert outcome.verdict in {"done", "damaged"}, outcome
-
-
-def live(pipeline: Pipeline, tenant: TenantId = ADA) -> Generation:
-    """Return the tenant's live generation."""
-    generation = pipeline.registry.live(tenant)
-    assert generation is not None
-    return generation
-
-
-def rebuilt(pipeline: Pipeline, rebuild: RebuildId = FIRST, *, re_embed: bool = False) -> Rebuilt:
-    """Rebuild ada to the end."""
-    [one] = pipeline.rebuild().run(rebuild, [ADA], re_embed=re_embed)
-    return one
-
-
-def one_tenant(pipeline: Pipeline, rebuild: RebuildId = FIRST) -> Rebuild:
-    """Ask for a rebuild of ada and return what does it."""
-    pipeline.rebuilds.request(rebuild, [ADA], re_embed=False)
-    return pipeline.rebuild().rebuild
-
-
-def let_ownership_end(db: psycopg.Connection) -> None:
-    """Let the time pass for which a dead process still owns its part, and its lease."""
-    db.execute("UPDATE memory_pipeline.rebuild SET owned_until = clock_timestamp()")
-    db.execute("UPDATE memory_pipeline.tenant SET lease_until = clock_timestamp()")
-
-
-def assert_true(pipeline: Pipeline, tenant: TenantId = ADA) -> None:
-    """Say that the live collection is Postgres' in everything, found and not only stored."""
-    verified = pipeline.verify().run(tenant, sample=None)
-    assert verified.findings == ()
-    assert verified.documents == verified.memories == pipeline.memories.count(tenant)
-
-
-def after_chunks(number: int, act: Callable[[], None]) -> Callable[[int], None]:
-    """Return a progress that acts when so many chunks are done."""
-    seen = [0]
-
-    def progress(_: int) -> None:
-        seen[0] += 1
-        if seen[0] == number:
-            act()
-
-    return progress
-
-
-def kill() -> None:
-    """End here."""
-    raise Killed
-
+from memory_pipeline_tests.integration.rebuild.words import (
+    ADA,
+    BOB,
+    CHUNK,
+    FIRST,
+    SECOND,
+    CountingEmbedder,
+    after_chunks,
+    assert_true,
+    drained,
+    in_sync,
+    live,
+    one_tenant,
+    rebuilt,
+)
 
 # ---- the new generation
 
@@ -419,220 +304,6 @@ def test_searches_never_see_a_partial_collection(
     stop.set()
     searching.join()
     assert missed == []
-
-
-# ---- cut off and going on
-
-
-@pytest.mark.parametrize("chunks", [1, 2, 3])
-def test_a_rebuild_that_was_killed_goes_on_where_it_was(
-    pipeline: Pipeline, db: psycopg.Connection, chunks: int
-) -> None:
-    """P7: at most the chunk that was under way is written twice; the generation is the same."""
-    ids = in_sync(pipeline, db, memories=4 * CHUNK)
-    with pytest.raises(Killed):
-        one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(chunks, kill))
-    building = pipeline.registry.building(ADA)
-    assert building is not None
-    let_ownership_end(db)
-    outcome = rebuilt(pipeline)
-    assert outcome.verdict == "done"
-    assert outcome.written <= len(ids) - chunks * CHUNK + CHUNK
-    assert live(pipeline).id == building.id
-    assert_true(pipeline)
-
-
-def test_a_long_chunk_that_lands_late_is_done_again_by_short_ones(
-    pipeline: Pipeline, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What it has written is written over, all of it: nothing older stays for verify to find."""
-    ids = in_sync(pipeline, db, memories=5 * CHUNK)
-    with pytest.raises(Killed):
-        one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(1, kill))
-    let_ownership_end(db)
-    late: list[Document] = []
-
-    def leave(_: object, generation: Generation, documents: Sequence[Document], *a: object) -> None:
-        del generation, a
-        late.extend(documents)
-        if documents:
-            raise Killed
-
-    long = replace(one_tenant(pipeline), chunk_documents=3 * CHUNK, chunk_documents_idle=3 * CHUNK)
-    with monkeypatch.context() as patch:
-        patch.setattr(type(pipeline.index), "write", lambda *a, **_: leave(*a))
-        with pytest.raises(Killed):
-            long.run(FIRST, ADA)
-    assert len(late) == 3 * CHUNK
-    let_ownership_end(db)
-    db.execute(
-        """UPDATE memory_logs SET raw_data = '{"summary": "newer"}' WHERE id = %s""",
-        (ids[3 * CHUNK],),
-    )
-    drained(pipeline)
-    building = pipeline.registry.building(ADA)
-    assert building is not None
-    pipeline.index.write(building, late, [], renew=lambda: 5.0)
-    outcome = rebuilt(pipeline)
-    assert (outcome.verdict, outcome.repaired) == ("done", 0)
-    assert live(pipeline).id == building.id
-    assert_true(pipeline)
-
-
-def test_another_rebuild_takes_over_what_a_dead_one_has_left(
-    pipeline: Pipeline, db: psycopg.Connection
-) -> None:
-    """Whoever comes, what is done is not done again, and the dead one's part is closed."""
-    in_sync(pipeline, db, memories=4 * CHUNK)
-    with pytest.raises(Killed):
-        one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(2, kill))
-    let_ownership_end(db)
-    assert rebuilt(pipeline, SECOND).written == 2 * CHUNK
-    states = db.execute("SELECT id, state FROM memory_pipeline.rebuild ORDER BY id").fetchall()
-    assert states == [("first", "failed"), ("second", "done")]
-    assert_true(pipeline)
-
-
-def test_one_that_was_frozen_gives_up_nothing_that_another_has_let_live(
-    pipeline: Pipeline, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is left half-built is given up by its owner alone, and only while it is building.
-
-    What broke: a rebuild looked at what was left, and was frozen; another one went on with it and
-    let it live; the first woke, found that it did not fit, and called what searches go to damaged.
-    """
-    in_sync(pipeline, db)
-    with pytest.raises(Killed):
-        one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(1, kill))
-    let_ownership_end(db)
-    reading = PostgresRebuilds.checkpoint
-    frozen: list[Rebuilt] = []
-
-    def frozen_meanwhile(self: PostgresRebuilds, building: Generation) -> Checkpoint:
-        if not frozen:
-            let_ownership_end(db)
-            frozen.append(Rebuilt(ADA))  # once: what goes on reads as well
-            frozen[0] = one_tenant(pipeline).run(FIRST, ADA)
-        return reading(self, building)
-
-    monkeypatch.setattr(PostgresRebuilds, "checkpoint", frozen_meanwhile)
-    woken = rebuilt(pipeline, SECOND, re_embed=True)
-
-    assert (frozen[0].verdict, woken.verdict) == ("done", "busy")
-    assert live(pipeline).state == "live"
-    assert_true(pipeline)
-
-
-def test_a_second_rebuild_of_a_tenant_is_told_so(
-    pipeline: Pipeline, db: psycopg.Connection
-) -> None:
-    """Two never fill one generation: the second hears that the first is under way."""
-    in_sync(pipeline, db, memories=2 * CHUNK)
-    second: list[Rebuilt] = []
-    one_tenant(pipeline).run(
-        FIRST, ADA, progress=after_chunks(1, lambda: second.append(rebuilt(pipeline, SECOND)))
-    )
-    assert [s.verdict for s in second] == ["busy"]
-    assert_true(pipeline)
-
-
-def test_what_a_rebuild_has_done_it_does_not_do_again(
-    pipeline: Pipeline, db: psycopg.Connection
-) -> None:
-    """A retry of the whole costs a finished tenant nothing."""
-    in_sync(pipeline, db)
-    rebuilt(pipeline)
-    generation = live(pipeline)
-    assert rebuilt(pipeline).verdict == "skipped"
-    assert live(pipeline).id == generation.id
-
-
-def test_a_chunk_with_an_unknown_outcome_is_done_again(
-    pipeline: Pipeline, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A timeout after sending is neither success nor failure: once it must have landed, again."""
-    in_sync(pipeline, db, memories=3 * CHUNK)
-    one = one_tenant(pipeline)
-    write, failed = type(pipeline.index).write, [False]
-
-    def lose_reply(
-        self: object,
-        generation: Generation,
-        documents: Sequence[Document],
-        deletes: Sequence[MemoryId],
-        *,
-        renew: RenewLease,
-        fresh: bool = False,
-    ) -> None:
-        write(pipeline.index, generation, documents, deletes, renew=renew, fresh=fresh)
-        if documents and not failed[0]:
-            failed[0] = True
-            raise ChromaUnavailable("did not answer in time")
-
-    monkeypatch.setattr(type(pipeline.index), "write", lose_reply)
-    outcome = one.run(FIRST, ADA)
-    assert failed[0]
-    assert outcome.verdict == "done"
-    assert_true(pipeline)
-
-
-def test_a_building_generation_that_vanished_is_begun_anew(
-    pipeline: Pipeline, db: psycopg.Connection
-) -> None:
-    """P7: damage to what is being built costs the rebuild another start, and live nothing."""
-    in_sync(pipeline, db, memories=4 * CHUNK)
-    old = live(pipeline)
-
-    def damage() -> None:
-        building = pipeline.registry.building(ADA)
-        assert building is not None
-        pipeline.index.drop(building, seconds=5)
-        assert pipeline.index.count(old, seconds=5) == 4 * CHUNK
-
-    assert one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(2, damage)).verdict == "done"
-    assert live(pipeline).id != old.id
-    assert_true(pipeline)
-
-
-def test_a_building_generation_that_never_answers_is_begun_anew(
-    pipeline: Pipeline, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What broke: where no batch came to give it up, each rebuild went on with it, for ever."""
-    in_sync(pipeline, db, memories=2 * CHUNK)
-    with pytest.raises(Killed):
-        one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(1, kill))
-    let_ownership_end(db)
-    wedged = pipeline.registry.building(ADA)
-    assert wedged is not None
-    prime = type(pipeline.index).prime
-
-    def hang(self: ChromaIndex, generation: Generation, *, renew: RenewLease) -> None:
-        if generation.id == wedged.id:
-            raise ChromaUnavailable("did not answer in time")
-        prime(self, generation, renew=renew)
-
-    monkeypatch.setattr(type(pipeline.index), "prime", hang)
-    assert rebuilt(pipeline).verdict == "done"
-    assert live(pipeline).id != wedged.id
-    assert_true(pipeline)
-
-
-def test_a_failing_building_generation_never_delays_live(
-    pipeline: Pipeline, db: psycopg.Connection
-) -> None:
-    """A batch gives up a building generation that fails, and brings its changes to live."""
-    in_sync(pipeline, db, memories=2 * CHUNK)
-    with pytest.raises(Killed):
-        one_tenant(pipeline).run(FIRST, ADA, progress=after_chunks(1, kill))
-    let_ownership_end(db)
-    building = pipeline.registry.building(ADA)
-    assert building is not None
-    pipeline.index.drop(building, seconds=5)
-    remember(db, "ada", "cannot wait")
-    drained(pipeline)
-    assert pipeline.registry.building(ADA) is None
-    assert pipeline.outbox.pending(ADA) == 0
-    assert_true(pipeline)
 
 
 # ---- proof before the flip

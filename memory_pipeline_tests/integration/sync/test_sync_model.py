@@ -1,0 +1,91 @@
+"""The heart over a real Postgres and a real Chroma: another model, other settings."""
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from memory_pipeline.errors import (
+    EmbedderUnavailable,
+)
+from memory_pipeline.pipeline import Pipeline
+from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.integration.sync.words import (
+    ADA,
+    CountingEmbedder,
+    assert_mirrored,
+    count_of,
+    drained,
+    held_ids,
+    with_embedder,
+)
+
+
+@pytest.mark.parametrize("changes", [{"text_limit": 10}, {"metadata_fields": ("task",)}])
+def test_other_settings_are_refused_with_what_to_do(
+    pipeline: Pipeline,
+    reopened: Callable[..., Pipeline],
+    db: psycopg.Connection,
+    changes: dict[str, object],
+) -> None:
+    """Documents of two recipes are never mixed in one collection."""
+    remember(db)
+    drained(pipeline)
+    remember(db, summary="another")
+    other = reopened(**changes)
+    [outcome] = drained(other)
+    assert outcome.verdict == "refused"
+    assert "set them back, or rebuild" in outcome.reason
+    assert count_of(db, "change WHERE claim_token IS NOT NULL") == 0
+    assert len(held_ids(pipeline)) == 1
+    drained(pipeline, paused=True)
+    assert_mirrored(pipeline)
+
+
+def test_another_model_is_refused_with_what_to_do(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Vectors of two models are never compared."""
+    remember(db)
+    drained(pipeline)
+    remember(db, summary="another")
+    [outcome] = drained(pipeline, with_embedder(pipeline, CountingEmbedder(model="another")))
+    assert outcome.verdict == "refused"
+    assert "another model" in outcome.reason
+    assert len(held_ids(pipeline)) == 1
+
+
+def test_a_cold_model_is_loaded_without_the_lease(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Loading takes longer than a lease: meanwhile nobody is kept out and nothing is claimed."""
+    remember(db)
+
+    class Cold(CountingEmbedder):
+        def load(self) -> None:
+            lease = pipeline.outbox.acquire_lease(ADA)
+            assert lease is not None
+            pipeline.outbox.release_lease(lease)
+            assert count_of(db, "change WHERE claim_token IS NOT NULL") == 0
+            super().load()
+
+    embedder = Cold(loaded=False)
+    [outcome] = drained(pipeline, with_embedder(pipeline, embedder))
+    assert (outcome.verdict, outcome.embedded) == ("done", 1)
+    assert count_of(db, "change") == 0
+    assert_mirrored(pipeline)
+
+
+def test_a_model_that_cannot_be_loaded_postpones(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """P5: a sync never raises for an outage of the model, and charges nobody."""
+    remember(db)
+
+    class Unloadable(CountingEmbedder):
+        def load(self) -> None:
+            raise EmbedderUnavailable("out of memory")
+
+    [outcome] = drained(pipeline, with_embedder(pipeline, Unloadable(loaded=False)))
+    assert outcome.verdict == "postponed"
+    assert count_of(db, "failure") == 0
