@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, NewType
 from uuid import UUID
 
@@ -22,7 +22,9 @@ Scalar = str | int | float | bool
 """What Chroma can filter by."""
 
 DIMENSION = 768
+# The whole numbers that a bigint of Postgres and an integer of Chroma can hold.
 BIGINT = range(-(2**63), 2**63)
+UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def document_id(memory_id: MemoryId) -> str:

@@ -9,6 +9,7 @@ import psycopg
 
 from memory_pipeline.content.document import vector_hash
 from memory_pipeline.domain.types import (
+    UNIX_EPOCH,
     Memory,
     MemoryId,
     Provenance,
@@ -25,7 +26,6 @@ from memory_pipeline.settings import Settings
 PAGE = 20_000
 # Rows that are walked through are read in parts of this many.
 ROWS_AT_ONCE = 1000
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # In place of the hash of a text: no text has it.
 NO_TEXT = ""
 
@@ -212,7 +212,7 @@ def _memory(row: Any) -> Memory:
 
 def _zoned(when: datetime | None) -> datetime:
     """Read a column without a time zone as UTC, and none at all as the beginning of time."""
-    when = when or EPOCH
+    when = when or UNIX_EPOCH
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from memory_pipeline.domain.types import TenantId, Verified
 from memory_pipeline.errors import ChromaUnavailable
@@ -19,24 +20,32 @@ class SkippedTenant:
     reason: str
 
 
+def verify_one(
+    verify: Verify, tenant: TenantId, *, sample: int | None = SAMPLE
+) -> Verified | SkippedTenant:
+    """Verify a tenant, or return why it cannot be verified now.
+
+    Raises:
+        PostgresUnavailable: nothing can be verified now.
+
+    """
+    try:
+        return verify.run(tenant, sample=sample)
+    except ChromaUnavailable as error:
+        return SkippedTenant(tenant, str(error))
+
+
 def verify_all(
     verify: Verify, tenants: Sequence[TenantId], *, sample: int | None = SAMPLE
 ) -> Generator[Verified | SkippedTenant]:
     """Verify these tenants; yield each verdict in their order.
 
     Raises:
-        PostgresUnavailable: nothing more can be said.
+        PostgresUnavailable: nothing can be verified now.
 
     """
-
-    def one(tenant: TenantId) -> Verified | SkippedTenant:
-        try:
-            return verify.run(tenant, sample=sample)
-        except ChromaUnavailable as error:
-            return SkippedTenant(tenant, str(error))
-
     pool = ThreadPoolExecutor(TENANTS_AT_ONCE, thread_name_prefix="verify")
     try:
-        yield from pool.map(one, tenants)
+        yield from pool.map(partial(verify_one, verify, sample=sample), tenants)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

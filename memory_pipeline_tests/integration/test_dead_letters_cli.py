@@ -152,7 +152,7 @@ def test_one_can_be_shown_by_its_id(run: Commands, letters: dict[str, int]) -> N
         assert "ada" not in said
         assert "[first]" in said
         assert "the configuration" in said
-    assert "no dead letter fits" in run("dead-letters", "show", "999999", code=1).stderr
+    assert "no dead letters match" in run("dead-letters", "show", "999999", code=1).stderr
 
 
 # ---- doing
@@ -187,7 +187,7 @@ def test_waiving_is_shown_everywhere_and_can_be_taken_back(
     memory = str(letters["ada"])
     words = ("--id", memory, "--reason", "a known one", "--by", "grace")
     assert run.json("dead-letters", "waive", *words) == {"waived": 1}
-    assert "no dead letter fits" in run("dead-letters", "waive", *words, code=1).stderr
+    assert "no dead letters match" in run("dead-letters", "waive", *words, code=1).stderr
     [line] = run.json("dead-letters", "list", "--tenant", "ada")["shown"]
     assert (line["waived_by"], line["waived_because"]) == ("grace", "a known one")
     assert "1 of them waived" in run("dead-letters", "list").stderr
@@ -270,8 +270,10 @@ def test_memories_are_replayed_and_counted(
     assert said == {"memories": 2, "enqueued": 1, "waited_already": 1}
     said = run.json("replay", "--ids", f"{letters['ada']},{letters['bob']}", "--ids", "999999")
     assert said == {"memories": 2, "enqueued": 0, "waited_already": 2}
-    assert "enqueued 0 of 2 memories; 2 wait" in run("replay", "--since", "1h").stderr
-    assert "no memory fits" in run("replay", "--ids", "999999", code=1).stderr
+    assert (
+        "enqueued 0 of 2 memories; 2 are enqueued already" in run("replay", "--since", "1h").stderr
+    )
+    assert "no memories match" in run("replay", "--ids", "999999", code=1).stderr
     assert pending(db) == [("ada", letters["ada"], True), ("bob", letters["bob"], True)]
 
 

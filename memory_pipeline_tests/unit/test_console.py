@@ -1,4 +1,4 @@
-"""What commands print: a stranger's text is shown as it stands, and no terminal acts upon it."""
+"""What commands print: foreign text is shown unchanged, and no terminal acts upon it."""
 
 from datetime import UTC, datetime
 
@@ -8,7 +8,8 @@ from rich.console import Console
 from memory_pipeline.cli import console, rebuild, verify
 from memory_pipeline.cli.dead_letters import _cell, _table
 from memory_pipeline.domain.dead_letters import DeadLetter, DeadLetters
-from memory_pipeline.domain.types import MemoryId, RebuildId, Rebuilt, TenantId
+from memory_pipeline.domain.types import Finding, MemoryId, RebuildId, Rebuilt, TenantId
+from memory_pipeline.verify.installation import VerifyReport
 
 HOSTILE = ["[/nope]", "x\\[/nope]", "\\\\[red]", "a\x1b]0;title\x07b", "\x9b31mred", ":smile:"]
 
@@ -34,20 +35,20 @@ def test_dead_letters_of_any_tenant_are_shown(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_said_of_any_tenant_is_shown(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_printed_about_any_tenant_is_shown(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What broke: control characters of a tenant's name and of an error reached the terminal."""
     tenant = TenantId(name)
-    figures = dict.fromkeys(
-        ("tenants", "memories", "documents", "pending", "dead_letters", "waived", "found"), 0
-    )
-    verify._tell_verified(
-        {**figures, "repaired": 0, "seconds": 0, "unverified": {tenant: name}}, [], as_json=False
-    )
+    lost = Finding("lost", tenant, detail=name)
+    report = VerifyReport(found=(lost,), left=(lost,), unverified={tenant: name})
+    verify._print(report, as_json=False)
     failed = Rebuilt(tenant, "failed", reason=name)
-    rebuild._tell_rebuilt(RebuildId("all"), [failed], 1.0, as_json=False)
-    said = capsys.readouterr().err
-    assert said.count(shown(name)) == 4
-    assert "\x1b" not in said
+    rebuild._print(RebuildId("all"), [failed], 1.0, as_json=False)
+    printed = capsys.readouterr()
+    assert printed.out.count(shown(name)) == 2
+    assert printed.err.count(shown(name)) == 4
+    assert "\x1b" not in printed.out + printed.err
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -29,7 +29,7 @@ def test_no_chroma_server_at_all_is_no_address() -> None:
     ("urls", "says"),
     [
         (f"{SECOND},{SECOND}/", "different addresses"),
-        (f"{SECOND},{FIRST}", "MEMORY_PIPELINE_CHROMA_URL again"),
+        (f"{SECOND},{FIRST}", "repeats the server of MEMORY_PIPELINE_CHROMA_URL"),
         (f"{SECOND},ftp://x", "http://host:port"),
         (f"{SECOND},http://ada:secret@x:1", "MEMORY_PIPELINE_CHROMA_TOKEN"),
         (f"{SECOND},http://x:1/path", "http://host:port"),
