@@ -201,6 +201,17 @@ class Settings(BaseSettings):
             raise ValueError("allowed is the path of a folder")
         return value
 
+    @field_validator("home", "model_dir")
+    @classmethod
+    def _known_user(cls, value: Path | None) -> Path | None:
+        """Refuse ``~name`` of a user that this machine does not have."""
+        try:
+            if value is not None:
+                value.expanduser()
+        except RuntimeError:
+            raise ValueError("there is no such user; allowed is the path of a folder") from None
+        return value
+
     @field_validator("text_fields", "metadata_fields", "chroma_urls", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

@@ -315,7 +315,14 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search result: the memory as Postgres has it now, nearest first."""
+    """One search result: a memory with its current content in Postgres.
+
+    ``distance``: the cosine distance to the text of the search, 0 to 2; smaller is nearer. It is
+    the distance of the content that was indexed last, where the current one is not yet.
+    ``metadata``: the current values that filters compare. ``memory``: the parsed JSON of raw_data;
+    a number that neither 64 bits nor a double can hold is a text, as Postgres prints it.
+    ``created_at`` has a time zone: a column without one is read as UTC.
+    """
 
     memory_id: MemoryId
     distance: float
