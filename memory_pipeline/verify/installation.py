@@ -23,9 +23,8 @@ from uuid import UUID
 
 from memory_pipeline.domain.types import Finding, TenantId, Verified
 from memory_pipeline.errors import ChromaUnavailable, Transient
-from memory_pipeline.verify.repair import Repair
-from memory_pipeline.verify.tenant import SAMPLE, Verify
-from memory_pipeline.verify.tenants import SkippedTenant, verify_all
+from memory_pipeline.verify.tenant import SAMPLE
+from memory_pipeline.verify.tenants import SkippedTenant, VerifiesTenant, verify_all
 
 
 class Status(Protocol):
@@ -78,6 +77,14 @@ class Epochs(Protocol):
         ...
 
 
+class RepairsTenant(Protocol):
+    """Verifies and repairs one tenant, as Repair does."""
+
+    def run(self, tenant: TenantId, *, sample: int | None = SAMPLE) -> tuple[Verified, Verified]:
+        """Verify, repair and verify again; return the first verdict and the last."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Installation:
     """What a verify of everything needs. The callables run in the order of the steps above.
@@ -89,8 +96,8 @@ class Installation:
     status: Status
     servers: Servers
     epochs: Epochs
-    verify: Callable[[], Verify]
-    repair: Callable[[], Repair]
+    verify: Callable[[], VerifiesTenant]
+    repair: Callable[[], RepairsTenant]
     repair_capture: Callable[[], None]
     tenants: Callable[[], Sequence[TenantId]]
 

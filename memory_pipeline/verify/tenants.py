@@ -4,10 +4,11 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from memory_pipeline.domain.types import TenantId, Verified
 from memory_pipeline.errors import ChromaUnavailable
-from memory_pipeline.verify.tenant import SAMPLE, Verify
+from memory_pipeline.verify.tenant import SAMPLE
 
 TENANTS_AT_ONCE = 2
 
@@ -20,8 +21,16 @@ class SkippedTenant:
     reason: str
 
 
+class VerifiesTenant(Protocol):
+    """Verifies one tenant, as Verify does."""
+
+    def run(self, tenant: TenantId, *, sample: int | None = SAMPLE) -> Verified:
+        """Verify the tenant. Raises ChromaUnavailable or PostgresUnavailable."""
+        ...
+
+
 def verify_one(
-    verify: Verify, tenant: TenantId, *, sample: int | None = SAMPLE
+    verify: VerifiesTenant, tenant: TenantId, *, sample: int | None = SAMPLE
 ) -> Verified | SkippedTenant:
     """Verify a tenant, or return why it cannot be verified now.
 
@@ -36,7 +45,7 @@ def verify_one(
 
 
 def verify_all(
-    verify: Verify, tenants: Sequence[TenantId], *, sample: int | None = SAMPLE
+    verify: VerifiesTenant, tenants: Sequence[TenantId], *, sample: int | None = SAMPLE
 ) -> Generator[Verified | SkippedTenant]:
     """Verify these tenants; yield each verdict in their order.
 
