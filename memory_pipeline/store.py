@@ -23,7 +23,7 @@ class MemoryStore:
     """Memories of tenants: remember, update, forget, get, search. Close it, or use it in a with.
 
     Thread-safe: share one store among all threads of a process. Do not share it with a forked
-    process. It connects on first use, and goes on by itself after an outage.
+    process. It connects on first use, and reconnects after an outage.
 
     A memory is written with the values of its row, ``user_id`` and ``project_id``. Every other
     method takes the *tenant* that Postgres derives from them, by the setting ``TENANT_BY``: with
@@ -68,8 +68,8 @@ class MemoryStore:
             project_id: the memory's project_id; None: it has none.
 
         Raises:
-            InvalidMemory: a value has a character that Postgres cannot store; or tenants are told
-                apart by project_id and there is none: such a memory belongs to no tenant.
+            InvalidMemory: a value has a character that Postgres cannot store; or tenants are
+                identified by project_id and there is none: such a memory belongs to no tenant.
 
         """
         for text in (user_id, project_id or ""):

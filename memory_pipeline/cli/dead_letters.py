@@ -117,7 +117,7 @@ def unwaive(selection: Selection, *, everything: All = False, as_json: AsJson = 
     _print_done("unwaived", unwaived, as_json=as_json)
 
 
-# ---- what is printed
+# ---- output
 
 
 def _print_done(done: str, number: int, *, as_json: bool) -> None:

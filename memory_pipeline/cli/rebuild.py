@@ -51,7 +51,7 @@ def rebuild(
     servers that have lost their data are retired, and their collections built again.
     """
     if bool(tenant) == everyone:
-        raise typer.BadParameter("name tenants with --tenant, or say --all")
+        raise typer.BadParameter("name tenants with --tenant, or use --all")
     with opened(discover(Settings.load())) as pipeline:
         for server in pipeline.servers.replace_lost():
             print_retired(server)
@@ -152,7 +152,8 @@ def _backfill(
     keys = pipeline.registry.keys()
     backfill = launch_backfill(
         ui,
-        tenants_keys=[keys[t] for t in tenants],
+        # A tenant that no trigger has seen is not registered yet.
+        tenants_keys=[keys.get(t) or pipeline.registry.register(t) for t in tenants],
         tags={"memory_pipeline/re_embed": "yes"} if re_embed else {},
     )
     err.print(f"backfill {backfill}: {ui}/runs/b/{backfill}", markup=False)

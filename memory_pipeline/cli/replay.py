@@ -39,7 +39,7 @@ def replay(
     --ids, memories that no longer exist are deleted from the collection again.
     """
     if not (tenant or since or ids):
-        raise typer.BadParameter("say which: --tenant, --since or --ids")
+        raise typer.BadParameter("choose memories with --tenant, --since or --ids")
     chosen = [memory_id(i) for listed in ids for i in listed.split(",")] if ids else None
     when = moment(since) if since is not None else None
     with opened(discover(Settings.load())) as pipeline:

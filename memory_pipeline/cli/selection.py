@@ -59,7 +59,9 @@ class Selection:
         """
         which = self.read(pipeline)
         if (which == DeadLetterFilter()) != everything:
-            raise typer.BadParameter("say which: --tenant, --class, --older-than or --id; or --all")
+            raise typer.BadParameter(
+                "choose with --tenant, --class, --older-than or --id, or use --all"
+            )
         return which
 
 

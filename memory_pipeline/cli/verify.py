@@ -29,6 +29,8 @@ from memory_pipeline.verify.installation import (
 from memory_pipeline.verify.tenant import SAMPLE
 
 MOST_PRINTED = 50
+# Digits; Python refuses to convert thousands of them.
+LONGEST_NUMBER = 18
 
 
 def register(app: typer.Typer) -> None:
@@ -77,7 +79,7 @@ def verify(
 def _sample(text: str) -> int | None:
     if text == "all":
         return None
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > LONGEST_NUMBER:
         raise typer.BadParameter(f"--sample {text!r}: allowed are a number, 0, and all")
     return int(text)
 

@@ -9,8 +9,8 @@ The order is the design:
 4. a repair waits until the tenants that are unproven (Postgres went back in time) can be compared:
    a request of the forgotten state may arrive until then
 5. verify each tenant, or verify, repair and verify it again; record the last verdict of each. A
-   tenant whose server cannot be reached is skipped, and the others go on
-6. ask which tenants are unproven still: without that, no verdict is a proof
+   tenant whose server cannot be reached is skipped, and the others are verified
+6. query which tenants are still unproven: no verdict on them is a proof
 """
 
 import time

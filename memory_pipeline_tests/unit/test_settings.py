@@ -1,4 +1,4 @@
-"""The settings: what is refused and how, and that no secret is shown."""
+"""The settings: values that are refused, the message, and that no secret is shown."""
 
 import sys
 from contextlib import nullcontext
@@ -20,14 +20,14 @@ FIRST, SECOND, THIRD = "http://a:1", "http://b:2", "https://c"
 
 
 def test_further_chroma_servers_are_a_list_in_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blanks and closing slashes do not count."""
+    """Blanks and closing slashes are ignored."""
     monkeypatch.setenv("MEMORY_PIPELINE_CHROMA_URLS", f" {SECOND}/ , {THIRD}")
     assert Settings.load().chroma_addresses() == (SECOND, THIRD)
     assert Settings.load(chroma_url=FIRST).chroma_addresses() == (FIRST, SECOND, THIRD)
 
 
 def test_no_chroma_server_at_all_is_no_address() -> None:
-    """An empty variable names none."""
+    """An empty variable names no server."""
     assert Settings.load(chroma_urls="").chroma_addresses() == ()
 
 
