@@ -1,4 +1,4 @@
-"""What can go wrong, as four classes that say what to do next, and the errors of a caller.
+"""What can go wrong: four classes that decide what happens next, and the errors of a caller.
 
 Nothing here retries or logs: the class of an error *is* the decision.
 
@@ -12,16 +12,20 @@ Nothing here retries or logs: the class of an error *is* the decision.
 
 from uuid import UUID
 
+EXIT_FINDINGS = 1
+EXIT_USAGE = 2
+EXIT_UNAVAILABLE = 3
+
 
 class PipelineError(Exception):
     """Base of every error that memory_pipeline raises by itself."""
 
 
 class Transient(PipelineError):
-    """A dependency is down, slow or refuses for now; nothing is wrong with any memory.
+    """A dependency is down, slow or refuses requests for now; no memory is at fault.
 
-    ``sent`` says whether the request may have reached the other side: an error after sending is an
-    unknown outcome, and what it carried may still land later.
+    ``sent``: whether the request may have reached the other side. An error after sending is an
+    unknown outcome: the request may still be applied later.
     """
 
     def __init__(self, message: str, *, sent: bool = True) -> None:
@@ -30,13 +34,13 @@ class Transient(PipelineError):
 
 
 class PostgresUnavailable(Transient):
-    """Postgres cannot be reached or refuses connections."""
+    """Postgres cannot be reached or refuses connections, or no address of it is known."""
 
 
 class ChromaUnavailable(Transient):
-    """A Chroma server cannot be reached, hangs or answers that it is overloaded.
+    """A Chroma server cannot be reached, hangs or reports that it is overloaded.
 
-    ``answered``: it gave an answer, and the answer was no.
+    ``answered``: the server answered, and refused the request.
     """
 
     def __init__(self, message: str, *, sent: bool = True, answered: bool = False) -> None:
@@ -45,7 +49,7 @@ class ChromaUnavailable(Transient):
 
 
 class ServerLost(ChromaUnavailable):
-    """A registered Chroma server has lost its data, or a stranger answers in its place.
+    """A registered Chroma server has lost its data, or another server answers at its address.
 
     Nothing is sent to it; the changes wait until it is back or its collections are rebuilt.
     """
@@ -55,22 +59,22 @@ class ServerLost(ChromaUnavailable):
 
 
 class EmbedderUnavailable(Transient):
-    """The embedding model cannot be loaded or fails on everything; nothing was sent anywhere."""
+    """The embedding model cannot be loaded or fails on every text; no request was sent."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, sent=False)
 
 
 class Poison(PipelineError):
-    """What was sent is refused for what it is: a memory that cannot be indexed as it stands."""
+    """The content of a request is refused, and will be each time: a memory cannot be indexed."""
 
 
 class Fenced(PipelineError):
-    """The lease on the tenant is lost: whatever this worker still holds is no longer its own."""
+    """The lease on the tenant is lost: this worker may not write for the tenant any more."""
 
 
 class Corrupt(PipelineError):
-    """A generation is damaged or gone and answers nothing but errors until it is replaced."""
+    """A generation is damaged or gone; every request fails until the generation is replaced."""
 
     def __init__(self, message: str, *, generation: UUID | None = None) -> None:
         super().__init__(message)
@@ -78,7 +82,7 @@ class Corrupt(PipelineError):
 
 
 class ConfigurationChanged(PipelineError):
-    """The settings or the model are not those that the tenant's collection was built with."""
+    """The tenant's collection was built with another model or other settings than the current."""
 
 
 class SettingsError(PipelineError):
@@ -86,20 +90,25 @@ class SettingsError(PipelineError):
 
 
 class ContractError(PipelineError):
-    """The database is not as the pipeline needs it: columns, grants, versions or publications."""
+    """The database does not fit: columns, grants, versions, publications, or no migrate yet."""
 
 
 class StillInUse(PipelineError):
-    """Something goes on with what is to be removed; the message says what, and how to end it."""
+    """The pipeline is at work and cannot be removed; the message names the work and its end."""
 
 
 class InvalidMemory(PipelineError, ValueError):
-    """A memory that an application handed over cannot be stored as JSON in Postgres."""
+    """A value of an application cannot be stored in Postgres: as JSON, as text, or as a column."""
 
 
 class InvalidFilter(PipelineError, ValueError):
-    """A search filter is outside the grammar; the message says where."""
+    """A search filter is outside the grammar; the message names the place."""
 
 
 class ModelMissing(PipelineError):
     """The embedding model is not on this machine yet."""
+
+
+def exit_code(error: PipelineError) -> int:
+    """Return the exit code of a process that an error has ended."""
+    return EXIT_UNAVAILABLE if isinstance(error, Transient) else EXIT_USAGE

@@ -1,7 +1,6 @@
-"""Every setting, in one frozen object, read from ``MEMORY_PIPELINE_*`` and checked once.
+"""Every setting, in one frozen class, read from ``MEMORY_PIPELINE_*`` and checked once.
 
-No other module reads the environment. Settings say where things are and how they are done; they
-hold no connection and start nothing.
+No other module reads the environment. Settings hold no connection and start nothing.
 """
 
 import os
@@ -21,8 +20,11 @@ from memory_pipeline.errors import SettingsError
 PREFIX = "MEMORY_PIPELINE_"
 RESERVED_KEYS = frozenset({"hash", "ts", "project_id"})
 POSTGRES = ("postgresql://", "postgres://")
-# libpq ends a password at its first @ and a host at a slash: a further @ is a piece of a password
-# that it takes for the host or the database, and names in its errors.
+MOST_CHROMA_SERVERS = 64
+# torch refuses leading zeros, and wraps around above 127.
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]?|1[01][0-9]|12[0-7]))?")
+# libpq ends a password at its first @ and a host at a slash: it takes the rest of a password with a
+# second @ for the host or the database, and quotes it in its errors.
 ONE_AT = re.compile(r"[a-z]+://([^@/]*@)?+[^@?]*(\?.*)?", re.DOTALL)
 
 Fields = Annotated[tuple[str, ...], NoDecode]
@@ -30,101 +32,156 @@ TenantBy = Literal["user_id", "project_id", "both"]
 
 
 class Settings(BaseSettings):
-    """How this installation works. Build it with ``Settings.load()``, which explains bad values."""
+    """The settings of an installation; immutable, and safe to share between threads.
+
+    Each field is read from the environment variable ``MEMORY_PIPELINE_<FIELD>``, with the field in
+    capitals: ``database_url`` is ``MEMORY_PIPELINE_DATABASE_URL``. Build one with
+    ``Settings.load()``, which raises SettingsError for a bad value.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     # -- where things are
-    home: Path = Field(Path(".memory_pipeline"), description="folder of all local data and logs")
-    database_url: SecretStr | None = Field(None, description="Postgres with memory_logs")
-    dagster_database_url: SecretStr | None = Field(None, description="Postgres of Dagster itself")
-    chroma_url: str | None = Field(None, description="Chroma server, http:// or https://")
-    chroma_urls: Fields = Field(
-        (), description="more Chroma servers over which tenants are spread, a,b,c"
+    home: Path = Field(Path(".memory_pipeline"), description="folder of the local data and logs")
+    database_url: SecretStr | None = Field(
+        None, description="address of the Postgres with memory_logs"
     )
-    chroma_servers: int = Field(1, ge=1, le=64, description="Chroma servers that `up` runs here")
-    chroma_token: SecretStr | None = Field(None, description="token sent to Chroma with each call")
-    chroma_token_header: str = Field("Authorization", description="header that carries the token")
-    webserver_port: int = Field(0, ge=0, le=65535, description="Dagster UI; 0 picks a free port")
+    dagster_database_url: SecretStr | None = Field(
+        None, description="address of the Postgres of Dagster's own storage"
+    )
+    chroma_url: str | None = Field(
+        None, description="address of a Chroma server, http:// or https://"
+    )
+    chroma_urls: Fields = Field(
+        (), description="addresses of more Chroma servers, a,b,c; tenants are spread over all"
+    )
+    chroma_servers: int = Field(
+        1, ge=1, le=MOST_CHROMA_SERVERS, description="number of Chroma servers that `up` runs here"
+    )
+    chroma_token: SecretStr | None = Field(
+        None, description="token sent to Chroma with each request"
+    )
+    chroma_token_header: str = Field("Authorization", description="header of the token")
+    webserver_port: int = Field(
+        0, ge=0, le=65535, description="port of the Dagster UI; 0 picks a free one"
+    )
 
     # -- what a tenant and a document are
-    tenant_by: TenantBy = Field("user_id", description="the column that tells tenants apart")
-    document: Literal["full", "none"] = Field("full", description="store raw_data in Chroma or not")
+    tenant_by: TenantBy = Field(
+        "user_id", description="column that identifies a tenant; both: a JSON array of the two"
+    )
+    document: Literal["full", "none"] = Field(
+        "full", description="whether Chroma stores raw_data, or only vectors and metadata"
+    )
     text_fields: Fields = Field(
         ("title", "summary", "details", "content", "text", "message", "*"),
-        description="fields of raw_data that are searched, in order; * is every other text",
+        description="fields of raw_data that are embedded, in order; * is every other text",
     )
-    text_limit: int = Field(4000, ge=1, le=1_000_000, description="characters of searchable text")
+    text_limit: int = Field(
+        4000, ge=1, le=1_000_000, description="characters of a memory that are embedded"
+    )
     metadata_fields: Fields = Field(
-        ("date", "task", "component"), description="fields of raw_data to filter by"
+        ("date", "task", "component"), description="fields of raw_data that a search can filter by"
     )
 
     # -- the model
     embedder: Literal["model", "hashing"] = Field(
         "model", description="the real model, or a lexical stand-in for tests"
     )
-    model_dir: Path | None = Field(None, description="folder of the model; default: user cache")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    precision: Literal["auto", "bf16", "f32"] = Field("auto", description="arithmetic of the model")
-    embed_batch_size: int = Field(32, ge=1, le=1024, description="texts in one pass of the model")
+    model_dir: Path | None = Field(
+        None, description="folder of the model's files; default: the user's cache"
+    )
+    device: str = Field(
+        "auto",
+        description="device of the model: auto, cpu, mps, cuda, or one of several: cuda:1; "
+        "auto takes the first of cuda, mps and cpu that is here",
+    )
+    precision: Literal["auto", "bf16", "f32"] = Field(
+        "auto", description="floating-point format of the model; auto: bf16 where it is fast"
+    )
+    embed_batch_size: int = Field(
+        32, ge=1, le=1024, description="most texts in one pass of the model"
+    )
 
     # -- how changes are captured and synced
-    notify: Literal["on", "off"] = Field("on", description="wake-up hints through NOTIFY")
-    backup: Literal["on", "off"] = Field("on", description="keep vectors in memory_logs.embedding")
-    batch_size: int = Field(200, ge=1, le=5000, description="changes claimed at once")
+    notify: Literal["on", "off"] = Field(
+        "on", description="whether triggers wake workers by NOTIFY"
+    )
+    backup: Literal["on", "off"] = Field(
+        "on", description="whether computed vectors are stored in memory_logs.embedding"
+    )
+    batch_size: int = Field(200, ge=1, le=5000, description="most changes in one batch")
     rebuild_batch_size: int = Field(
-        250, ge=1, le=5000, description="documents in one write of a rebuild; others wait for it"
+        250, ge=1, le=5000, description="documents in one write of a rebuild; syncs wait for it"
     )
     rebuild_batch_size_idle: int = Field(
         500,
         ge=1,
         le=5000,
-        description="the same while no other tenant is synced",
+        description="documents in one write of a rebuild while no other tenant is synced",
     )
-    batch_bytes: int = Field(16_000_000, ge=1, description="bytes of raw_data read at once")
-    lease_seconds: float = Field(8.0, ge=1, le=600, description="how long a worker owns a tenant")
-    request_seconds: float = Field(5.0, gt=0, le=300, description="longest call to Chroma")
-    grace_seconds: float = Field(5.0, ge=0, le=3600, description="how late a lost request may land")
-    max_attempts: int = Field(5, ge=1, le=100, description="tries before a memory is a dead letter")
+    batch_bytes: int = Field(16_000_000, ge=1, description="most bytes of raw_data in one batch")
+    lease_seconds: float = Field(8.0, ge=1, le=600, description="duration of a lease on a tenant")
+    request_seconds: float = Field(
+        5.0, gt=0, le=300, description="time limit of a request to Chroma"
+    )
+    grace_seconds: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="how long after its time limit a request may still be applied",
+    )
+    max_attempts: int = Field(
+        5, ge=1, le=100, description="attempts before a memory is a dead letter"
+    )
     retry_seconds: float = Field(2.0, gt=0, le=3600, description="first pause after an error")
-    retry_max_seconds: float = Field(60.0, gt=0, le=86400, description="longest such pause")
+    retry_max_seconds: float = Field(
+        60.0, gt=0, le=86400, description="longest pause after repeated errors"
+    )
     retire_seconds: float = Field(
-        60.0, ge=0, description="how long a replaced collection is kept for searches under way"
+        60.0, ge=0, description="how long a replaced collection is kept for running searches"
     )
     dead_letter_search: Literal["previous", "hidden"] = Field(
         "previous",
-        description="how a memory is found whose newest content is refused: by its older vector "
-        "(and shown as it is now), or not at all",
+        description="if a memory's latest content cannot be indexed: `previous` keeps its previous "
+        "vector searchable and returns the current content; `hidden` removes it from search",
     )
     on_server_loss: Literal["wait", "rebuild"] = Field(
         "wait",
-        description="what happens when a Chroma server has lost its data: "
-        "wait for an operator, or rebuild by itself",
+        description="when a Chroma server has lost its data: wait for an operator, or rebuild "
+        "its collections automatically",
     )
     live: Literal["on", "off"] = Field(
-        "on", description="whether `up` runs a live process; without it runs do all the syncing"
+        "on", description="whether `up` runs a worker; without one, Dagster runs do all the syncing"
     )
     poll_seconds: float = Field(
-        0.25, gt=0, le=60, description="how often the live process looks, whatever the hints say"
+        0.25,
+        gt=0,
+        le=60,
+        description="how often a worker polls for changes, with or without NOTIFY",
     )
     run_takeover_seconds: float = Field(
-        30.0, ge=0, description="age of a change that runs take over from a live process"
+        30.0,
+        ge=0,
+        description="how old a pending change must be before a Dagster run syncs it instead of "
+        "a worker",
     )
     metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="where the live process serves figures for Prometheus"
+        None, ge=1, le=65535, description="port where a worker serves metrics for Prometheus"
     )
-    # No other: `up` and health checks ask on loopback.
+    # No other address: `up` and health checks connect to loopback.
     metrics_address: Literal["127.0.0.1", "0.0.0.0"] = Field(  # noqa: S104 - asked for by name
-        "127.0.0.1", description="who gets them: this machine alone, or everybody (0.0.0.0)"
+        "127.0.0.1",
+        description="address of the metrics: 127.0.0.1 for this machine only, 0.0.0.0 for any",
     )
     alert_url: SecretStr | None = Field(
-        None, description="where failed runs and new dead letters are told, as JSON by POST"
+        None, description="webhook for failed runs and new dead letters; receives JSON by POST"
     )
     sensor_seconds: int = Field(5, ge=1, le=3600, description="seconds between two sensor ticks")
 
     @classmethod
     def load(cls, **overrides: Any) -> "Settings":
-        """Read the environment, with ``overrides`` before it.
+        """Read the environment; ``overrides`` take precedence over it.
 
         Raises:
             SettingsError: a value is not allowed; the message names the variable, the value
@@ -139,9 +196,20 @@ class Settings(BaseSettings):
     @field_validator("home", mode="before")
     @classmethod
     def _named_home(cls, value: object) -> object:
-        """Refuse an empty variable: as a path it is whatever folder one happens to be in."""
+        """Refuse an empty variable: as a path it would be the current folder."""
         if value == "":
             raise ValueError("allowed is the path of a folder")
+        return value
+
+    @field_validator("home", "model_dir")
+    @classmethod
+    def _known_user(cls, value: Path | None) -> Path | None:
+        """Refuse ``~name`` of a user that this machine does not have."""
+        try:
+            if value is not None:
+                value.expanduser()
+        except RuntimeError:
+            raise ValueError("there is no such user; allowed is the path of a folder") from None
         return value
 
     @field_validator("text_fields", "metadata_fields", "chroma_urls", mode="before")
@@ -177,6 +245,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"'{key}_ts' is taken; it is made from {key!r}")
         return value
 
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        if DEVICES.fullmatch(value) is None:
+            raise ValueError("allowed are auto, cpu, cuda, cuda:0, cuda:1 and so on, and mps")
+        return value
+
     @field_validator("chroma_url")
     @classmethod
     def _chroma_address(cls, value: str | None) -> str | None:
@@ -209,10 +284,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _timeouts_fit(self) -> "Settings":
-        # A request that outlives the lease is a zombie by construction.
+        # A request that outlives its lease could overwrite the next worker's.
         if self.request_seconds > self.lease_seconds - 1:
             raise ValueError(
-                f"{PREFIX}REQUEST_SECONDS={self.request_seconds} has to be at least one second "
+                f"{PREFIX}REQUEST_SECONDS={self.request_seconds} must be at least one second "
                 f"below {PREFIX}LEASE_SECONDS={self.lease_seconds}"
             )
         return self
@@ -221,8 +296,8 @@ class Settings(BaseSettings):
     def _chroma_named_once(self) -> "Settings":
         if self.chroma_url in self.chroma_urls:
             raise ValueError(
-                f"{PREFIX}CHROMA_URLS names the server of {PREFIX}CHROMA_URL again; "
-                "allowed are further ones"
+                f"{PREFIX}CHROMA_URLS repeats the server of {PREFIX}CHROMA_URL: it names only "
+                "further servers"
             )
         return self
 
@@ -231,14 +306,14 @@ class Settings(BaseSettings):
         return (*(() if self.chroma_url is None else (self.chroma_url,)), *self.chroma_urls)
 
     def model_cache(self) -> Path:
-        """Where the model's files live."""
+        """Return the folder of the model's files."""
         if self.model_dir is not None:
             return self.model_dir
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return Path(base) / "memory_pipeline" / "all-mpnet-base-v2"
 
     def shown(self) -> dict[str, object]:
-        """Return every setting as it may be printed: secrets and passwords are hidden."""
+        """Return every setting for printing: secrets and passwords are hidden."""
         return {name: _redacted(getattr(self, name)) for name in type(self).model_fields}
 
 
@@ -258,7 +333,7 @@ def _http_address(value: str, allowed: str) -> SplitResult:
     try:
         parts = urlsplit(value)
         sound = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is none, a bracket without the other
+    except ValueError:  # a port that is not a number, an unbalanced bracket
         sound = False
     if not sound:
         raise ValueError(f"allowed is {allowed}")
@@ -268,7 +343,7 @@ def _http_address(value: str, allowed: str) -> SplitResult:
 def _redacted(value: object) -> object:
     if isinstance(value, SecretStr):
         secret = value.get_secret_value()
-        if secret.startswith("http"):  # of a webhook the path is the secret
+        if secret.startswith("http"):  # the path of a webhook is its secret
             return f"{urlsplit(secret).scheme}://{urlsplit(secret).hostname}/**********"
         return without_password(secret) if secret.startswith(POSTGRES) else "**********"
     if isinstance(value, Path):
@@ -277,7 +352,7 @@ def _redacted(value: object) -> object:
 
 
 def names_date(field: str) -> bool:
-    """Whether a metadata field is named like a date: it gets a ``<field>_ts`` beside it."""
+    """Whether a metadata field is named like a date: documents then have ``<field>_ts`` too."""
     named = field.startswith("date") or field.endswith(("_at", "_date", "_on"))
     return named and not field.endswith("_ts")
 
@@ -285,29 +360,29 @@ def names_date(field: str) -> bool:
 def _is_postgres_address(url: str) -> bool:
     try:
         port = conninfo_to_dict(url).get("port") or ""
-    except (psycopg.Error, UnicodeError):  # what they say quotes the password
+    except (psycopg.Error, UnicodeError):  # their messages quote the password
         return False
     sound = url.startswith(POSTGRES) and ONE_AT.fullmatch(url) is not None
     return sound and re.fullmatch("[0-9,]*", str(port)) is not None
 
 
 def without_password(url: str) -> str:
-    """Return the address of a database as it may be shown and kept: all but its secrets.
+    """Return the address of a database without its secrets, for printing and for files.
 
-    It still works where the password is known otherwise.
+    It still works where the password comes from elsewhere.
     """
     parts = {
         option.keyword.decode(): option.val.decode()
         for option in Conninfo.parse(url.encode())
-        if option.val and not option.dispchar  # by it libpq says: a secret, or for debugging
+        if option.val and not option.dispchar  # libpq marks secrets and debug options with it
     }
     user, database = (quote(parts.pop(key, ""), safe="") for key in ("user", "dbname"))
     place = f"{parts.get('host', '')}:{parts.get('port', '')}".removesuffix(":")
     if re.fullmatch(r"[\w.-]*(:[0-9]+)?", place):
         parts = {key: value for key, value in parts.items() if key not in {"host", "port"}}
-    else:  # a socket's folder, IPv6 and several hosts stay options, which need no brackets
+    else:  # a socket's folder, IPv6 and several hosts remain options, which need no brackets
         place = ""
-    # libpq takes no + for a blank, and a socket's folder is easier to read with its slashes.
+    # libpq does not read + as a blank; a socket's folder is easier to read with its slashes.
     options = urlencode(parts, safe="/:,", quote_via=quote)
     return f"postgresql://{user}{'@' * bool(user)}{place}/{database}{'?' * bool(options)}{options}"
 

@@ -1,7 +1,7 @@
-"""What an application calls: write memories to Postgres, search them by meaning.
+"""The public interface for applications: write memories to Postgres, search them by meaning.
 
-Writing never waits for the pipeline: a memory is stored when Postgres has committed it, whatever
-else is down. Everything is by tenant; a memory id alone opens nothing.
+Writing never waits for the pipeline: a memory is stored as soon as Postgres has committed it,
+whatever else is down. Every read and write names its tenant; a memory id alone gives no access.
 """
 
 import json
@@ -22,8 +22,22 @@ from memory_pipeline.settings import Settings
 class MemoryStore:
     """Memories of tenants: remember, update, forget, get, search. Close it, or use it in a with.
 
-    Every method raises PostgresUnavailable when Postgres is down; ``search`` alone needs Chroma
-    and raises ChromaUnavailable when that is down.
+    Thread-safe: share one store among all threads of a process. Do not share it with a forked
+    process. It connects on first use, and reconnects after an outage.
+
+    A memory is written with the values of its row, ``user_id`` and ``project_id``. Every other
+    method takes the *tenant* that Postgres derives from them, by the setting ``TENANT_BY``: with
+    ``user_id`` (the default) or ``project_id`` the tenant is that value; with ``both`` it is a JSON
+    array as Postgres prints it, ``["ada", "home"]``. ``tenant`` returns it for any setting.
+
+    Args:
+        settings: of the installation; None: read from the environment. Addresses that they do not
+            name are taken from the services that ``memory-pipeline up`` runs in their home.
+
+    Raises:
+        SettingsError: a setting in the environment is wrong.
+        PostgresUnavailable: no address of Postgres is set, and none runs in the home.
+
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -43,6 +57,35 @@ class MemoryStore:
     ) -> None:
         self.close()
 
+    def tenant(self, user_id: str, project_id: str | None = None) -> str:
+        """Return the tenant of a memory with these values, by the setting ``TENANT_BY``.
+
+        It is what Postgres derives from columns of text. Columns of another type count as Postgres
+        prints them: pass a UUID in lower case, and a ``character(n)`` without its padding.
+
+        Args:
+            user_id: the memory's user_id.
+            project_id: the memory's project_id; None: it has none.
+
+        Raises:
+            InvalidMemory: a value has a character that Postgres cannot store; or tenants are
+                identified by project_id and there is none: such a memory belongs to no tenant.
+
+        """
+        for text in (user_id, project_id or ""):
+            _check_text(text)
+        by = self._pipeline.settings.tenant_by
+        if by == "user_id":
+            return user_id
+        if by == "both":
+            # jsonb_build_array(user_id, project_id)::text escapes the same characters.
+            return json.dumps([user_id, project_id], ensure_ascii=False)
+        if project_id is None:
+            raise InvalidMemory(
+                "a memory without project_id has no tenant with TENANT_BY=project_id"
+            )
+        return project_id
+
     def remember(
         self,
         user_id: str,
@@ -51,25 +94,71 @@ class MemoryStore:
         project_id: str | None = None,
         created_at: datetime | None = None,
     ) -> int:
-        """Store a new memory; return its id. Raises InvalidMemory for what is no JSON."""
+        """Store a new memory; return its id.
+
+        It is searchable once it is synced, usually within half a second while a worker runs.
+
+        Args:
+            user_id: the value of the column user_id.
+            raw_data: the content, anything that ``json.dumps`` accepts. NaN and infinities are
+                refused.
+            project_id: the value of the column project_id.
+            created_at: when the memory was made; None: now. A time without a zone is read in the
+                time zone of the database session (Postgres' ``TimeZone``), so pass one with a zone.
+
+        Raises:
+            InvalidMemory: raw_data is not JSON, or Postgres refuses a value.
+            PostgresUnavailable: Postgres is down; whether the memory was stored may be unknown.
+            ContractError: this database is not migrated, or its role lacks a grant.
+
+        """
         return self._pipeline.memories.insert(
             user_id=user_id, project_id=project_id, raw=_as_json(raw_data), created_at=created_at
         )
 
     def update(self, tenant: str, memory_id: int, raw_data: object) -> bool:
-        """Replace a memory's content; False where the tenant has no such memory."""
+        """Replace a memory's content; return False where the tenant has no such memory.
+
+        Args:
+            tenant: the memory's tenant.
+            memory_id: the memory's id.
+            raw_data: the new content, as for ``remember``.
+
+        Raises:
+            InvalidMemory: raw_data is not JSON, or Postgres refuses a value.
+            PostgresUnavailable: Postgres is down; whether the memory was changed may be unknown.
+            ContractError: this database is not migrated, or its role lacks a grant.
+
+        """
         return memory_id in BIGINT and self._pipeline.memories.update(
             TenantId(tenant), MemoryId(memory_id), _as_json(raw_data)
         )
 
     def forget(self, tenant: str, memory_id: int) -> bool:
-        """Delete a memory; False where the tenant has no such memory."""
+        """Delete a memory; return False where the tenant has no such memory.
+
+        From then on no search returns it, whether or not its document is deleted yet.
+
+        Raises:
+            InvalidMemory: the tenant has a character that Postgres cannot store.
+            PostgresUnavailable: Postgres is down; whether the memory was deleted may be unknown.
+            ContractError: this database is not migrated, or its role lacks a grant.
+
+        """
         return memory_id in BIGINT and self._pipeline.memories.delete(
             TenantId(tenant), MemoryId(memory_id)
         )
 
     def get(self, tenant: str, memory_id: int) -> object | None:
-        """Return a memory's content as it stands; None where the tenant has no such memory."""
+        """Return a memory's current content, parsed; None where the tenant has no such memory.
+
+        Also None where the content is the JSON ``null``.
+
+        Raises:
+            PostgresUnavailable: Postgres is down.
+            ContractError: this database is not migrated, or its role lacks a grant.
+
+        """
         if memory_id not in BIGINT:
             return None
         found = self._pipeline.memories.get(TenantId(tenant), [MemoryId(memory_id)])
@@ -78,11 +167,44 @@ class MemoryStore:
     def search(
         self, tenant: str, text: str, *, k: int = 5, where: Mapping[str, Any] | None = None
     ) -> list[Hit]:
-        """Return the tenant's memories nearest in meaning; see ``Search.search``."""
+        """Return the tenant's memories that are nearest in meaning, nearest first.
+
+        Chroma proposes, Postgres decides: a result exists, is this tenant's, passes the filter and
+        has its current content. A memory that is not synced yet may be absent. An unknown tenant
+        has no results. The first search of a store loads the embedding model, which takes
+        seconds.
+
+        Args:
+            tenant: the tenant to search; memories of another are never returned.
+            text: the words to search for.
+            k: the most results, 1 to 1000.
+            where: a filter on metadata: ``{"component": "auth", "ts": {"$gte": 1700000000}}``. Keys
+                are the metadata fields, ``project_id`` and ``ts``; operators are $eq, $ne, $gt,
+                $gte, $lt, $lte, $in, $nin, and $and, $or around whole filters.
+
+        Returns:
+            At most k results; fewer where the tenant has no more that pass the filter.
+
+        Raises:
+            InvalidFilter: the filter is outside the grammar.
+            ValueError: k is out of range.
+            InvalidMemory: the tenant has a character that Postgres cannot store.
+            PostgresUnavailable: Postgres is down.
+            ContractError: this database is not migrated, or its role lacks a grant.
+            ChromaUnavailable: Chroma is down, slow or not set up.
+            ServerLost: a ChromaUnavailable: the tenant's server has lost its data.
+            Corrupt: the tenant's collection is damaged; the next sync rebuilds it.
+            ConfigurationChanged: the collection was built with another model; rebuild the tenant.
+            ModelMissing: the model is not on this machine: run ``memory-pipeline model pull``.
+            EmbedderUnavailable: the model cannot be loaded, or is out of memory.
+            SettingsError: torch cannot use the setting ``DEVICE`` on this machine.
+            Poison: the model refuses the text, or Chroma the query.
+
+        """
         return self._pipeline.search.search(TenantId(tenant), text, k=k, where=where)
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection. The store cannot be used after that."""
         self._stack.close()
 
 
@@ -90,4 +212,14 @@ def _as_json(raw_data: object) -> str:
     try:
         return json.dumps(raw_data, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidMemory(f"raw_data is no JSON: {error}") from error
+        raise InvalidMemory(f"raw_data is not JSON: {error}") from error
+
+
+def _check_text(text: str) -> None:
+    """Refuse a text that no column can hold. Raises InvalidMemory."""
+    if "\0" in text:
+        raise InvalidMemory("a text has a NUL character, which Postgres cannot hold")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidMemory("a text has a lone surrogate, which is no Unicode") from error

@@ -19,28 +19,25 @@ from memory_pipeline.cli import (
     rebuild,
     replay,
     services,
+    setup,
     status,
+    sync,
     verify,
 )
 from memory_pipeline.cli.console import fail
-from memory_pipeline.errors import PipelineError, Transient
+from memory_pipeline.errors import PipelineError, exit_code
 from memory_pipeline.logs import configure_logging
-
-EXIT_USAGE = 2
-EXIT_UNAVAILABLE = 3
 
 
 class _Commands(TyperGroup):
-    """Turns foreseeable errors into one line and an exit code; anything else is a bug and shows."""
+    """Prints foreseeable errors as one line with an exit code; any other error is a bug."""
 
     def invoke(self, ctx: Any) -> Any:
         configure_logging(quiet=True)
         try:
             return super().invoke(ctx)
-        except Transient as error:
-            fail(str(error), code=EXIT_UNAVAILABLE)
         except PipelineError as error:
-            fail(str(error), code=EXIT_USAGE)
+            fail(str(error), code=exit_code(error))
 
 
 app = typer.Typer(
@@ -53,7 +50,9 @@ app = typer.Typer(
 )
 for module in (
     services,
+    setup,
     memories,
+    sync,
     live,
     rebuild,
     verify,

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from memory_pipeline.cli.console import out, print_json
-from memory_pipeline.cli.memories import AsJson
+from memory_pipeline.cli.console import AsJson, out, print_json
 
 Rows = Annotated[int, typer.Option(min=100, help="Memories in all.")]
 Tenants = Annotated[int, typer.Option(min=1, help="Tenants that they are spread over.")]

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from memory_pipeline.cli.console import err, out, print_json
-from memory_pipeline.cli.memories import EXIT_FINDINGS, AsJson
+from memory_pipeline.cli.console import AsJson, err, out, print_json
+from memory_pipeline.errors import EXIT_FINDINGS
 
 MOST_SEED = 1_000_000
 

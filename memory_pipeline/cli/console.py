@@ -1,11 +1,12 @@
-"""What the commands print with: results to standard output, everything else to standard error."""
+"""How commands print: results to standard output, everything else to standard error."""
 
 import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,10 +19,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-# What a terminal would act upon instead of showing it; a line break stays one.
+# Characters that a terminal acts upon instead of showing them; a line break stays one.
 CONTROL = re.compile(r"[^\n\x20-\x7e\xa0-\U0010ffff]")
 
 
@@ -34,8 +37,8 @@ def print_json(value: Any) -> None:
     sys.stdout.write(printed + "\n")
 
 
-class _Sign(str):
-    """A piece of JSON that is written as it stands."""
+class _Piece(str):
+    """A piece of JSON that is written unchanged."""
 
     __slots__ = ()
 
@@ -46,48 +49,48 @@ def _pieces(value: object) -> Iterator[str]:
     while waiting:
         node = waiting.pop()
         parts: list[object] = []
-        if isinstance(node, _Sign):
+        if isinstance(node, _Piece):
             yield node
         elif isinstance(node, Mapping):
             for key, child in node.items():
-                parts += [_Sign(f"{', ' if parts else ''}{json.dumps(key, ensure_ascii=False)}: ")]
+                parts += [_Piece(f"{', ' if parts else ''}{json.dumps(key, ensure_ascii=False)}: ")]
                 parts += [child]
-            waiting += reversed([_Sign("{"), *parts, _Sign("}")])
+            waiting += reversed([_Piece("{"), *parts, _Piece("}")])
         elif isinstance(node, list | tuple):
             for child in node:
-                parts += [_Sign(", "), child] if parts else [child]
-            waiting += reversed([_Sign("["), *parts, _Sign("]")])
+                parts += [_Piece(", "), child] if parts else [child]
+            waiting += reversed([_Piece("["), *parts, _Piece("]")])
         else:
             yield json.dumps(node, ensure_ascii=False, default=str)
 
 
 def plain(value: object) -> Text:
-    """Show a stranger's text as it stands: nothing in it is markup, or moves the cursor."""
+    """Return foreign text unchanged but harmless: no markup, and no control characters."""
     return Text(CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(value)))
 
 
 def fail(message: str, *, code: int) -> NoReturn:
-    """Say what is wrong and end with an exit code."""
+    """Print what is wrong and end the process with an exit code."""
     err.print(plain(f"memory-pipeline: {message}"))
     raise SystemExit(code)
 
 
 class _Description(ProgressColumn):
-    """What is done; it may be a tenant's name."""
+    """The description of the work, which may be a tenant's name."""
 
     def render(self, task: Task) -> Text:
         return plain(task.description)
 
 
 class _Speed(ProgressColumn):
-    """How many a second, as far as it can be told."""
+    """The number a second, once it is known."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:.0f}/s")
 
 
 def progress_bar(unit: str, *, speed: bool = False) -> Progress:
-    """Return a progress bar that counts ``unit``; it prints nothing where nobody watches."""
+    """Return a progress bar that counts ``unit``; it prints nothing without a terminal."""
     return Progress(
         _Description(),
         BarColumn(),

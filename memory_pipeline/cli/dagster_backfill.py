@@ -15,9 +15,9 @@ from memory_pipeline.errors import PipelineError, Transient
 LOCATION = "memory_pipeline"
 JOB = "full_rebuild"
 PARTITIONS = "tenants"
-# Launching validates every key; a busy machine takes its time.
+# Launching validates every key, which takes long on a busy machine.
 ANSWER_SECONDS = 60.0
-# One mutation adds one partition, so many of them go into a request.
+# One mutation adds one partition; a request holds this many mutations.
 ADDED_AT_ONCE = 100
 RETRIED = "dagster/auto_retry_run_id"
 FINISHED = frozenset({"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"})
@@ -52,10 +52,10 @@ query ($id: String!, $failed: RunsFilter!) {
 
 @dataclass(frozen=True, slots=True)
 class BackfillState:
-    """How far a backfill is: Dagster's word for it, and whether that is final.
+    """The state of a backfill: Dagster's status, and whether that is final.
 
-    A run that failed and was retried by itself is not counted; the word may be COMPLETED_FAILED
-    because of it all the same.
+    ``failed_runs`` leaves out runs that failed and were retried automatically; the status may be
+    COMPLETED_FAILED because of them.
     """
 
     status: str
@@ -67,9 +67,9 @@ def launch_backfill(ui_url: str, *, tenants_keys: Sequence[str], tags: Mapping[s
     """Launch a backfill of full_rebuild over these partitions; return its id.
 
     Args:
-        ui_url: where Dagster's webserver answers.
-        tenants_keys: the partition keys; those that Dagster does not know yet are added first.
-        tags: put on every run.
+        ui_url: the address of Dagster's webserver.
+        tenants_keys: the partition keys; keys that Dagster does not know yet are added first.
+        tags: the tags of every run.
 
     Raises:
         Transient: the webserver does not answer.
@@ -79,30 +79,30 @@ def launch_backfill(ui_url: str, *, tenants_keys: Sequence[str], tags: Mapping[s
     repository, known = _repository(ui_url)
     added = [key for key in dict.fromkeys(tenants_keys) if key not in known]
     _add(ui_url, repository, added)
-    # In Dagster's own order: it goes on after a restart behind the last key that it has submitted.
+    # In Dagster's own order: after a restart it resumes after the last key that it has submitted.
     wanted = set(tenants_keys)
     params = {
         "selector": {"partitionSetName": f"{JOB}_partition_set", "repositorySelector": repository},
         "partitionNames": [key for key in [*known, *added] if key in wanted],
         "tags": [{"key": key, "value": value} for key, value in tags.items()],
     }
-    answer = _ask(ui_url, LAUNCH, params=params)["launchPartitionBackfill"]
+    answer = _query(ui_url, LAUNCH, params=params)["launchPartitionBackfill"]
     return str(_expected(answer, "LaunchBackfillSuccess")["backfillId"])
 
 
 def backfill_state(ui_url: str, backfill: str) -> BackfillState:
-    """Ask how far a backfill is.
+    """Return the state of a backfill.
 
     Raises:
         Transient: the webserver does not answer.
-        PipelineError: Dagster does not know it, or cannot go on with it.
+        PipelineError: Dagster does not know the backfill, or cannot resume it.
 
     """
     failed = {
         "tags": [{"key": "dagster/backfill", "value": backfill}],
         "statuses": ["FAILURE", "CANCELED"],
     }
-    answer = _ask(ui_url, STATE, id=backfill, failed=failed)
+    answer = _query(ui_url, STATE, id=backfill, failed=failed)
     found = _expected(answer["partitionBackfillOrError"], "PartitionBackfill")
     if found["status"] == "FAILED" and found["error"]:
         raise PipelineError(f"the backfill {backfill} failed: {_line(found['error']['message'])}")
@@ -112,8 +112,8 @@ def backfill_state(ui_url: str, backfill: str) -> BackfillState:
 
 
 def _repository(ui_url: str) -> tuple[dict[str, str], list[str]]:
-    """Find the repository of the assets, and the partitions that Dagster has, in its order."""
-    for node in _ask(ui_url, ASSET)["assetNodes"]:
+    """Return the repository of the assets, and Dagster's partitions in their order."""
+    for node in _query(ui_url, ASSET)["assetNodes"]:
         repository = node["repository"]
         if repository["location"]["name"] == LOCATION:
             selector = {
@@ -123,7 +123,7 @@ def _repository(ui_url: str) -> tuple[dict[str, str], list[str]]:
             return selector, node["partitionKeys"]
     raise PipelineError(
         f"Dagster at {ui_url} has not loaded the code location {LOCATION}: its page Deployment "
-        "says why"
+        "shows why"
     )
 
 
@@ -137,7 +137,7 @@ def _add(ui_url: str, repository: Mapping[str, str], keys: Sequence[str]) -> Non
             "{ __typename ... on Error { message } }"
             for n in range(len(part))
         )
-        answer = _ask(
+        answer = _query(
             ui_url,
             f"mutation ($repository: RepositorySelector!, {names}) {{ {calls} }}",
             repository=repository,
@@ -149,14 +149,14 @@ def _add(ui_url: str, repository: Mapping[str, str], keys: Sequence[str]) -> Non
 
 def _expected(answer: Any, *names: str) -> Any:
     if answer["__typename"] not in names:
-        said = answer.get("message") or answer["__typename"]
-        raise PipelineError(f"Dagster refuses: {_line(said)}")
+        reason = answer.get("message") or answer["__typename"]
+        raise PipelineError(f"Dagster refuses: {_line(reason)}")
     return answer
 
 
-def _ask(ui_url: str, query: str, **variables: Any) -> Any:
-    """Ask the webserver; return the answer's data."""
-    # A proxy of the environment knows nothing about this machine's own ports.
+def _query(ui_url: str, query: str, **variables: Any) -> Any:
+    """Query the webserver; return the answer's data."""
+    # A proxy of the environment cannot reach the ports of this machine.
     local = urlsplit(ui_url).hostname in {"127.0.0.1", "localhost", "::1"}
     try:
         with httpx.Client(trust_env=not local, timeout=ANSWER_SECONDS) as client:
@@ -172,5 +172,5 @@ def _ask(ui_url: str, query: str, **variables: Any) -> Any:
 
 
 def _line(message: str) -> str:
-    """Return the first line of what Dagster says, which may be a whole traceback."""
+    """Return the first line of an error of Dagster, which may be a whole traceback."""
     return message.strip().partition("\n")[0]

@@ -1,4 +1,4 @@
-"""``memory-pipeline dead-letters``: what was given up; having it tried again, or letting it be."""
+"""``memory-pipeline dead-letters``: list, show, replay and waive abandoned memories."""
 
 import getpass
 from dataclasses import asdict, replace
@@ -9,22 +9,22 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from memory_pipeline.cli.console import err, fail, out, plain, print_json
-from memory_pipeline.cli.memories import EXIT_FINDINGS, AsJson
-from memory_pipeline.cli.selection import All, Classes, Ids, OlderThan, check_said, which_letters
-from memory_pipeline.cli.tenants import Tenants
+from memory_pipeline.cli.console import AsJson, err, fail, out, plain, print_json
+from memory_pipeline.cli.selection import All, Selection, selecting
 from memory_pipeline.domain.dead_letters import DeadLetter, DeadLetterFilter, DeadLetters
+from memory_pipeline.errors import EXIT_FINDINGS
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings
 
-Limit = Annotated[int, typer.Option(min=1, max=100_000, help="At most so many.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Show at most this many.")]
+NO_MATCH = "no dead letters match"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this room."""
+    """Add the commands of this module."""
     letters = typer.Typer(
-        help="Memories that were given up: look at them, have them tried again, let them be.",
+        help="Memories that cannot be indexed: inspect, retry, waive.",
         no_args_is_help=True,
     )
     letters.command("list")(list_)
@@ -35,132 +35,92 @@ def register(app: typer.Typer) -> None:
     app.add_typer(letters, name="dead-letters")
 
 
-def list_(
-    *,
-    tenant: Tenants = None,
-    kind: Classes = None,
-    older_than: OlderThan = None,
-    memory: Ids = None,
-    limit: Limit = 100,
-    as_json: AsJson = False,
-) -> None:
-    """List dead letters, newest first; waived ones too."""
+@selecting
+def list_(selection: Selection, *, limit: Limit = 100, as_json: AsJson = False) -> None:
+    """List dead letters, newest first, waived ones included."""
     with opened(discover(Settings.load())) as pipeline:
-        which = which_letters(
-            pipeline, tenants=tenant, kinds=kind, older_than=older_than, memories=memory
-        )
+        which = selection.read(pipeline)
         found = pipeline.dead_letters.newest(which, limit=limit)
     if as_json:
         print_json(_figures(found))
     elif not found.count:
-        err.print("no dead letters" if which == DeadLetterFilter() else "no dead letter fits")
+        err.print("no dead letters" if which == DeadLetterFilter() else NO_MATCH)
     else:
         out.print(_table(found))
         err.print(_counted(found))
 
 
+@selecting
 def show(
+    selection: Selection,
     memories: Annotated[list[int] | None, typer.Argument(help="Ids of memories.")] = None,
     *,
-    tenant: Tenants = None,
-    kind: Classes = None,
-    older_than: OlderThan = None,
-    memory: Ids = None,
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Show all that is known of dead letters, but nothing of what the memories say."""
-    named = [*(memories or ()), *(memory or ())]
+    """Show everything stored about dead letters; the text of the memories is not."""
+    selection = replace(selection, memories=[*(memories or ()), *(selection.memories or ())])
     with opened(discover(Settings.load())) as pipeline:
-        which = which_letters(
-            pipeline, tenants=tenant, kinds=kind, older_than=older_than, memories=named
-        )
-        found = pipeline.dead_letters.newest(which, limit=limit)
+        found = pipeline.dead_letters.newest(selection.read(pipeline), limit=limit)
     _refuse_nothing(found.count)
     if as_json:
         print_json(_figures(found))
         return
     for letter in found.newest:
-        table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_column(style="dim", no_wrap=True)
-        table.add_column()
-        for name, value in _line(letter).items():
-            table.add_row(name.replace("_", " "), _cell(value))
-        out.print(table)
+        out.print(_details(letter))
     err.print(_counted(found))
 
 
+@selecting
 def replay_letters(
-    *,
-    tenant: Tenants = None,
-    kind: Classes = None,
-    older_than: OlderThan = None,
-    memory: Ids = None,
-    everything: All = False,
-    as_json: AsJson = False,
+    selection: Selection, *, everything: All = False, as_json: AsJson = False
 ) -> None:
-    """Have dead letters tried again, with all their attempts, from what Postgres has now.
+    """Retry dead letters with all their attempts, from the current rows in Postgres.
 
-    What is waived is passed over, unless it is named by --id.
+    A waived dead letter is retried only if it is named by --id.
     """
     with opened(discover(Settings.load())) as pipeline:
-        which = which_letters(
-            pipeline, tenants=tenant, kinds=kind, older_than=older_than, memories=memory
-        )
-        check_said(which, everything=everything)
-        which = which if memory else replace(which, waived=False)
+        which = selection.read_explicit(pipeline, everything=everything)
+        which = which if selection.memories else replace(which, waived=False)
         replayed = pipeline.dead_letters.replay(which)
-    _tell("replayed", replayed, as_json=as_json)
+    _print_done("replayed", replayed, as_json=as_json)
 
 
+@selecting
 def waive(
+    selection: Selection,
     *,
-    because: Annotated[str, typer.Option("--reason", help="Why they are let be.")],
-    tenant: Tenants = None,
-    kind: Classes = None,
-    older_than: OlderThan = None,
-    memory: Ids = None,
+    because: Annotated[str, typer.Option("--reason", help="Why they are accepted.")],
     everything: All = False,
-    by: Annotated[str | None, typer.Option(help="Who says so; default: who runs it.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Who decided; default: the user who runs the command.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let dead letters be, for as long as their content stays what it is; they stay counted."""
+    """Accept dead letters for as long as their content stays the same; they stay counted."""
     if not because.strip():
         raise typer.BadParameter("--reason is empty")
     with opened(discover(Settings.load())) as pipeline:
-        which = which_letters(
-            pipeline, tenants=tenant, kinds=kind, older_than=older_than, memories=memory
-        )
-        check_said(which, everything=everything)
+        which = selection.read_explicit(pipeline, everything=everything)
         waived = pipeline.dead_letters.waive(
-            replace(which, waived=False), by=by or _who(), because=because.strip()
+            replace(which, waived=False), by=by or _user(), because=because.strip()
         )
-    _tell("waived", waived, as_json=as_json)
+    _print_done("waived", waived, as_json=as_json)
 
 
-def unwaive(
-    *,
-    tenant: Tenants = None,
-    kind: Classes = None,
-    older_than: OlderThan = None,
-    memory: Ids = None,
-    everything: All = False,
-    as_json: AsJson = False,
-) -> None:
-    """Take waivers back."""
+@selecting
+def unwaive(selection: Selection, *, everything: All = False, as_json: AsJson = False) -> None:
+    """Revoke waivers."""
     with opened(discover(Settings.load())) as pipeline:
-        which = which_letters(
-            pipeline, tenants=tenant, kinds=kind, older_than=older_than, memories=memory
-        )
-        check_said(which, everything=everything)
+        which = selection.read_explicit(pipeline, everything=everything)
         unwaived = pipeline.dead_letters.unwaive(replace(which, waived=True))
-    _tell("unwaived", unwaived, as_json=as_json)
+    _print_done("unwaived", unwaived, as_json=as_json)
 
 
-# ---- what is said
+# ---- output
 
 
-def _tell(done: str, number: int, *, as_json: bool) -> None:
+def _print_done(done: str, number: int, *, as_json: bool) -> None:
     _refuse_nothing(number)
     if as_json:
         print_json({done: number})
@@ -170,7 +130,7 @@ def _tell(done: str, number: int, *, as_json: bool) -> None:
 
 def _refuse_nothing(number: int) -> None:
     if not number:
-        fail("no dead letter fits", code=EXIT_FINDINGS)
+        fail(NO_MATCH, code=EXIT_FINDINGS)
 
 
 def _figures(found: DeadLetters) -> dict[str, Any]:
@@ -189,6 +149,15 @@ def _line(letter: DeadLetter) -> dict[str, Any]:
         "class": line.pop("kind"),
         **{k: v.isoformat() if isinstance(v, datetime) else v for k, v in line.items()},
     }
+
+
+def _details(letter: DeadLetter) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for name, value in _line(letter).items():
+        table.add_row(name.replace("_", " "), _cell(value))
+    return table
 
 
 def _table(found: DeadLetters) -> Table:
@@ -215,7 +184,7 @@ def _cell(value: object) -> Text:
     return plain("" if value is None else value)
 
 
-def _who() -> str:
+def _user() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user without a name

@@ -1,4 +1,4 @@
-"""The demo: real memories travel from Postgres into Chroma, and are searched by meaning."""
+"""The demo: memories travel from Postgres into Chroma and are searched by meaning."""
 
 import time
 from importlib.resources import as_file, files
@@ -8,8 +8,10 @@ import typer
 
 from memory_pipeline.admin.import_jsonl import import_file, read_lines
 from memory_pipeline.cli.console import err, fail, out, progress_bar
-from memory_pipeline.cli.memories import EXIT_UNAVAILABLE, hits_table, pull
+from memory_pipeline.cli.memories import hits_table
+from memory_pipeline.cli.setup import pull
 from memory_pipeline.domain.types import TenantId
+from memory_pipeline.errors import EXIT_UNAVAILABLE
 from memory_pipeline.local.discovery import discover, ui_url
 from memory_pipeline.local.stack import down, running, up
 from memory_pipeline.pipeline import Pipeline, opened
@@ -17,7 +19,7 @@ from memory_pipeline.settings import Settings
 from memory_pipeline.store import MemoryStore
 
 PATIENCE_SECONDS = 300.0
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 QUESTIONS = (
     ("ada", "Why did people pay two times for one order?"),
@@ -27,14 +29,14 @@ QUESTIONS = (
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this room."""
+    """Add the command of this module."""
     app.command()(demo)
 
 
 def demo(
-    end: Annotated[bool, typer.Option("--exit", help="End after the searches.")] = False,
+    end: Annotated[bool, typer.Option("--exit", help="Exit after the searches.")] = False,
 ) -> None:
-    """Start everything, import a sample, see it synced, and search it by meaning."""
+    """Start all services, sync a sample, and search it by meaning."""
     settings = Settings.load()
     if settings.embedder == "model":
         pull()
@@ -58,7 +60,7 @@ def _show(settings: Settings) -> None:
         err.print(
             f"imported {imported} memories of 5 tenants into memory_logs"
             if imported
-            else "the sample is in memory_logs already"
+            else "the sample is already in memory_logs"
         )
         _wait_for_sync(pipeline, ui_url(settings))
     with MemoryStore(settings) as store:
@@ -86,24 +88,24 @@ def _import_sample(pipeline: Pipeline) -> int:
 
 
 def _wait_for_sync(pipeline: Pipeline, ui: str) -> None:
-    """Watch the live process bring the outbox to zero."""
+    """Wait until the worker has emptied the outbox."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     most = waiting = pipeline.status.totals().pending_changes
-    err.print(f"they are embedded and synced now; Dagster shows every tenant at {ui}")
+    err.print(f"embedding and syncing them; Dagster shows every tenant at {ui}")
     with progress_bar("changes") as bar:
         task = bar.add_task("syncing", total=most)
         while waiting:
             if time.monotonic() > deadline:
                 fail(
-                    f"{waiting} changes still wait after {PATIENCE_SECONDS:.0f} s; "
-                    "`memory-pipeline status` says why",
+                    f"{waiting} changes are still pending after {PATIENCE_SECONDS:.0f} s; "
+                    "`memory-pipeline status` shows why",
                     code=EXIT_UNAVAILABLE,
                 )
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
             waiting = pipeline.status.totals().pending_changes
             most = max(most, waiting)
             bar.update(task, total=most, completed=most - waiting)
-    err.print("all of them are in their tenants' collections")
+    err.print("all memories are in their tenants' collections")
 
 
 def _wait_for_ctrl_c() -> None:

@@ -1,4 +1,4 @@
-"""The resident process."""
+"""``memory-pipeline live``: run a worker, the resident process that syncs every change."""
 
 import os
 import signal
@@ -17,18 +17,21 @@ from memory_pipeline.settings import PREFIX, Settings
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this room."""
+    """Add the command of this module."""
     app.command()(live)
 
 
 def live(
     dagster: Annotated[
-        bool, typer.Option(help="Report what is synced to Dagster, where there is a Dagster.")
+        bool, typer.Option(help="Report syncs to Dagster, where there is one.")
     ] = True,
 ) -> None:
-    """Sync every change within half a second, until SIGTERM; any number of these may run."""
+    """Run a worker, which syncs every change within half a second.
+
+    It ends at SIGTERM. Any number of workers may run, on any machines.
+    """
     from memory_pipeline.worker.background import BackgroundTasks  # noqa: PLC0415
-    from memory_pipeline.worker.loop import Worker  # noqa: PLC0415 - other commands do without
+    from memory_pipeline.worker.loop import Worker  # noqa: PLC0415 - only a worker needs it
     from memory_pipeline.worker.metrics import Metrics  # noqa: PLC0415
 
     configure_logging()
@@ -39,7 +42,7 @@ def live(
             metrics=Metrics(
                 pipeline.freshness, port=settings.metrics_port, address=settings.metrics_address
             ),
-            reporter=_reporter(pipeline) if dagster else _Unreported(),
+            reporter=_reporter(pipeline) if dagster else _NoReporter(),
         )
         process = Worker(pipeline, background)
 
@@ -52,21 +55,21 @@ def live(
     err.print("stopped")
 
 
-class _Unreported:
-    """Shows nothing anywhere."""
+class _NoReporter:
+    """Reports to no one, where there is no Dagster."""
 
     def report(self, outcomes: object) -> None:
         """Do nothing."""
 
 
 def _reporter(pipeline: Pipeline) -> Reporter:
-    """Return the way to Dagster, where the environment or what runs here names one."""
+    """Return a reporter to the Dagster of the environment, or of the services here."""
     named = exports(pipeline.settings)
     for name in ("DAGSTER_HOME", f"{PREFIX}DAGSTER_DATABASE_URL"):
         if name in named:
             os.environ.setdefault(name, named[name])
     if "DAGSTER_HOME" not in os.environ:
-        return _Unreported()
+        return _NoReporter()
     from memory_pipeline.defs.live_reporter import DagsterReporter  # noqa: PLC0415 - dagster is slow
 
     return DagsterReporter(pipeline)

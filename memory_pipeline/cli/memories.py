@@ -1,4 +1,4 @@
-"""Commands that write and find memories, and get the database and the model ready for it."""
+"""Commands that write, delete, import and search memories."""
 
 import json
 from collections.abc import Mapping
@@ -9,90 +9,31 @@ import typer
 from rich.table import Table
 
 from memory_pipeline.admin.import_jsonl import import_file
-from memory_pipeline.cli.console import err, fail, out, plain, print_json, progress_bar
-from memory_pipeline.cli.tenants import check_known
+from memory_pipeline.cli.console import AsJson, err, fail, out, plain, print_json, progress_bar
 from memory_pipeline.content.json_text import leaves_of, one_line
-from memory_pipeline.domain.outcomes import Outcome
-from memory_pipeline.domain.types import Hit, TenantId
-from memory_pipeline.errors import InvalidFilter, InvalidMemory
+from memory_pipeline.domain.types import Hit
+from memory_pipeline.errors import EXIT_FINDINGS, InvalidFilter, InvalidMemory
 from memory_pipeline.local.discovery import discover
-from memory_pipeline.pipeline import opened
 from memory_pipeline.postgres.database import Database
+from memory_pipeline.search.query import MOST_RESULTS
 from memory_pipeline.settings import Settings
 from memory_pipeline.store import MemoryStore
 
-Tenant = Annotated[str, typer.Option("--tenant", "-t", help="Whose memories.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Tenant = Annotated[str, typer.Option("--tenant", "-t", help="The tenant of the memories.")]
 
-EXIT_FINDINGS = 1
-EXIT_UNAVAILABLE = 3
 GIST_CHARACTERS = 200
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this room."""
-    for command in (migrate, remember, forget, sync, search):
+    """Add the commands of this module."""
+    for command in (remember, forget, search):
         app.command()(command)
     app.command("import")(import_)
-    model = typer.Typer(help="The embedding model.", no_args_is_help=True)
-    model.command("pull")(pull)
-    model.callback()(lambda: None)
-    app.add_typer(model, name="model")
-
-
-def migrate(
-    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL; change nothing.")] = False,
-    vectors: Annotated[
-        str | None,
-        typer.Option(
-            help="What stored vectors are that the pipeline did not write: 'trust' them as the "
-            "current model's, or 'recompute' them."
-        ),
-    ] = None,
-    take_over: Annotated[
-        bool,
-        typer.Option(
-            "--take-over",
-            help="This database takes the place of the one that it is a copy of, which is gone: "
-            "it may use that one's Chroma servers.",
-        ),
-    ] = False,
-) -> None:
-    """Create or update the pipeline's schema and attach it to memory_logs."""
-    from memory_pipeline.postgres import migrate as migration  # noqa: PLC0415 - alembic is slow
-
-    settings = discover(Settings.load())
-    if sql:
-        out.print(migration.migration_sql(settings), markup=False)
-        return
-    if vectors not in {None, "trust", "recompute"}:
-        raise typer.BadParameter(f"{vectors!r}; allowed are trust and recompute")
-    migration.migrate(settings, vectors=vectors)  # type: ignore[arg-type]  # checked above
-    if take_over:
-        with opened(settings) as pipeline:
-            pipeline.epochs.take_over()
-    err.print("migrated: memory_logs is captured")
-
-
-def pull() -> None:
-    """Get the embedding model onto this machine, whose files are then verified."""
-    from memory_pipeline.embedding.download import pull_model  # noqa: PLC0415 - few commands need it
-
-    settings = Settings.load()
-    with progress_bar("bytes") as bar:
-        task = bar.add_task("model", total=None)
-        where = pull_model(
-            settings.model_cache(),
-            progress=lambda what, done, total: bar.update(
-                task, description=what, completed=done, total=total
-            ),
-        )
-    err.print(f"model ready in {where}", markup=False)
 
 
 def import_(
     file: Annotated[Path, typer.Argument(help="A .jsonl or .jsonl.gz file.", exists=True)],
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many lines.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Import only the first N lines.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Import memories from a file of JSON lines, all or none."""
@@ -106,7 +47,7 @@ def import_(
     if as_json:
         print_json({"imported": count})
     else:
-        err.print(f"imported {count} memories; they are searchable once they are synced")
+        err.print(f"imported {count} memories; they are searchable as soon as they are synced")
 
 
 def remember(
@@ -133,45 +74,12 @@ def forget(
             fail(f"tenant {tenant!r} has no memory {memory_id}", code=EXIT_FINDINGS)
 
 
-def sync(
-    tenant: Annotated[str | None, typer.Option("--tenant", "-t", help="Only this one.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Drain all changes now, in the foreground."""
-    outcomes: list[Outcome] = []
-    with opened(discover(Settings.load())) as pipeline, progress_bar("changes") as bar:
-        only = None if tenant is None else {TenantId(tenant)}
-        check_known(pipeline, only or ())
-        pipeline.replay_cured()
-        before = pipeline.status.totals().pending_changes
-        task = bar.add_task("syncing", total=before)
-        drain = pipeline.drain()
-
-        def show(now: Outcome) -> None:
-            done = sum(o.written + o.deleted for o in [*outcomes, now])
-            bar.update(task, description=now.tenant, completed=done)
-
-        outcomes.extend(drain.run(only=only, paused=True, progress=show))
-        pipeline.restore_watch.watch(seconds=0)  # where nothing is resident, nobody else does
-        left = pipeline.status.totals()
-    figures = {
-        name: sum(getattr(o, name) for o in outcomes)
-        for name in ("written", "deleted", "embedded", "reused", "failed", "buried")
-    }
-    if as_json:
-        print_json({**figures, "pending_changes": left.pending_changes})
-    else:
-        err.print(
-            "  ".join(f"{name} {value}" for name, value in figures.items())
-            + f"  still pending {left.pending_changes}"
-        )
-    _exit_for(outcomes)
-
-
 def search(
-    text: Annotated[str, typer.Argument(help="What to look for, in words.")],
+    text: Annotated[str, typer.Argument(help="The words to search for.")],
     tenant: Tenant,
-    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many.")] = 5,
+    k: Annotated[
+        int, typer.Option("-k", min=1, max=MOST_RESULTS, help="The number of results.")
+    ] = 5,
     where: Annotated[
         str | None, typer.Option(help='Filter, e.g. \'{"component": "auth"}\'.')
     ] = None,
@@ -189,7 +97,7 @@ def search(
 
 
 def hits_table(hits: list[Hit]) -> Table:
-    """Lay search results out for a person."""
+    """Return search results as a table."""
     table = Table(box=None, pad_edge=False, show_edge=False)
     table.add_column("distance", justify="right", style="cyan", no_wrap=True)
     table.add_column("id", justify="right", no_wrap=True)
@@ -229,12 +137,14 @@ def _filter(where: str | None) -> Mapping[str, Any] | None:
         read = json.loads(where)
     except json.JSONDecodeError as error:
         raise InvalidFilter(
-            f"--where is no JSON: {error.msg} at character {error.pos + 1}"
+            f"--where is not JSON: {error.msg} at character {error.pos + 1}"
         ) from error
     except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
-        raise InvalidFilter("--where is beyond what a filter may be") from error
+        raise InvalidFilter(
+            "--where has a number that is too long, or is nested too deeply"
+        ) from error
     if not isinstance(read, dict):
-        raise InvalidFilter('--where has to be a JSON object, e.g. {"component": "auth"}')
+        raise InvalidFilter('--where must be a JSON object, e.g. {"component": "auth"}')
     return read
 
 
@@ -245,16 +155,5 @@ def _content(text: str) -> object:
         return {"text": text}
     except (ValueError, RecursionError) as error:
         raise InvalidMemory(
-            "this JSON has a number of thousands of digits or is nested too deeply to be read here"
+            "this JSON has a number of thousands of digits or is nested too deeply to be read"
         ) from error
-
-
-def _exit_for(outcomes: list[Outcome]) -> None:
-    last = {o.tenant: o for o in outcomes}
-    stuck = [o for o in last.values() if o.verdict not in {"done", "busy"}]
-    for outcome in stuck:
-        err.print(plain(f"{outcome.tenant}: {outcome.verdict}: {outcome.reason}"))
-    if any(o.verdict == "postponed" for o in stuck):
-        raise typer.Exit(EXIT_UNAVAILABLE)
-    if stuck or any(o.failed for o in last.values()):
-        raise typer.Exit(EXIT_FINDINGS)

@@ -1,30 +1,37 @@
-"""``memory-pipeline rebuild``: build collections anew, here or as a backfill in Dagster."""
+"""``memory-pipeline rebuild``: rebuild collections, here or as a backfill in Dagster."""
 
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import uuid4
 
 import typer
 
-from memory_pipeline.cli.console import err, plain, print_json, progress_bar
-from memory_pipeline.cli.memories import EXIT_FINDINGS, AsJson
-from memory_pipeline.cli.tenants import Tenants, check_known, give_up_lost, known_tenants
+from memory_pipeline.cli.console import AsJson, err, plain, print_json, progress_bar
+from memory_pipeline.cli.tenants import (
+    Tenants,
+    check_known,
+    known_tenants,
+    named,
+    print_retired,
+)
 from memory_pipeline.domain.outcomes import Rebuilt
 from memory_pipeline.domain.types import RebuildId, TenantId
+from memory_pipeline.errors import EXIT_FINDINGS
 from memory_pipeline.local.discovery import discover, ui_url
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 
 ALL = "all-"
+SOME = "some-"
 FOLLOW_SECONDS = 1.0
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this room."""
+    """Add the command of this module."""
     app.command()(rebuild)
 
 
@@ -32,48 +39,57 @@ def rebuild(
     tenant: Tenants = None,
     everyone: Annotated[bool, typer.Option("--all", help="Every tenant.")] = False,
     re_embed: Annotated[
-        bool, typer.Option("--re-embed", help="Compute every vector anew; reuse none.")
+        bool, typer.Option("--re-embed", help="Compute every vector again; reuse none.")
     ] = False,
     dagster: Annotated[
-        bool, typer.Option("--dagster", help="As a backfill in Dagster, which is followed.")
+        bool, typer.Option("--dagster", help="Launch a backfill in Dagster, and follow it.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build collections anew from Postgres, prove them, and switch searches over to them.
+    """Rebuild collections from Postgres, verify them, switch to them.
 
-    Searches and syncs go on meanwhile. One that was cut off goes on where it was. Chroma servers
-    that have lost their data are given up, and what they held is built again.
+    Searches and syncs continue meanwhile. An interrupted rebuild of all tenants is resumed. Chroma
+    servers that have lost their data are retired, and their collections built again.
     """
     if bool(tenant) == everyone:
-        raise typer.BadParameter("name tenants with --tenant, or say --all")
+        raise typer.BadParameter("name tenants with --tenant, or use --all")
     with opened(discover(Settings.load())) as pipeline:
-        give_up_lost(pipeline)
-        tenants = (
-            known_tenants(pipeline)
-            if everyone
-            else [TenantId(t) for t in dict.fromkeys(tenant or ())]
-        )
+        for server in pipeline.servers.replace_lost():
+            print_retired(server)
+        tenants = known_tenants(pipeline) if everyone else named(tenant)
         check_known(pipeline, tenants)
         if dagster:
-            _backfill(pipeline, tenants, re_embed=re_embed, as_json=as_json)
-            return
-        name = _name(pipeline, everyone=everyone, re_embed=re_embed)
-        began = time.monotonic()
-        rebuilt = _rebuild(pipeline, name, tenants, re_embed=re_embed)
-        seconds = time.monotonic() - began
-    _tell_rebuilt(name, rebuilt, seconds, as_json=as_json)
-    if any(r.verdict in {"failed", "busy", "stopped"} for r in rebuilt):
+            complete = _backfill(pipeline, tenants, re_embed=re_embed, as_json=as_json)
+        else:
+            name = _name(pipeline, everyone=everyone, re_embed=re_embed)
+            complete = _rebuild_here(pipeline, name, tenants, re_embed=re_embed, as_json=as_json)
+    if not complete:
         raise typer.Exit(EXIT_FINDINGS)
 
 
 def _name(pipeline: Pipeline, *, everyone: bool, re_embed: bool) -> RebuildId:
-    """Name a new rebuild, or the one of all that was cut off."""
-    cut_off = pipeline.rebuilds.unfinished(ALL) if everyone else None
-    if cut_off is not None and cut_off[1] == re_embed:
-        err.print(f"going on with rebuild {cut_off[0]}, which was cut off", markup=False)
-        return cut_off[0]
-    kind = ALL if everyone else "some-"
+    """Name a new rebuild, or return the name of the interrupted rebuild of all tenants."""
+    interrupted = pipeline.rebuilds.unfinished(ALL) if everyone else None
+    if interrupted is not None and interrupted[1] == re_embed:
+        err.print(f"resuming rebuild {interrupted[0]}, which was interrupted", markup=False)
+        return interrupted[0]
+    kind = ALL if everyone else SOME
     return RebuildId(f"{kind}{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}")
+
+
+def _rebuild_here(
+    pipeline: Pipeline,
+    name: RebuildId,
+    tenants: Sequence[TenantId],
+    *,
+    re_embed: bool,
+    as_json: bool,
+) -> bool:
+    """Rebuild in this process; return whether every tenant is done."""
+    began = time.monotonic()
+    rebuilt = _rebuild(pipeline, name, tenants, re_embed=re_embed)
+    _print(name, rebuilt, time.monotonic() - began, as_json=as_json)
+    return all(r.verdict in {"done", "skipped"} for r in rebuilt)
 
 
 def _rebuild(
@@ -96,9 +112,7 @@ def _rebuild(
     return rebuilt
 
 
-def _tell_rebuilt(
-    name: RebuildId, rebuilt: Sequence[Rebuilt], seconds: float, *, as_json: bool
-) -> None:
+def _print(name: RebuildId, rebuilt: Sequence[Rebuilt], seconds: float, *, as_json: bool) -> None:
     counted = {
         verdict: sum(r.verdict == verdict for r in rebuilt)
         for verdict in ("done", "skipped", "busy", "stopped", "failed")
@@ -129,42 +143,52 @@ def _tell_rebuilt(
 
 def _backfill(
     pipeline: Pipeline, tenants: Sequence[TenantId], *, re_embed: bool, as_json: bool
-) -> None:
-    from memory_pipeline.cli.dagster_backfill import backfill_state, launch_backfill  # noqa: PLC0415
+) -> bool:
+    """Rebuild in runs of Dagster and follow them; return whether every tenant is done."""
+    from memory_pipeline.cli.dagster_backfill import launch_backfill  # noqa: PLC0415 - few need it
 
     ui = ui_url(pipeline.settings)
     if not ui:
         raise typer.BadParameter("Dagster does not run here: start it with `memory-pipeline up`")
     keys = pipeline.registry.keys()
-    name = launch_backfill(
+    backfill = launch_backfill(
         ui,
-        tenants_keys=[keys[t] for t in tenants],
+        # A tenant that no trigger has seen is not registered yet.
+        tenants_keys=[keys.get(t) or pipeline.registry.register(t) for t in tenants],
         tags={"memory_pipeline/re_embed": "yes"} if re_embed else {},
     )
-    err.print(f"backfill {name}: {ui}/runs/b/{name}", markup=False)
+    err.print(f"backfill {backfill}: {ui}/runs/b/{backfill}", markup=False)
+    figures = _followed(pipeline, ui, backfill, tenants)
+    if as_json:
+        print_json(figures)
+    else:
+        err.print("  ".join(f"{k} {v}" for k, v in figures.items()), markup=False)
+    return bool(figures["done"] >= len(tenants))
+
+
+def _followed(
+    pipeline: Pipeline, ui: str, backfill: str, tenants: Sequence[TenantId]
+) -> dict[str, Any]:
+    """Show the progress of a backfill until its end; return its figures."""
+    from memory_pipeline.cli.dagster_backfill import backfill_state  # noqa: PLC0415 - few need it
+
+    name = RebuildId(f"dagster-{backfill}")
     sizes = pipeline.memories.sizes()
     began = time.monotonic()
-    following = threading.Event()
+    pause = threading.Event()
     with progress_bar("documents", speed=True) as bar:
         task = bar.add_task("rebuilding", total=sum(sizes.get(t, 0) for t in tenants))
-        while not (state := backfill_state(ui, name)).finished:
-            done = pipeline.rebuilds.progress(RebuildId(f"dagster-{name}"))
+        while not (state := backfill_state(ui, backfill)).finished:
+            done = pipeline.rebuilds.progress(name)
             bar.update(
                 task,
                 completed=done.written,
                 description=f"{done.done} of {len(tenants)} tenants",
             )
-            following.wait(FOLLOW_SECONDS)
-    done = pipeline.rebuilds.progress(RebuildId(f"dagster-{name}"))
-    figures = {
-        "backfill": name,
+            pause.wait(FOLLOW_SECONDS)
+    return {
+        "backfill": backfill,
         "status": state.status,
-        **asdict(done),
+        **asdict(pipeline.rebuilds.progress(name)),
         "seconds": round(time.monotonic() - began, 3),
     }
-    if as_json:
-        print_json(figures)
-    else:
-        err.print("  ".join(f"{k} {v}" for k, v in figures.items()), markup=False)
-    if done.done < len(tenants):
-        raise typer.Exit(EXIT_FINDINGS)

@@ -1,4 +1,4 @@
-"""Commands over the services of this machine: up, down, env."""
+"""Commands for the services of this machine: up, down, env."""
 
 import shlex
 from typing import Annotated
@@ -12,9 +12,9 @@ from memory_pipeline.local.home import URLS, home_of, url_of
 from memory_pipeline.local.processes import ServiceFailed
 from memory_pipeline.local.stack import down as stop_stack
 from memory_pipeline.local.stack import up as start_stack
-from memory_pipeline.settings import PREFIX, Settings
+from memory_pipeline.settings import MOST_CHROMA_SERVERS, PREFIX, Settings
 
-# What libpq, and so psql, reads from the environment.
+# The variables of libpq, and so of psql.
 LIBPQ = {
     "host": "PGHOST",
     "port": "PGPORT",
@@ -26,23 +26,32 @@ LIBPQ = {
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this room."""
+    """Add the commands of this module."""
     for command in (up, down, env):
         app.command()(command)
 
 
 def up(
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when all runs.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return when all services run.")
+    ] = False,
     chroma_servers: Annotated[
         int | None,
-        typer.Option(min=1, max=64, help="Chroma servers to run here; those with data always do."),
+        typer.Option(
+            min=1,
+            max=MOST_CHROMA_SERVERS,
+            help="Chroma servers to run here; a server with data always runs.",
+        ),
     ] = None,
     live: Annotated[
         bool | None,
-        typer.Option("--live/--no-live", help="Sync at once, or leave it to Dagster's sensor."),
+        typer.Option(
+            "--live/--no-live",
+            help="Run a worker that syncs at once, or leave syncing to Dagster's sensor.",
+        ),
     ] = None,
 ) -> None:
-    """Start all services, but for those that settings name; Ctrl-C stops them."""
+    """Start the services that the settings do not name. Ctrl-C stops them."""
     given: dict[str, object] = {}
     if chroma_servers is not None:
         given["chroma_servers"] = chroma_servers
@@ -51,22 +60,25 @@ def up(
     settings = Settings.load(**given)
     if running(settings) is None:
         err.print("starting …" if detach else "starting … (Ctrl-C stops everything)")
-    start_stack(settings, detach=detach, say=_say)
+    start_stack(settings, detach=detach, say=_print)
 
 
 def down() -> None:
-    """Stop what up has started here."""
-    stop_stack(Settings.load(), say=_say)
+    """Stop the services that `up` has started here."""
+    stop_stack(Settings.load(), say=_print)
 
 
 def env() -> None:
-    """Print how other programs reach the services: eval "$(memory-pipeline env)"."""
+    """Print the addresses of the services as shell variables.
+
+    psql, dagster and other programs use them after eval "$(memory-pipeline env)".
+    """
     for name, value in exports(Settings.load()).items():
         typer.echo(f"export {name}={shlex.quote(value)}")  # rich would read :names: as emoji
 
 
 def exports(settings: Settings) -> dict[str, str]:
-    """Return the variables by which psql, dagster and other programs reach what runs.
+    """Return the variables with which psql, dagster and others reach the services.
 
     Raises:
         ServiceFailed: nothing runs here, and the settings name no database either.
@@ -80,17 +92,17 @@ def exports(settings: Settings) -> dict[str, str]:
             f"nothing runs in {home_of(settings)}: start it with `memory-pipeline up`"
         )
     parts = conninfo_to_dict(database)
-    # Always a port: an older PGPORT of the shell would go to another server.
+    # Always a port: an older PGPORT of the shell would lead to another server.
     variables = {"PGPORT": "5432"} | {
         name: str(parts[key]) for key, name in LIBPQ.items() if parts.get(key)
     }
     variables |= {f"{PREFIX}{name.upper()}": url for name, url in urls.items() if url}
-    # Always: the shell may hold further servers of an older start.
+    # Always: the shell may still name servers of an earlier start.
     variables[f"{PREFIX}CHROMA_URLS"] = ",".join(settings.chroma_urls)
     variables[f"{PREFIX}HOME"] = str(home_of(settings))
     dagster_home = home_of(settings) / "dagster"
     return variables | ({"DAGSTER_HOME": str(dagster_home)} if dagster_home.exists() else {})
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     out.print(line, markup=False)

@@ -1,57 +1,50 @@
-"""Commands that look and change nothing: status and tenants."""
+"""Commands that report and change nothing: status and tenants."""
 
 from typing import Any
 
 import typer
 from rich.table import Table
 
-from memory_pipeline.cli.console import err, out, plain, print_json
-from memory_pipeline.cli.memories import EXIT_UNAVAILABLE, AsJson
+from memory_pipeline.cli.console import AsJson, err, out, plain, print_json
 from memory_pipeline.domain.lags import Lags
 from memory_pipeline.domain.status import TenantStatus
 from memory_pipeline.domain.types import Generation
-from memory_pipeline.errors import PipelineError, PostgresUnavailable, Transient
+from memory_pipeline.errors import (
+    EXIT_UNAVAILABLE,
+    PipelineError,
+    PostgresUnavailable,
+    Transient,
+)
 from memory_pipeline.local.discovery import discover, service_states
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this room."""
+    """Add the commands of this module."""
     for command in (status, tenants):
         app.command()(command)
 
 
 def status(as_json: AsJson = False) -> None:
-    """Show what runs, what is indexed, what waits and what failed."""
+    """Show services, index, pending changes and failures."""
     settings = discover(Settings.load())
-    services = service_states(settings)
-    figures: dict[str, Any] = {"services": services, "embedder": settings.embedder}
-    problems: list[str] = []
-    unavailable = False
-    try:
-        with opened(settings) as pipeline:
-            figures |= _figures(pipeline)
-            problems += pipeline.epochs.unproven().problems()
-            problems += pipeline.servers.problems()
-            figures["servers"] = _servers(pipeline)
-            problems += [f"capture is broken: {b}" for b in pipeline.status.broken_capture()]
-            problems += _documents(pipeline, figures)
-            problems += _damage(figures)
-    except PostgresUnavailable as error:
-        problems.append(str(error))
-        unavailable = True
+    figures: dict[str, Any] = {
+        "services": service_states(settings),
+        "embedder": settings.embedder,
+    }
+    problems, available = _inspect(settings, figures)
     figures |= {"problems": list(dict.fromkeys(problems)), "settings": settings.shown()}
     if as_json:
         print_json(figures)
     else:
-        _show(figures, settings)
-    if unavailable:
+        _print(figures, settings)
+    if not available:
         raise typer.Exit(EXIT_UNAVAILABLE)
 
 
 def tenants(as_json: AsJson = False) -> None:
-    """List every tenant with its collection, its memories and what waits."""
+    """List every tenant: collection, memories, pending changes."""
     with opened(discover(Settings.load())) as pipeline:
         fresh = pipeline.workers.freshness()
         lines = [
@@ -68,6 +61,23 @@ def tenants(as_json: AsJson = False) -> None:
     for line in lines:
         table.add_row(*(plain("?" if line[name] is None else line[name]) for name in shown))
     out.print(table)
+
+
+def _inspect(settings: Settings, figures: dict[str, Any]) -> tuple[list[str], bool]:
+    """Add what Postgres and Chroma report; return the problems, and whether Postgres answers."""
+    problems: list[str] = []
+    try:
+        with opened(settings) as pipeline:
+            figures |= _figures(pipeline)
+            problems += pipeline.epochs.unproven().problems()
+            problems += pipeline.servers.problems()
+            figures["servers"] = _servers(pipeline)
+            problems += [f"capture is broken: {b}" for b in pipeline.status.broken_capture()]
+            problems += _documents(pipeline, figures)
+            problems += _damage(figures)
+    except PostgresUnavailable as error:
+        return [*problems, str(error)], False
+    return problems, True
 
 
 def _figures(pipeline: Pipeline) -> dict[str, Any]:
@@ -94,7 +104,7 @@ def _figures(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def _milliseconds(lags: Lags | None) -> dict[str, float] | None:
-    """Tell lags as people read them; None where nothing was synced of late."""
+    """Return lags in milliseconds; None where nothing was synced recently."""
     return None if lags is None else lags.milliseconds()
 
 
@@ -116,7 +126,7 @@ def _servers(pipeline: Pipeline) -> list[dict[str, Any]]:
 
 
 def _documents(pipeline: Pipeline, figures: dict[str, Any]) -> list[str]:
-    """Count the documents in Chroma; return what is wrong with it, once each."""
+    """Count the documents in Chroma; return the problems of doing so, each once."""
     count, problems = 0, []
     for tenant in pipeline.status.tenants():
         documents, problem = _count(pipeline, tenant)
@@ -171,7 +181,7 @@ def _shown(value: object) -> str:
     return "?" if value is None else str(value)
 
 
-def _show(figures: dict[str, Any], settings: Settings) -> None:
+def _print(figures: dict[str, Any], settings: Settings) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim")
     table.add_column()
@@ -186,6 +196,8 @@ def _show(figures: dict[str, Any], settings: Settings) -> None:
         )
     out.print(table)
     if settings.embedder == "hashing":
-        err.print("embedder: hashing. A lexical stand-in for tests: searches do not know meaning")
+        err.print(
+            "embedder: hashing. A lexical stand-in for tests: searches compare words, not meaning"
+        )
     for problem in figures["problems"]:
         err.print(plain(f"! {problem}"))

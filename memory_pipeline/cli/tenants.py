@@ -1,7 +1,8 @@
-"""What the commands over whole tenants share."""
+"""The tenants of a command: the option that names them, and which tenants there are."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
@@ -10,18 +11,30 @@ from memory_pipeline.domain.types import TenantId
 from memory_pipeline.pipeline import Pipeline
 
 Tenants = Annotated[
-    list[str] | None, typer.Option("--tenant", "-t", help="Only this one; may be repeated.")
+    list[str] | None, typer.Option("--tenant", "-t", help="Only this tenant; may be repeated.")
 ]
 
 
-def give_up_lost(pipeline: Pipeline) -> None:
-    """Give up the Chroma servers that have lost their data, and say so."""
-    for server in pipeline.servers.replace_lost():
-        err.print(f"Chroma server {server} has lost its data; what it held is built again")
+def named(tenants: Sequence[str] | None) -> list[TenantId]:
+    """Return the tenants that a person has named, each once."""
+    return [TenantId(t) for t in dict.fromkeys(tenants or ())]
+
+
+def registered(pipeline: Pipeline, tenants: Sequence[str] | None) -> list[TenantId] | None:
+    """Return the named tenants, each once; None where none is named.
+
+    Raises:
+        BadParameter: a tenant is not registered.
+
+    """
+    if not tenants:
+        return None
+    _check_among(pipeline.registry.keys(), named(tenants))
+    return named(tenants)
 
 
 def known_tenants(pipeline: Pipeline) -> list[TenantId]:
-    """Return every tenant that is registered, waits to be, or has memories all the same."""
+    """Return all tenants: registered, with changes, or with memories. Registers the second kind."""
     for pending in pipeline.outbox.pending_tenants(paused=True):
         if pending.partition_key is None:
             pipeline.registry.register(pending.tenant)
@@ -29,8 +42,25 @@ def known_tenants(pipeline: Pipeline) -> list[TenantId]:
 
 
 def check_known(pipeline: Pipeline, tenants: Iterable[TenantId]) -> None:
-    """Refuse a tenant that is not among all of them. Raises BadParameter."""
-    registered = pipeline.registry.keys()
+    """Refuse a tenant that has neither memories nor changes and is not registered.
+
+    Raises:
+        BadParameter: there is no such tenant.
+
+    """
+    registered_keys = pipeline.registry.keys()
+    unregistered = [t for t in tenants if t not in registered_keys]
+    if unregistered:
+        _check_among(known_tenants(pipeline), unregistered)
+
+
+def print_retired(server: UUID) -> None:
+    """Print that a lost Chroma server was retired."""
+    err.print(f"Chroma server {server} has lost its data; its collections are built again")
+
+
+def _check_among(known: Iterable[TenantId], tenants: Iterable[TenantId]) -> None:
+    among = set(known)
     for tenant in tenants:
-        if tenant not in registered and tenant not in known_tenants(pipeline):
+        if tenant not in among:
             raise typer.BadParameter(f"there is no tenant {tenant!r}")

@@ -14,7 +14,6 @@ from functools import cache
 from typing import Literal
 
 from memory_pipeline.content.json_text import (
-    INT64,
     Number,
     label_of,
     leaves_of,
@@ -22,7 +21,7 @@ from memory_pipeline.content.json_text import (
     parse,
     without_surrogates,
 )
-from memory_pipeline.domain.types import Memory, Scalar, Vector
+from memory_pipeline.domain.types import BIGINT, UNIX_EPOCH, Memory, Scalar, Vector
 from memory_pipeline.settings import Settings, TenantBy, names_date
 
 __all__ = [
@@ -43,7 +42,6 @@ __all__ = [
 RECIPE_VERSION = 1
 OTHERS = "*"
 METADATA_CHARACTERS = 256
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SECONDS_A_DAY = 86_400
 
 # One for all: json.dumps builds another for each call that sorts.
@@ -152,7 +150,7 @@ def metadata(memory: Memory, value: object, recipe: Recipe) -> dict[str, Scalar]
 
 
 def _scalar(value: object) -> Scalar:
-    if isinstance(value, bool) or (isinstance(value, int) and int(value) in INT64):
+    if isinstance(value, bool) or (isinstance(value, int) and int(value) in BIGINT):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value + 0.0  # Chroma has no -0.0
@@ -175,7 +173,7 @@ def _seconds(value: object) -> int:
 
 def _seconds_of(time: datetime) -> int:
     aware = time if time.tzinfo else time.replace(tzinfo=UTC)
-    since = aware - EPOCH
+    since = aware - UNIX_EPOCH
     return since.days * SECONDS_A_DAY + since.seconds
 
 

@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
+from memory_pipeline.domain.types import BIGINT
 from memory_pipeline.errors import Poison
 
-INT64 = range(-(2**63), 2**63)
-INT64_DIGITS = 20  # with the sign; Python refuses to convert thousands of digits
+BIGINT_DIGITS = 20  # with the sign; Python refuses to convert thousands of digits
 SAFE_BRACKETS = 400  # json.loads recurses once a bracket, on a stack that the caller has used too
 LABEL_CHARACTERS = 200  # deeper keys add nothing to a label, or a deep memory would be all label
 LONGEST_WORD = 64  # text without spaces (Chinese, base64) is cut anywhere
@@ -76,7 +76,7 @@ def _parse_deep(raw: str) -> object:
 
 
 def _int(literal: str) -> int | Number:
-    fits = len(literal) <= INT64_DIGITS and int(literal) in INT64
+    fits = len(literal) <= BIGINT_DIGITS and int(literal) in BIGINT
     return int(literal) if fits else Number(literal)
 
 

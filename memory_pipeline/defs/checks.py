@@ -36,13 +36,13 @@ from memory_pipeline.defs.resources import PipelineResource
 from memory_pipeline.domain.dead_letters import DeadLetters
 from memory_pipeline.domain.outcomes import Verified
 from memory_pipeline.domain.types import TenantId
-from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.verify.tenant import Verify
+from memory_pipeline.verify.tenants import SkippedTenant, verify_one
 
 CAPTURE = "capture"
 RED = AssetCheckExecutionRecordStatus.FAILED
-# A server that hangs answers nobody: its other tenants are not waited for one by one.
+# After so many failures a server is taken for down: the run does not wait for each of its tenants.
 MOST_FAILURES_A_SERVER = 2
 
 DESCRIPTIONS = {
@@ -78,7 +78,7 @@ def _specs() -> list[dg.AssetCheckSpec]:
 def verify_tenants(
     context: dg.AssetCheckExecutionContext, pipeline: PipelineResource
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Verify the run's tenants; stream what each one's checks say, then what all of them say."""
+    """Verify the run's tenants; yield the evaluations of each one's checks, then those of all."""
     run = context.op_execution_context
     chosen = {key.name for key in run.selected_asset_check_keys}
     of_some = run.has_partition_key or run.has_partition_key_range
@@ -98,7 +98,7 @@ def verify_tenants(
 
 @dataclass
 class _Verifying:
-    """Verifies tenants, one after the other, and notes those that cannot be."""
+    """Verifies tenants, one after the other, and records those that cannot be verified."""
 
     parts: Pipeline
     verify: Verify
@@ -107,7 +107,7 @@ class _Verifying:
     failures: Counter[UUID] = field(default_factory=Counter)
 
     def run(self, wanted: dict[TenantId, str]) -> Iterator[dg.AssetCheckEvaluation]:
-        """Yield what the checks of each tenant say."""
+        """Yield the evaluations of each tenant's checks."""
         letters = self.parts.dead_letters.of_tenants()  # few have any
         last = {r.tenant: r for r in self.parts.rebuilds.last(list(wanted))}
         fresh = self.parts.workers.freshness()
@@ -127,19 +127,18 @@ class _Verifying:
     def _verified(self, tenant: TenantId) -> Verified | None:
         live = self.parts.registry.live(tenant)
         if live is not None and self.failures[live.server] >= MOST_FAILURES_A_SERVER:
-            self.unverified[tenant] = "its Chroma server did not answer about others before"
+            self.unverified[tenant] = "its Chroma server did not answer for other tenants before"
             return None
-        try:
-            verified = self.verify.run(tenant)
-        except ChromaUnavailable as error:
+        verified = verify_one(self.verify, tenant)
+        if isinstance(verified, SkippedTenant):
             self.failures.update({live.server} if live else {})
-            self.unverified[tenant] = str(error)
+            self.unverified[tenant] = verified.reason
             return None
         self.parts.status.record_verification(verified)
         return verified
 
     def raise_if_unverified(self, asked: int) -> None:
-        """Fail the run for those that could not be verified; their checks show red."""
+        """Fail the run where tenants could not be verified, so that their checks show red."""
         if self.unverified:
             reason = next(iter(self.unverified.values()))
             raise dg.Failure(

@@ -17,7 +17,7 @@ INDEX = dg.AssetKey("memory_index")
 LOGS = dg.AssetKey("memory_logs")
 # By which a materialization tells of which collection it is.
 COLLECTION = "collection"
-SHOWN_TENANTS = 10
+SLOWEST_TENANTS = 10
 SHOWN_FIGURES = ["tenant", "seconds", "written", "deleted", "embedded", "reused", "verdict"]
 
 
@@ -122,7 +122,7 @@ def slowest_tenants(
             "documents written": sum(o.written for o in outcomes),
             "vectors reused": sum(o.reused for o in outcomes),
             "slowest tenants": dg.MetadataValue.md(
-                shown.nlargest(SHOWN_TENANTS, "seconds").to_markdown(index=False)
+                shown.nlargest(SLOWEST_TENANTS, "seconds").to_markdown(index=False)
             ),
         },
     )

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 # The code server may open the instance at the same moment, and makes the tables, too.
 COLLISIONS = 3
 
-UNFINISHED = [
+HAS_WORKER = [
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
@@ -30,7 +30,7 @@ def prepare(*, fail_unfinished: bool) -> None:
     with _opened() as instance:
         instance.upgrade()
         if fail_unfinished:
-            for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+            for run in instance.get_runs(dg.RunsFilter(statuses=HAS_WORKER)):
                 instance.report_run_failed(run, "The services were stopped while it ran.")
 
 

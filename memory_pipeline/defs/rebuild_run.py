@@ -9,7 +9,13 @@ from contextlib import closing
 
 import dagster as dg
 
-from memory_pipeline.defs.check_results import LAST_REBUILD, after_sync, failed_rebuilds, of_all
+from memory_pipeline.defs.check_results import (
+    LAST_REBUILD,
+    SHOWN_TENANTS,
+    after_sync,
+    failed_rebuilds,
+    of_all,
+)
 from memory_pipeline.defs.materializations import (
     newest_materialization,
     rebuilt,
@@ -22,7 +28,6 @@ from memory_pipeline.domain.types import RebuildId, TenantId
 from memory_pipeline.pipeline import Pipeline
 
 BACKFILL_TAG = "dagster/backfill"
-SHOWN_TENANTS = 50
 
 Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 

@@ -9,7 +9,7 @@ from memory_pipeline.defs.run_requests import under_way
 from memory_pipeline.domain.changes import PendingTenant
 from memory_pipeline.pipeline import Pipeline
 
-UNFINISHED = [
+WAITING_OR_RUNNING = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -25,7 +25,7 @@ def unfinished(
 ) -> Sequence[dg.DagsterRun]:
     """Return the runs of a job, or with these tags, that wait or are under way."""
     return instance.get_runs(
-        dg.RunsFilter(job_name=job, tags=dict(tags or {}), statuses=UNFINISHED)
+        dg.RunsFilter(job_name=job, tags=dict(tags or {}), statuses=WAITING_OR_RUNNING)
     )
 
 

@@ -4,7 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
-from memory_pipeline.defs.check_results import LAST_REBUILD, after_sync, failed_rebuilds, of_all
+from memory_pipeline.defs.check_results import (
+    LAST_REBUILD,
+    SHOWN_TENANTS,
+    after_sync,
+    failed_rebuilds,
+    of_all,
+)
 from memory_pipeline.defs.materializations import newest_materialization, slowest_tenants, synced
 from memory_pipeline.defs.partitions import SCOPE_PENDING, SCOPE_TAG
 from memory_pipeline.defs.runs import left_to_rebuilds
@@ -14,7 +20,6 @@ from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.pipeline import Pipeline
 
 DROPS_A_RUN = 3
-SHOWN_TENANTS = 50
 
 Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 

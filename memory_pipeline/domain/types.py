@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, NewType
 from uuid import UUID
 
@@ -22,7 +22,9 @@ Scalar = str | int | float | bool
 """A metadata value that Chroma can filter by."""
 
 DIMENSION = 768
+# The whole numbers that a bigint of Postgres and an integer of Chroma can hold.
 BIGINT = range(-(2**63), 2**63)
+UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def document_id(memory_id: MemoryId) -> str:
@@ -150,7 +152,14 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search result: the memory as Postgres has it now, nearest first."""
+    """One search result: a memory with its current content in Postgres.
+
+    ``distance``: the cosine distance to the text of the search, 0 to 2; smaller is nearer. It is
+    the distance of the content that was indexed last, where the current one is not yet.
+    ``metadata``: the current values that filters compare. ``memory``: the parsed JSON of raw_data;
+    a number that neither 64 bits nor a double can hold is a text, as Postgres prints it.
+    ``created_at`` has a time zone: a column without one is read as UTC.
+    """
 
     memory_id: MemoryId
     distance: float

@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from memory_pipeline.domain.types import DIMENSION, Vector
 from memory_pipeline.embedding.download import WEIGHTS_SHA256, verify_model
-from memory_pipeline.errors import EmbedderUnavailable, Poison
+from memory_pipeline.errors import EmbedderUnavailable, Poison, SettingsError
 from memory_pipeline.logs import get_logger
+from memory_pipeline.settings import PREFIX
 
 Precision = Literal["auto", "bf16", "f32"]
 
@@ -73,6 +74,7 @@ class SentenceEmbedder:
 
         Raises:
             ModelMissing: its files are not here or not the pinned ones.
+            SettingsError: torch cannot use the device of the settings.
             EmbedderUnavailable: it cannot be loaded.
 
         """
@@ -91,6 +93,7 @@ class SentenceEmbedder:
         Raises:
             Poison: the model refuses a text or has no usable vector for it; the text is not named.
             ModelMissing: its files are not here or not the pinned ones.
+            SettingsError: torch cannot use the device of the settings.
             EmbedderUnavailable: it cannot be loaded, is out of memory or is not what it should be.
 
         """
@@ -138,7 +141,13 @@ def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _open(directory: Path, device: str, precision: Precision) -> _Encoder:
-    """Load the model from its folder, and from nowhere else."""
+    """Load the model from its folder, and from nowhere else.
+
+    Raises:
+        SettingsError: torch cannot use the device, now or later.
+        EmbedderUnavailable: any other error, which may have gone by the next attempt.
+
+    """
     started = time.monotonic()
     # Threads that spin between two passes would take the processor from Chroma and Postgres.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -148,11 +157,14 @@ def _open(directory: Path, device: str, precision: Precision) -> _Encoder:
             import torch  # noqa: PLC0415 - takes seconds
 
             device = _best_device() if device == "auto" else device
+            _check_device(device)
             if precision == "auto":
                 precision = "bf16" if fast_bf16(device) else "f32"
             encoder = sentence_transformers.SentenceTransformer(
                 str(directory), device=device, local_files_only=True
             ).to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    except SettingsError:
+        raise
     except Exception as exc:  # the libraries raise whatever their parts raise
         raise EmbedderUnavailable(
             f"the embedding model in {directory} cannot be loaded: {type(exc).__name__}: {exc}"
@@ -168,6 +180,28 @@ def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that no waiting brings: a typo is no outage.
+
+    A CUDA of which torch sees no device at all is left alone: its driver may come later.
+    """
+    import torch  # noqa: PLC0415 - takes seconds
+
+    kind, _, number = device.partition(":")
+    built = {"cuda": torch.backends.cuda.is_built, "mps": torch.backends.mps.is_built}
+    if kind in built and not built[kind]():
+        raise SettingsError(
+            f"{PREFIX}DEVICE={device!r}: the installed torch is built without {kind}; "
+            "allowed are auto and cpu, or another build of torch"
+        )
+    here = torch.cuda.device_count() if kind == "cuda" else 0
+    if number and 0 < here <= int(number):
+        raise SettingsError(
+            f"{PREFIX}DEVICE={device!r}: torch sees {here} CUDA devices; "
+            f"allowed are cuda:0 to cuda:{here - 1}, auto and cpu"
+        )
 
 
 def fast_bf16(device: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from memory_pipeline.errors import PipelineError, SettingsError, Transient
+from memory_pipeline.errors import EXIT_USAGE, PipelineError, SettingsError, exit_code
 from memory_pipeline.local.discovery import running
 from memory_pipeline.local.environment import base_environment
 from memory_pipeline.local.home import Stack, home_of, private_folder, read_json, write_json
@@ -35,8 +35,6 @@ MIGRATE = "memory_pipeline.postgres.migrate:migrate"
 UP_SECONDS = 600.0
 # Chroma alone may take a minute for the requests that it has.
 DOWN_SECONDS = 180.0
-EXIT_USAGE = 2
-EXIT_UNAVAILABLE = 3
 
 Say = Callable[[str], None]
 
@@ -218,7 +216,7 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")  # for `up --detach` no failure: it waits for that one
     except PipelineError as error:
         sys.stderr.write(f"{error}\n")
-        return EXIT_UNAVAILABLE if isinstance(error, Transient) else EXIT_USAGE
+        return exit_code(error)
     return 0
 
 

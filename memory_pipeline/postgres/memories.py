@@ -9,6 +9,7 @@ import psycopg
 
 from memory_pipeline.content.document import vector_hash
 from memory_pipeline.domain.types import (
+    UNIX_EPOCH,
     Memory,
     MemoryId,
     Provenance,
@@ -25,7 +26,6 @@ from memory_pipeline.settings import Settings
 PAGE = 20_000
 # Rows in one statement of an iteration over a tenant.
 ROWS_AT_ONCE = 1000
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Stands for the hash of an unknown text: no text has it.
 NO_TEXT = ""
 
@@ -212,7 +212,7 @@ def _memory(row: Any) -> Memory:
 
 def _zoned(when: datetime | None) -> datetime:
     """Return a time with a zone: a column without one is UTC, NULL is the epoch."""
-    when = when or EPOCH
+    when = when or UNIX_EPOCH
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeGuard
 
-from memory_pipeline.content.json_text import INT64
-from memory_pipeline.domain.types import Scalar
+from memory_pipeline.domain.types import BIGINT, Scalar
 
 RANGES: dict[str, Callable[[float, float], bool]] = {
     "$gt": operator.gt,
@@ -128,7 +127,7 @@ def _has_fraction(value: Scalar) -> TypeGuard[float]:
 
 
 def _is_whole(value: Scalar) -> TypeGuard[float]:
-    return isinstance(value, float) and value.is_integer() and int(value) in INT64
+    return isinstance(value, float) and value.is_integer() and int(value) in BIGINT
 
 
 def _group(op: GroupOperator, *asked: dict[str, object]) -> dict[str, object]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 from memory_pipeline.content.document import METADATA_CHARACTERS, Recipe
-from memory_pipeline.content.json_text import INT64, without_surrogates
-from memory_pipeline.domain.types import Scalar
+from memory_pipeline.content.json_text import without_surrogates
+from memory_pipeline.domain.types import BIGINT, Scalar
 from memory_pipeline.errors import InvalidFilter
 from memory_pipeline.search.conditions import (
     LISTS,
@@ -114,7 +114,7 @@ def _scalar(asked: object, place: str) -> Scalar:
     """Take a value as a plain one: subclasses (enums, NumPy's float) lose what they add."""
     if isinstance(asked, bool):
         return asked
-    if isinstance(asked, int) and int(asked) in INT64:  # a range looks through for a subclass
+    if isinstance(asked, int) and int(asked) in BIGINT:  # a range looks through for a subclass
         return int(asked)
     if isinstance(asked, float) and math.isfinite(asked):
         return float(asked)
@@ -145,7 +145,7 @@ def _shown(found: object) -> str:
     if found is None or isinstance(found, bool | float):
         return repr(found)
     if isinstance(found, int):
-        return repr(int(found)) if int(found) in INT64 else "a whole number beyond 64 bits"
+        return repr(int(found)) if int(found) in BIGINT else "a whole number beyond 64 bits"
     if isinstance(found, Mapping | list | tuple):
         return f"a {type(found).__name__} of {len(found)}"
     return f"a {type(found).__name__}"

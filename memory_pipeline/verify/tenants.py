@@ -3,11 +3,13 @@
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 from memory_pipeline.domain.outcomes import Verified
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import ChromaUnavailable
-from memory_pipeline.verify.tenant import SAMPLE, Verify
+from memory_pipeline.verify.tenant import SAMPLE
 
 TENANTS_AT_ONCE = 2
 
@@ -20,24 +22,40 @@ class SkippedTenant:
     reason: str
 
 
+class VerifiesTenant(Protocol):
+    """Verifies one tenant, as Verify does."""
+
+    def run(self, tenant: TenantId, *, sample: int | None = SAMPLE) -> Verified:
+        """Verify the tenant. Raises ChromaUnavailable or PostgresUnavailable."""
+        ...
+
+
+def verify_one(
+    verify: VerifiesTenant, tenant: TenantId, *, sample: int | None = SAMPLE
+) -> Verified | SkippedTenant:
+    """Verify a tenant, or return why it cannot be verified now.
+
+    Raises:
+        PostgresUnavailable: nothing can be verified now.
+
+    """
+    try:
+        return verify.run(tenant, sample=sample)
+    except ChromaUnavailable as error:
+        return SkippedTenant(tenant, str(error))
+
+
 def verify_all(
-    verify: Verify, tenants: Sequence[TenantId], *, sample: int | None = SAMPLE
+    verify: VerifiesTenant, tenants: Sequence[TenantId], *, sample: int | None = SAMPLE
 ) -> Generator[Verified | SkippedTenant]:
     """Verify these tenants; yield each verdict in their order.
 
     Raises:
-        PostgresUnavailable: nothing more can be said.
+        PostgresUnavailable: nothing can be verified now.
 
     """
-
-    def one(tenant: TenantId) -> Verified | SkippedTenant:
-        try:
-            return verify.run(tenant, sample=sample)
-        except ChromaUnavailable as error:
-            return SkippedTenant(tenant, str(error))
-
     pool = ThreadPoolExecutor(TENANTS_AT_ONCE, thread_name_prefix="verify")
     try:
-        yield from pool.map(one, tenants)
+        yield from pool.map(partial(verify_one, verify, sample=sample), tenants)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

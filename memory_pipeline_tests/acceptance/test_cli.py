@@ -1,4 +1,4 @@
-"""The command line without services: what it says, and how it ends."""
+"""The command line without services: what it prints, and its exit codes."""
 
 import re
 import subprocess
@@ -31,13 +31,13 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_and_stands_in_the_readme(lonely: Cli, command: str) -> None:
-    """Nobody has to read the code to learn what there is."""
+    """Every command can be found without reading the code."""
     assert lonely(command, "--help").stdout.strip()
     assert re.search(rf"`[^`]*\b{command}\b", (ROOT / "README.md").read_text())
 
 
 def test_every_command_of_the_readme_exists(lonely: Cli) -> None:
-    """The README promises nothing that is not there."""
+    """The README names no command that does not exist."""
     named = set(re.findall(r"memory-pipeline ([a-z]+)", (ROOT / "README.md").read_text()))
     listed = lonely("--help").stdout
     assert {name for name in named if not re.search(rf"\b{name}\b", listed)} == set()
@@ -74,7 +74,7 @@ def test_postgres_down_is_one_clear_line_and_3(lonely: Cli) -> None:
 
 
 def test_status_without_services_says_what_is_down(lonely: Cli) -> None:
-    """A program can tell, and so can a person."""
+    """By the exit code for a program, and in words for a person."""
     said = lonely("status", code=3)
     assert "down" in said.stdout
 
@@ -88,6 +88,7 @@ def test_status_without_services_says_what_is_down(lonely: Cli) -> None:
         ("DATABASE_URL", "mysql://u:secret@h/d", "postgresql://"),
         ("METADATA_FIELDS", "date,hash", "'hash' is taken"),
         ("REQUEST_SECONDS", "30", "MEMORY_PIPELINE_LEASE_SECONDS"),
+        ("DEVICE", "gpu", "auto, cpu, cuda, cuda:0"),
     ],
 )
 def test_a_bad_setting_names_variable_value_and_what_is_allowed(

@@ -1,4 +1,4 @@
-"""The commands dead-letters and replay: what they print, refuse and end with."""
+"""The commands dead-letters and replay: output, refusals, exit codes."""
 
 import json
 import logging
@@ -79,7 +79,7 @@ def pending(db: psycopg.Connection) -> list[tuple[str, int, bool]]:
     return [(tenant, memory, again) for tenant, memory, again in rows]
 
 
-# ---- looking
+# ---- list and show
 
 
 def test_without_dead_letters_a_list_says_so(run: Commands, db: psycopg.Connection) -> None:
@@ -89,7 +89,7 @@ def test_without_dead_letters_a_list_says_so(run: Commands, db: psycopg.Connecti
 
 
 def test_a_list_names_them_and_why(run: Commands, letters: dict[str, int]) -> None:
-    """A person sees what to look at; brackets in an error are no markup."""
+    """Tenant, memory, class and error are shown; brackets in an error are not markup."""
     said = run("dead-letters", "list")
     for part in ("ada", "bob", str(letters["ada"]), "embedding", "[last]"):
         assert part in said.stdout
@@ -97,7 +97,7 @@ def test_a_list_names_them_and_why(run: Commands, letters: dict[str, int]) -> No
 
 
 def test_a_list_for_programs_has_all_that_is_known(run: Commands, letters: dict[str, int]) -> None:
-    """And nothing of what the memory says."""
+    """And no text of the memory."""
     said = run.json("dead-letters", "list", "--tenant", "ada")
     [line] = said["shown"]
     assert (said["dead_letters"], said["waived"]) == (1, 0)
@@ -135,7 +135,7 @@ def test_a_list_for_programs_has_all_that_is_known(run: Commands, letters: dict[
 def test_a_list_can_be_narrowed(
     run: Commands, letters: dict[str, int], words: tuple[str, ...], found: int
 ) -> None:
-    """What does not fit is not counted either, and finding nothing is no failure."""
+    """Dead letters that do not match are not counted; an empty list is no failure."""
     assert run.json("dead-letters", "list", *words)["dead_letters"] == found
 
 
@@ -152,10 +152,10 @@ def test_one_can_be_shown_by_its_id(run: Commands, letters: dict[str, int]) -> N
         assert "ada" not in said
         assert "[first]" in said
         assert "the configuration" in said
-    assert "no dead letter fits" in run("dead-letters", "show", "999999", code=1).stderr
+    assert "no dead letters match" in run("dead-letters", "show", "999999", code=1).stderr
 
 
-# ---- doing
+# ---- replay, waive, unwaive
 
 
 def test_a_replay_enqueues_and_the_next_sync_lands_it(
@@ -174,7 +174,7 @@ def test_a_replay_enqueues_and_the_next_sync_lands_it(
 def test_a_sync_replays_by_itself_what_another_version_refused(
     run: Commands, letters: dict[str, int], db: psycopg.Connection
 ) -> None:
-    """Those that were buried before anybody noted under what, too."""
+    """Dead letters without a recorded cause are replayed too."""
     db.execute("UPDATE memory_pipeline.failure SET cause = '', tried_under = '{}'")
     run("sync")
     assert run.json("dead-letters", "list")["dead_letters"] == 0
@@ -183,11 +183,11 @@ def test_a_sync_replays_by_itself_what_another_version_refused(
 def test_waiving_is_shown_everywhere_and_can_be_taken_back(
     run: Commands, letters: dict[str, int]
 ) -> None:
-    """List, status, tenants, verify: it stays counted. A replay of all passes it over."""
+    """List, status, tenants and verify count it; a replay of all skips it."""
     memory = str(letters["ada"])
     words = ("--id", memory, "--reason", "a known one", "--by", "grace")
     assert run.json("dead-letters", "waive", *words) == {"waived": 1}
-    assert "no dead letter fits" in run("dead-letters", "waive", *words, code=1).stderr
+    assert "no dead letters match" in run("dead-letters", "waive", *words, code=1).stderr
     [line] = run.json("dead-letters", "list", "--tenant", "ada")["shown"]
     assert (line["waived_by"], line["waived_because"]) == ("grace", "a known one")
     assert "1 of them waived" in run("dead-letters", "list").stderr
@@ -200,7 +200,7 @@ def test_waiving_is_shown_everywhere_and_can_be_taken_back(
 
 
 def test_who_waives_is_who_runs_it(run: Commands, letters: dict[str, int]) -> None:
-    """Unless it is said."""
+    """Unless --by names another."""
     run("dead-letters", "waive", "--all", "--reason", "known")
     assert all(line["waived_by"] for line in run.json("dead-letters", "list")["shown"])
 
@@ -209,7 +209,7 @@ def test_who_waives_is_who_runs_it(run: Commands, letters: dict[str, int]) -> No
 def test_who_changes_something_has_to_say_what(
     run: Commands, letters: dict[str, int], verb: str, db: psycopg.Connection
 ) -> None:
-    """A forgotten option does not become everything; nor is --all narrowed in silence."""
+    """A forgotten option does not select everything, and --all is not narrowed silently."""
     reason = ("--reason", "known") if verb == "waive" else ()
     assert "--all" in run("dead-letters", verb, *reason, code=2).stderr
     assert "--all" in run("dead-letters", verb, *reason, "--all", "--id", "1", code=2).stderr
@@ -263,25 +263,27 @@ def test_a_tenant_of_which_only_changes_are_left_is_known(
 def test_memories_are_replayed_and_counted(
     run: Commands, letters: dict[str, int], db: psycopg.Connection
 ) -> None:
-    """By tenant, by time, by id; what waits already is told apart."""
+    """By tenant, by time, by id; memories that are enqueued already are counted apart."""
     said = run.json("replay", "--tenant", "ada")
     assert said == {"memories": 1, "enqueued": 1, "waited_already": 0}
     said = run.json("replay", "--since", "1h")
     assert said == {"memories": 2, "enqueued": 1, "waited_already": 1}
     said = run.json("replay", "--ids", f"{letters['ada']},{letters['bob']}", "--ids", "999999")
     assert said == {"memories": 2, "enqueued": 0, "waited_already": 2}
-    assert "enqueued 0 of 2 memories; 2 wait" in run("replay", "--since", "1h").stderr
-    assert "no memory fits" in run("replay", "--ids", "999999", code=1).stderr
+    assert (
+        "enqueued 0 of 2 memories; 2 are enqueued already" in run("replay", "--since", "1h").stderr
+    )
+    assert "no memories match" in run("replay", "--ids", "999999", code=1).stderr
     assert pending(db) == [("ada", letters["ada"], True), ("bob", letters["bob"], True)]
 
 
-# ---- telling
+# ---- alerts
 
 
 def test_people_are_told_of_each_burial_once(
     pipeline: Pipeline, letters: dict[str, int], db: psycopg.Connection
 ) -> None:
-    """Also of one that was replayed in vain; and of none that is waived."""
+    """Also of one that was replayed without success; and of none that is waived."""
     db.execute("UPDATE memory_pipeline.failure SET waived_at = now() WHERE tenant = 'bob'")
     with webhook() as hook:
         alerts = Alerts(hook.url)
@@ -302,7 +304,7 @@ def test_people_are_told_of_each_burial_once(
 def test_what_the_webhook_does_not_take_is_told_later(
     pipeline: Pipeline, letters: dict[str, int]
 ) -> None:
-    """None is left out, whatever the other side does; nor is one while there is no address."""
+    """None is left out when the webhook fails, or while it has no address."""
     assert send_dead_letter_alerts(Alerts(None), pipeline.dead_letters) == 0
     with webhook() as hook:
         hook.status = 500
@@ -315,7 +317,7 @@ def test_what_the_webhook_does_not_take_is_told_later(
 def test_many_at_once_are_one_alert(
     pipeline: Pipeline, letters: dict[str, int], db: psycopg.Connection
 ) -> None:
-    """All are counted, and the first named."""
+    """All are counted, and the first are named."""
     for memory in range(1000, 1050):
         db.execute(BURIED, ("ada", memory))
     with webhook() as hook:
@@ -328,7 +330,7 @@ def test_many_at_once_are_one_alert(
 def test_a_burial_while_people_are_told_is_told_next(
     pipeline: Pipeline, letters: dict[str, int], db: psycopg.Connection
 ) -> None:
-    """A replay and another burial between the reading and the noting are not lost."""
+    """A replay and another burial between reading and recording are not lost."""
     untold = pipeline.dead_letters.unalerted(limit=10)
     db.execute("UPDATE memory_pipeline.failure SET buried_at = now() WHERE tenant = 'ada'")
     pipeline.dead_letters.alerted(untold)

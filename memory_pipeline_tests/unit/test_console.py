@@ -1,15 +1,20 @@
-"""What commands print: a stranger's text is shown as it stands, and no terminal acts upon it."""
+"""What commands print: foreign text is shown unchanged, and no terminal acts upon it."""
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from rich.console import Console
 
-from memory_pipeline.cli import console, rebuild, verify
+from memory_pipeline.cli import console, dagster_backfill, rebuild, verify
 from memory_pipeline.cli.dead_letters import _cell, _table
 from memory_pipeline.domain.dead_letters import DeadLetter, DeadLetters
-from memory_pipeline.domain.outcomes import Rebuilt
+from memory_pipeline.domain.outcomes import Finding, Rebuilt
+from memory_pipeline.domain.status import Progress
 from memory_pipeline.domain.types import MemoryId, RebuildId, TenantId
+from memory_pipeline.pipeline import Pipeline
+from memory_pipeline.verify.installation import VerifyReport
 
 HOSTILE = ["[/nope]", "x\\[/nope]", "\\\\[red]", "a\x1b]0;title\x07b", "\x9b31mred", ":smile:"]
 
@@ -35,20 +40,48 @@ def test_dead_letters_of_any_tenant_are_shown(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_said_of_any_tenant_is_shown(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_printed_about_any_tenant_is_shown(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What broke: control characters of a tenant's name and of an error reached the terminal."""
     tenant = TenantId(name)
-    figures = dict.fromkeys(
-        ("tenants", "memories", "documents", "pending", "dead_letters", "waived", "found"), 0
-    )
-    verify._tell_verified(
-        {**figures, "repaired": 0, "seconds": 0, "unverified": {tenant: name}}, [], as_json=False
-    )
+    lost = Finding("lost", tenant, detail=name)
+    report = VerifyReport(found=(lost,), left=(lost,), unverified={tenant: name})
+    verify._print(report, as_json=False)
     failed = Rebuilt(tenant, "failed", reason=name)
-    rebuild._tell_rebuilt(RebuildId("all"), [failed], 1.0, as_json=False)
-    said = capsys.readouterr().err
-    assert said.count(shown(name)) == 4
-    assert "\x1b" not in said
+    rebuild._print(RebuildId("all"), [failed], 1.0, as_json=False)
+    printed = capsys.readouterr()
+    assert printed.out.count(shown(name)) == 2
+    assert printed.err.count(shown(name)) == 4
+    assert "\x1b" not in printed.out + printed.err
+
+
+def test_a_backfill_has_the_tenants_that_no_trigger_has_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What broke: a traceback, where memories slipped by before their tenant was registered."""
+    launched: list[list[str]] = []
+
+    def launch(_ui: str, *, tenants_keys: list[str], **_: object) -> str:
+        launched.append(tenants_keys)
+        return "b1"
+
+    monkeypatch.setattr(rebuild, "ui_url", lambda _: "http://ui")
+    monkeypatch.setattr(dagster_backfill, "launch_backfill", launch)
+    done = dagster_backfill.BackfillState("COMPLETED_SUCCESS", finished=True, failed_runs=0)
+    monkeypatch.setattr(dagster_backfill, "backfill_state", lambda *_: done)
+    progress = Progress(tenants=2, done=2, failed=0, written=0, reused=0, embedded=0)
+    parts = SimpleNamespace(
+        settings=None,
+        registry=SimpleNamespace(
+            keys=lambda: {"ada": "a"}, register=lambda tenant: f"new {tenant}"
+        ),
+        memories=SimpleNamespace(sizes=dict),
+        rebuilds=SimpleNamespace(progress=lambda _: progress),
+    )
+    tenants = [TenantId("ada"), TenantId("ben")]
+    assert rebuild._backfill(cast("Pipeline", parts), tenants, re_embed=False, as_json=True)
+    assert launched == [["a", "new ben"]]
 
 
 @pytest.mark.parametrize("name", HOSTILE)

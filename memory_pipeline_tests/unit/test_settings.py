@@ -1,11 +1,17 @@
-"""The settings: what is refused and how, and that no secret is shown."""
+"""The settings: values that are refused, the message, and that no secret is shown."""
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from typer.testing import CliRunner
 
 from memory_pipeline.cli import app
-from memory_pipeline.errors import PostgresUnavailable, SettingsError
+from memory_pipeline.embedding import sentence
+from memory_pipeline.errors import EmbedderUnavailable, PostgresUnavailable, SettingsError
 from memory_pipeline.local.environment import settings_environment
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.settings import Settings, without_password
@@ -14,14 +20,14 @@ FIRST, SECOND, THIRD = "http://a:1", "http://b:2", "https://c"
 
 
 def test_further_chroma_servers_are_a_list_in_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blanks and closing slashes do not count."""
+    """Blanks and closing slashes are ignored."""
     monkeypatch.setenv("MEMORY_PIPELINE_CHROMA_URLS", f" {SECOND}/ , {THIRD}")
     assert Settings.load().chroma_addresses() == (SECOND, THIRD)
     assert Settings.load(chroma_url=FIRST).chroma_addresses() == (FIRST, SECOND, THIRD)
 
 
 def test_no_chroma_server_at_all_is_no_address() -> None:
-    """An empty variable names none."""
+    """An empty variable names no server."""
     assert Settings.load(chroma_urls="").chroma_addresses() == ()
 
 
@@ -29,7 +35,7 @@ def test_no_chroma_server_at_all_is_no_address() -> None:
     ("urls", "says"),
     [
         (f"{SECOND},{SECOND}/", "different addresses"),
-        (f"{SECOND},{FIRST}", "MEMORY_PIPELINE_CHROMA_URL again"),
+        (f"{SECOND},{FIRST}", "repeats the server of MEMORY_PIPELINE_CHROMA_URL"),
         (f"{SECOND},ftp://x", "http://host:port"),
         (f"{SECOND},http://ada:secret@x:1", "MEMORY_PIPELINE_CHROMA_TOKEN"),
         (f"{SECOND},http://x:1/path", "http://host:port"),
@@ -51,12 +57,82 @@ def test_a_bad_list_of_chroma_servers_is_refused(urls: str, says: str) -> None:
         ("retire_seconds", -1),
         ("on_server_loss", "panic"),
         ("home", ""),
+        ("home", "~no-such-user/home"),
+        ("model_dir", "~no-such-user/model"),
     ],
 )
 def test_a_value_out_of_its_bounds_is_refused(name: str, value: object) -> None:
     """The message names the variable."""
     with pytest.raises(SettingsError, match=f"MEMORY_PIPELINE_{name.upper()}="):
         Settings.load(**{name: value})
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:10", "cuda:127", "mps"])
+def test_a_device_of_torch_is_taken(device: str) -> None:
+    """Whether this machine has it is found when the model is loaded."""
+    assert Settings.load(device=device).device == device
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["", "gpu", "CUDA", "cuda:", "cuda:01", "cuda:128", "cuda:-1", " cpu", "cpu:0", "cuda\n"],
+)
+def test_what_is_no_device_is_a_wrong_setting(device: str) -> None:
+    """What broke: a typo was taken for an outage of the model, and waited for."""
+    with pytest.raises(SettingsError) as refused:
+        Settings.load(device=device)
+    assert str(refused.value) == (
+        f"MEMORY_PIPELINE_DEVICE={device!r}: "
+        "allowed are auto, cpu, cuda, cuda:0, cuda:1 and so on, and mps"
+    )
+
+
+def test_a_command_with_a_wrong_device_ends_with_2_and_one_line() -> None:
+    """Exit code 3 would have a script wait for it."""
+    done = CliRunner().invoke(app, ["status"], env={"MEMORY_PIPELINE_DEVICE": "gpu"})
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "built", "seen", "says"),
+    [
+        ("cuda", False, 0, "the installed torch is built without cuda"),
+        ("cuda:1", False, 0, "the installed torch is built without cuda"),
+        ("cuda:2", True, 2, "torch sees 2 CUDA devices; allowed are cuda:0 to cuda:1"),
+    ],
+)
+def test_a_device_that_torch_cannot_use_is_a_wrong_setting(
+    device: str, built: object, seen: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No waiting brings it."""
+    torch_with(monkeypatch, built=bool(built), seen=seen)
+    with pytest.raises(SettingsError, match=f"MEMORY_PIPELINE_DEVICE='{device}': {says}"):
+        sentence._open(Path("nowhere"), device, "f32")
+
+
+@pytest.mark.parametrize(("device", "seen"), [("cuda", 0), ("cuda:1", 0), ("cuda:1", 2)])
+def test_a_device_whose_driver_may_come_later_is_an_outage(
+    device: str, seen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails while the model is loaded may be gone at the next attempt: it is waited for."""
+    torch_with(monkeypatch, built=True, seen=seen)
+    with pytest.raises(EmbedderUnavailable, match="cannot be loaded"):
+        sentence._open(Path("nowhere"), device, "f32")
+
+
+def torch_with(monkeypatch: pytest.MonkeyPatch, *, built: bool, seen: int) -> None:
+    """Stand in for torch, which takes seconds to import: with CUDA or not, and so many devices."""
+
+    def load(*_: object, **__: object) -> None:
+        raise RuntimeError("No CUDA GPUs are available")
+
+    cuda = SimpleNamespace(device_count=lambda: seen)
+    backend = SimpleNamespace(is_built=lambda: built)
+    torch = SimpleNamespace(cuda=cuda, backends=SimpleNamespace(cuda=backend, mps=backend))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    library = SimpleNamespace(SentenceTransformer=load)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", library)
+    monkeypatch.setattr(sentence, "_without_chatter", nullcontext)
 
 
 @pytest.mark.parametrize("urls", [(), (SECOND,), (SECOND, THIRD)])

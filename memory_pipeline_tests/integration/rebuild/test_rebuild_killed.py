@@ -68,7 +68,7 @@ def test_a_rebuild_survives_kill_9_at_any_point(
     with rebuilding(settings) as last:
         _, said = last.communicate(timeout=120)
     assert last.returncode == 0, said.decode()
-    assert b"going on with rebuild" in said
+    assert b"resuming rebuild" in said
     # Each chunk that was recorded was recorded once: at most the one under way was written twice.
     assert recorded() == LOAD.rows
     row = db.execute("SELECT count(DISTINCT id) FROM memory_pipeline.rebuild").fetchone()
