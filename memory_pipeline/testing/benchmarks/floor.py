@@ -23,7 +23,7 @@ from memory_pipeline.local.processes import ServiceFailed, tail, wait_until
 from memory_pipeline.ports import Embedder
 from memory_pipeline.settings import Settings
 from memory_pipeline.testing.benchmarks.limit import collection_name, connect
-from memory_pipeline.testing.benchmarks.resident import READY_SECONDS, running
+from memory_pipeline.testing.benchmarks.worker_process import READY_SECONDS, running
 
 # A hint says whose row it is, so that a delete needs no read.
 HINTS = """

@@ -31,10 +31,10 @@ from memory_pipeline.testing.benchmarks.limit import (
     fresh_servers,
     load_documents,
 )
-from memory_pipeline.testing.benchmarks.rebuild import copied, filled, settings_of
-from memory_pipeline.testing.benchmarks.resident import living, own, rebuilt
+from memory_pipeline.testing.benchmarks.rebuild import copy_database, fill_database, settings_of
 from memory_pipeline.testing.benchmarks.rows import Load, documents
 from memory_pipeline.testing.benchmarks.traffic import Traffic
+from memory_pipeline.testing.benchmarks.worker_process import living, own, rebuilt
 from memory_pipeline.testing.machine import machine
 
 MEMORIES_A_TENANT = 50
@@ -68,8 +68,8 @@ def bench_freshness(
         verify_model(settings.model_cache())  # before anything is started
     postgres = start_postgres(home / "postgres")
     try:
-        filled(postgres, settings, load, "filled")
-        floor_url = postgres.url(copied(postgres, "filled"))
+        fill_database(postgres, settings, load, "filled")
+        floor_url = postgres.url(copy_database(postgres, "filled"))
         with fresh_servers(home, 1) as urls:
             mine = own(settings_of(settings, postgres, "filled", urls), home)
             client = connect(urls[0])

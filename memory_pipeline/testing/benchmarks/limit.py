@@ -67,7 +67,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class LoadLimit:
     """Measures in a process of its own, each time on fresh servers below ``home``.
 
     The documents are made there, once.
@@ -94,11 +94,11 @@ class Limit:
 
 
 @contextmanager
-def limit_of(home: Path, load: Load, recipe: Recipe) -> Iterator[Limit]:
+def limit_of(home: Path, load: Load, recipe: Recipe) -> Iterator[LoadLimit]:
     """Lend a process that measures the limit for this load, and end it."""
     spawn = multiprocessing.get_context("spawn")  # a fork would count the parent's memory as well
     with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as process:
-        yield Limit(home, load, recipe, process)
+        yield LoadLimit(home, load, recipe, process)
 
 
 def load_documents(urls: Sequence[str], tenants: Sequence[Documents], way: LoadMethod) -> Rate:

@@ -26,10 +26,10 @@ from memory_pipeline.local.processes import wait_until
 from memory_pipeline.settings import Settings
 from memory_pipeline.testing.benchmarks.freshness import opened_collections
 from memory_pipeline.testing.benchmarks.limit import connect, fresh_servers
-from memory_pipeline.testing.benchmarks.rebuild import filled, settings_of
-from memory_pipeline.testing.benchmarks.resident import insert, living, own
+from memory_pipeline.testing.benchmarks.rebuild import fill_database, settings_of
 from memory_pipeline.testing.benchmarks.rows import Load, new_memories
 from memory_pipeline.testing.benchmarks.traffic import Traffic, figures_of
+from memory_pipeline.testing.benchmarks.worker_process import insert, living, own
 from memory_pipeline.testing.machine import machine
 from memory_pipeline.testing.proxy import Link, Proxy
 
@@ -93,7 +93,7 @@ def bench_neighbours(
     lags: defaultdict[str, list[float]] = defaultdict(list)
     ends: dict[str, dict[str, int]] = {}
     try:
-        filled(postgres, settings, load, "filled")
+        fill_database(postgres, settings, load, "filled")
         url = postgres.url("filled")
         with fresh_servers(home, 1) as (chroma,), Proxy() as proxy:
             port = urlsplit(chroma).port or 0

@@ -15,9 +15,9 @@ from memory_pipeline.local.chroma import start_chroma
 from memory_pipeline.local.postgres import EmbeddedPostgres
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
-from memory_pipeline.testing.benchmarks.rebuild import filled, settings_of
-from memory_pipeline.testing.benchmarks.resident import delete, insert, own, rebuilt, update
+from memory_pipeline.testing.benchmarks.rebuild import fill_database, settings_of
 from memory_pipeline.testing.benchmarks.rows import Load, new_memories
+from memory_pipeline.testing.benchmarks.worker_process import delete, insert, own, rebuilt, update
 from memory_pipeline.testing.machine import median
 from memory_pipeline.verify.tenants import verify_all
 
@@ -31,7 +31,7 @@ SOME = "SELECT id FROM public.memory_logs WHERE user_id = %s ORDER BY md5((id + 
 
 def time_passes(home: Path, postgres: EmbeddedPostgres, settings: Settings) -> dict[str, object]:
     """Time passes over one change in a hundred, then passes with nothing to do."""
-    filled(postgres, settings, LOAD, "pass")
+    fill_database(postgres, settings, LOAD, "pass")
     server = start_chroma(home / "pass", home / "pass.log")
     try:
         mine = own(settings_of(settings, postgres, "pass", [server.url]), home)

@@ -29,9 +29,9 @@ from memory_pipeline.pipeline import opened
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
-from memory_pipeline.testing.benchmarks.limit import Limit, Rate, fresh_servers, limit_of
-from memory_pipeline.testing.benchmarks.resident import registered
+from memory_pipeline.testing.benchmarks.limit import LoadLimit, Rate, fresh_servers, limit_of
 from memory_pipeline.testing.benchmarks.rows import Load, fill
+from memory_pipeline.testing.benchmarks.worker_process import registered
 from memory_pipeline.testing.machine import machine, median
 
 FILLED = "filled"
@@ -77,8 +77,8 @@ def bench_rebuild(
     settings = Settings.load(document=document, embedder="hashing")
     postgres = start_postgres(home / "postgres")
     try:
-        filled(postgres, settings, load, FILLED)
-        filled(postgres, settings, small, "small")
+        fill_database(postgres, settings, load, FILLED)
+        fill_database(postgres, settings, small, "small")
         with limit_of(home, load, recipe_from(settings)) as limit:
             trials = limit.trials(servers=servers)
             way = trials[0].way
@@ -135,7 +135,7 @@ def _small(rows: int, tenants: int) -> Load:
     return Load(few, max(1, tenants * few // rows))
 
 
-def filled(postgres: EmbeddedPostgres, settings: Settings, load: Load, name: str) -> None:
+def fill_database(postgres: EmbeddedPostgres, settings: Settings, load: Load, name: str) -> None:
     """Make a database that holds these memories with their vectors, never synced."""
     postgres.create_database(name)
     mine = settings_of(settings, postgres, name, [])
@@ -147,7 +147,7 @@ def filled(postgres: EmbeddedPostgres, settings: Settings, load: Load, name: str
         connection.execute("VACUUM ANALYZE")
 
 
-def copied(postgres: EmbeddedPostgres, template: str) -> str:
+def copy_database(postgres: EmbeddedPostgres, template: str) -> str:
     """Make a fresh copy of a database: a rebuild leaves its traces in what it rebuilds from."""
     name = f"{template}_copy"
     with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
@@ -174,7 +174,7 @@ def settings_of(
     )
 
 
-def _one_server(limit: Limit, servers: int, turns: int) -> float | None:
+def _one_server(limit: LoadLimit, servers: int, turns: int) -> float | None:
     """Measure one server's limit, where there are several: what more of them bring."""
     if servers == 1:
         return None
@@ -194,7 +194,7 @@ def _measured(
 ) -> Run:
     with ExitStack() as stack:
         urls = stack.enter_context(fresh_servers(home, servers))
-        mine = settings_of(settings, postgres, copied(postgres, database), urls)
+        mine = settings_of(settings, postgres, copy_database(postgres, database), urls)
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=home))
         answer = Path(folder) / "run.json"
         subprocess.run(

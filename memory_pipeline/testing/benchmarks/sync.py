@@ -32,9 +32,14 @@ from memory_pipeline.testing.benchmarks.limit import (
     load_documents,
 )
 from memory_pipeline.testing.benchmarks.passes import time_passes
-from memory_pipeline.testing.benchmarks.rebuild import SECONDS_A_RUN, copied, filled, settings_of
-from memory_pipeline.testing.benchmarks.resident import living, own
+from memory_pipeline.testing.benchmarks.rebuild import (
+    SECONDS_A_RUN,
+    copy_database,
+    fill_database,
+    settings_of,
+)
 from memory_pipeline.testing.benchmarks.rows import Documents, Load, documents, fill
+from memory_pipeline.testing.benchmarks.worker_process import living, own
 from memory_pipeline.testing.machine import machine
 
 TURNS = 3
@@ -60,7 +65,7 @@ def bench_sync(home: Path, *, changes: int, tenants: int, turns: int = TURNS) ->
     many = [_after(one, begun.rows) for one in many]
     postgres = start_postgres(home / "postgres")
     try:
-        filled(postgres, settings, begun, "begun")
+        fill_database(postgres, settings, begun, "begun")
         trials = _trials(home, few, many, settings.batch_size)
         way = trials[0].way
         limits: list[float] = []
@@ -150,7 +155,7 @@ def _drained(
 ) -> float:
     """Begin the tenants, put the backlog in, and let the resident process bring it."""
     with fresh_servers(home, 1) as urls:
-        mine = own(settings_of(settings, postgres, copied(postgres, "begun"), urls), home)
+        mine = own(settings_of(settings, postgres, copy_database(postgres, "begun"), urls), home)
         with opened(mine) as pipeline:
             list(pipeline.drain().run())
             fill(pipeline.database, backlog)

@@ -18,8 +18,8 @@ from pgvector.psycopg import register_vector
 from memory_pipeline.domain.types import Memory, MemoryId, TenantId
 from memory_pipeline.sync.freshness import lags_of
 from memory_pipeline.testing.benchmarks.observer import Commit, Kind, Observer
-from memory_pipeline.testing.benchmarks.resident import delete, insert, update
 from memory_pipeline.testing.benchmarks.rows import Load, new_memories
+from memory_pipeline.testing.benchmarks.worker_process import delete, insert, update
 
 SHARES: Mapping[Kind, int] = {"inserts": 6, "updates": 3, "deletes": 1}
 MIX = tuple(kind for kind, share in SHARES.items() for _ in range(share))

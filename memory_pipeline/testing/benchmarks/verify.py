@@ -12,9 +12,9 @@ from memory_pipeline.local.postgres import start_postgres
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.testing.benchmarks.limit import fresh_servers
-from memory_pipeline.testing.benchmarks.rebuild import filled, settings_of
-from memory_pipeline.testing.benchmarks.resident import rebuilt
+from memory_pipeline.testing.benchmarks.rebuild import fill_database, settings_of
 from memory_pipeline.testing.benchmarks.rows import Load
+from memory_pipeline.testing.benchmarks.worker_process import rebuilt
 from memory_pipeline.testing.machine import machine, median
 from memory_pipeline.verify.tenant import SAMPLE
 from memory_pipeline.verify.tenants import verify_all
@@ -40,7 +40,7 @@ def bench_verify(home: Path, *, rows: int, tenants: int) -> dict[str, object]:
     settings = Settings.load(embedder="hashing")
     postgres = start_postgres(home / "postgres")
     try:
-        filled(postgres, settings, load, "filled")
+        fill_database(postgres, settings, load, "filled")
         with fresh_servers(home, 1) as urls:
             mine = settings_of(settings, postgres, "filled", urls)
             with opened(mine) as pipeline:

@@ -5,13 +5,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from memory_pipeline.cli import main
 from memory_pipeline.domain.types import Failure, Generation, MemoryId
 from memory_pipeline.errors import PipelineError
 from memory_pipeline.ports import Lease
 from memory_pipeline.sync.batch import write_documents
 from memory_pipeline.sync.generations import Generations
 from memory_pipeline.sync.plan import EmbeddedDraft
-from memory_pipeline.testing.chaos.failing_embedder import main
 
 UNTIL_ACKED_SECONDS = 0.2
 

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Sequence
 
+from memory_pipeline.cli import main
 from memory_pipeline.domain.types import Claim, Failure, MemoryId, ProvenanceUpdate
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.outbox import PostgresOutbox
-from memory_pipeline.testing.chaos.failing_embedder import main
 
 # As long as the way to Postgres may take: most freezes meet a batch before its ack.
 WAY_SECONDS = 0.4

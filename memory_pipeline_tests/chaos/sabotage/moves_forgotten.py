@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from memory_pipeline.chroma.index import ChromaIndex
+from memory_pipeline.cli import main
 from memory_pipeline.domain.types import Document, Generation, MemoryId
 from memory_pipeline.ports import RenewLease
-from memory_pipeline.testing.chaos.failing_embedder import main
 
 thorough = ChromaIndex.write
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
+from memory_pipeline.cli import main
 from memory_pipeline.domain.types import Failure, Generation, MemoryId
 from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.ports import Lease
 from memory_pipeline.sync.generations import Generations
 from memory_pipeline.sync.plan import EmbeddedDraft
-from memory_pipeline.testing.chaos.failing_embedder import main
 
 persistent = Generations.write
 
