@@ -18,7 +18,7 @@ CREATE TABLE chaos.acked (
 CREATE FUNCTION chaos.record_ack() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO chaos.acked
-    SELECT OLD.seq, OLD.tenant, OLD.memory_id, NOT (OLD.confirm OR OLD.again),
+    SELECT OLD.seq, OLD.tenant, OLD.memory_id, NOT (OLD.confirm OR OLD.recheck),
            OLD.covered_by IS NOT NULL AND OLD.claim_token IS NULL,
            OLD.claim_token, t.lease_token,
            extract(epoch FROM statement_timestamp() - t.lease_until)::float8,

@@ -18,7 +18,7 @@ VERIFY_SECONDS = 1800.0
 OLDEST = """
 SELECT coalesce(extract(epoch FROM clock_timestamp() - min(changed_at)), 0)::float8
 FROM memory_pipeline.change c
-WHERE NOT confirm AND NOT again AND NOT EXISTS (
+WHERE NOT confirm AND NOT recheck AND NOT EXISTS (
     SELECT FROM memory_pipeline.failure f
     WHERE f.tenant = c.tenant AND f.memory_id = c.memory_id
 )
