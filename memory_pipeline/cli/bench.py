@@ -34,7 +34,7 @@ def rebuild(  # noqa: PLR0917 - options, named by typer
     tenants: Tenants = 20,
     servers: Annotated[int, typer.Option(min=1, max=8, help="Chroma servers.")] = 1,
     document: Annotated[
-        str, typer.Option(help="What Chroma stores of a memory: 'full' or 'none'.")
+        str, typer.Option(help="The text that Chroma stores: 'full' or 'none'.")
     ] = "full",
     turns: Annotated[int, typer.Option(min=1, help="Turns; the medians count.")] = 3,
     as_json: AsJson = False,
@@ -65,7 +65,7 @@ def freshness(
     tenants: Tenants = 20,
     seconds: Annotated[float, typer.Option(min=3, help="Seconds of traffic on either side.")] = 60,
     model: Annotated[
-        str, typer.Option(help="'none': rows bring their vectors; 'real': the model makes them.")
+        str, typer.Option(help="'none': rows have vectors; 'real': the model computes them.")
     ] = "none",
     as_json: AsJson = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Chroma's own client with a time limit: no code of the product stands between it and Chroma."""
+"""Chroma's own client with a time limit, without the product's code between it and Chroma."""
 
 from typing import Any
 from urllib.parse import urlsplit

@@ -200,7 +200,7 @@ def test_an_anomaly_during_the_run_is_reported() -> None:
 
 @pytest.mark.parametrize("acked", [0, 1])
 def test_a_change_that_was_never_captured_is_reported(acked: int) -> None:
-    """P1: also where a later change, or a repair, has brought the right text by chance."""
+    """P1: also where a later change, or a repair, has written the right text by chance."""
     acks = [one for one in ACKS if one.memory_id != ONE] + [ACK] * acked
     # The pipeline's own rechecks do not count as the application's changes.
     acks += [replace(ACK, applications=False)] * 5

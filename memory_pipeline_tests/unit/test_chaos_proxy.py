@@ -191,7 +191,7 @@ def test_a_service_that_is_down_ends_the_connection(proxy: Proxy, client: httpx.
 
 def test_the_end_of_a_proxy_leaks_no_connection(server: Server) -> None:
     """Also not one that is being accepted: it would be a warning in a later test."""
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         for clients in range(30):
             with Proxy() as proxy, ExitStack() as stack:
@@ -201,4 +201,4 @@ def test_the_end_of_a_proxy_leaks_no_connection(server: Server) -> None:
                     stack.enter_context(client)
                 proxy.switch(link, LinkFault("refuse"))
         gc.collect()
-    assert [str(warning.message) for warning in said] == []
+    assert [str(warning.message) for warning in warned] == []

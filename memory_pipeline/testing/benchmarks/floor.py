@@ -1,4 +1,4 @@
-"""The least work that brings a commit to Chroma: a process without guarantees.
+"""The least work from a commit to Chroma: a process without guarantees.
 
 It is notified, reads the row, upserts or deletes. It has no outbox and no lease, loses its
 notifications when it is killed, and checks nothing afterwards.

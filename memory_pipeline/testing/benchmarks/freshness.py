@@ -33,7 +33,7 @@ from memory_pipeline.testing.benchmarks.services import (
     with_own_home,
 )
 from memory_pipeline.testing.benchmarks.traffic import Traffic
-from memory_pipeline.testing.benchmarks.worker_process import rebuild_tenants, running_worker
+from memory_pipeline.testing.benchmarks.worker_process import build_tenants, running_worker
 from memory_pipeline.testing.chroma_client import connect
 from memory_pipeline.testing.machine import machine
 
@@ -116,7 +116,7 @@ def bench_freshness(
 def build_collections(settings: Settings, client: Any) -> dict[TenantId, Any]:
     """Build every tenant's collection; return them, by Chroma's own client."""
     with opened(settings) as pipeline:
-        live = {tenant: pipeline.registry.live(tenant) for tenant in rebuild_tenants(pipeline)}
+        live = {tenant: pipeline.registry.live(tenant) for tenant in build_tenants(pipeline)}
     return {
         t: _collection(client, found.collection) for t, found in live.items() if found is not None
     }

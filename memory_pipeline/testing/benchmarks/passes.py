@@ -18,9 +18,9 @@ from memory_pipeline.settings import Settings
 from memory_pipeline.testing.benchmarks.rows import Load, new_memories
 from memory_pipeline.testing.benchmarks.services import fill_database, settings_for, with_own_home
 from memory_pipeline.testing.benchmarks.worker_process import (
+    build_tenants,
     delete_memory,
     insert_memory,
-    rebuild_tenants,
     update_memory,
 )
 from memory_pipeline.testing.machine import median
@@ -41,7 +41,7 @@ def time_passes(home: Path, postgres: EmbeddedPostgres, settings: Settings) -> d
     try:
         own = with_own_home(settings_for(settings, postgres, "pass", [server.url]), home)
         with opened(own) as pipeline:
-            tenants = rebuild_tenants(pipeline)
+            tenants = build_tenants(pipeline)
             fresh = new_memories(LOAD)
             seconds: list[float] = []
             for number in range(PASSES + 1):

@@ -13,7 +13,7 @@ from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.testing.benchmarks.rows import Load
 from memory_pipeline.testing.benchmarks.services import fill_database, fresh_servers, settings_for
-from memory_pipeline.testing.benchmarks.worker_process import rebuild_tenants
+from memory_pipeline.testing.benchmarks.worker_process import build_tenants
 from memory_pipeline.testing.machine import machine, median
 from memory_pipeline.verify.tenant import SAMPLE
 from memory_pipeline.verify.tenants import verify_all
@@ -43,7 +43,7 @@ def bench_verify(home: Path, *, rows: int, tenants: int) -> dict[str, object]:
         with fresh_servers(home, 1) as urls:
             own = settings_for(settings, postgres, "filled", urls)
             with opened(own) as pipeline:
-                rebuild_tenants(pipeline)
+                build_tenants(pipeline)
                 plain: list[float] = []
                 compared: list[float] = []
                 reached: list[float] = []

@@ -90,7 +90,7 @@ def register_tenants(pipeline: Pipeline) -> list[TenantId]:
     return list(pipeline.registry.keys())
 
 
-def rebuild_tenants(pipeline: Pipeline) -> list[TenantId]:
+def build_tenants(pipeline: Pipeline) -> list[TenantId]:
     """Rebuild every tenant, also those that have no collection yet; return all tenants."""
     tenants = register_tenants(pipeline)
     wrong = [r for r in pipeline.rebuild().run(RebuildId("bench"), tenants) if r.verdict != "done"]

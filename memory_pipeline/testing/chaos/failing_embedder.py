@@ -1,6 +1,6 @@
 """The lexical embedder, which fails on demand: the chaos run's embedder, by name.
 
-A file says how the model fails now: not at all (empty or absent), ``unavailable``, or ``refuses``
+A file names the failure of this moment: none (empty or absent), ``unavailable``, or ``refuses``
 (every text). Texts with the poison mark are always refused.
 """
 
@@ -19,7 +19,7 @@ MODEL_FILE_VARIABLE = "CHAOS_MODEL_FILE"
 
 
 class FailingEmbedder:
-    """The lexical stand-in; it refuses poison, and fails as its file says. Thread-safe."""
+    """The lexical stand-in; it refuses poison, and fails as its file demands. Thread-safe."""
 
     model = HashingEmbedder.model
     loaded = True
@@ -40,8 +40,8 @@ class FailingEmbedder:
         """Return one vector a text, in order.
 
         Raises:
-            Poison: a text has the poison mark, or the file says ``refuses``.
-            EmbedderUnavailable: the file says ``unavailable``.
+            Poison: a text has the poison mark, or the file names ``refuses``.
+            EmbedderUnavailable: the file names ``unavailable``.
 
         """
         try:

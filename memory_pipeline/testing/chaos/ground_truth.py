@@ -66,7 +66,7 @@ class GroundTruth:
         self._client: Any = None
 
     def rows(self, ids: Sequence[MemoryId]) -> dict[MemoryId, SourceRow]:
-        """Return those of the memories that exist."""
+        """Return the memories that exist, by id."""
         return self._sources(ROWS, [list(ids)])
 
     def all_rows(self) -> dict[MemoryId, SourceRow]:
@@ -122,7 +122,7 @@ class GroundTruth:
             offset += PAGE
 
     def texts(self, generation: str, ids: Sequence[MemoryId]) -> dict[MemoryId, str | None]:
-        """Return the texts of those documents that exist."""
+        """Return the texts of the documents that exist, by id."""
         got = self.collection(generation).get(
             ids=[document_id(i) for i in ids], include=["documents"]
         )

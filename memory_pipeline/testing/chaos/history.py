@@ -29,7 +29,7 @@ def now() -> int:
 class Write:
     """One memory's part in a statement of the application, and the answer.
 
-    ``tenant`` and ``digest`` are those after it; None: the memory is deleted. ``reason``: why it
+    ``tenant`` and ``digest``: after the write; None: the memory is deleted. ``reason``: why it
     failed; empty where the application itself rolled it back.
     """
 

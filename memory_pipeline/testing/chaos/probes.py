@@ -28,7 +28,7 @@ SELECT (SELECT count(*) FROM memory_pipeline.change)
      + (SELECT count(*) FROM memory_pipeline.truncation)
 """
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
-# Why changes are still pending, for the person who has to find out.
+# Why changes are still pending, for the person that investigates.
 WAITING = """
 SELECT t.tenant, t.lease_owner, t.lease_until - clock_timestamp() AS leased,
        t.retry_at - clock_timestamp() AS paused, t.last_error, t.live, t.building, g.state,

@@ -111,7 +111,7 @@ def _first_violations(figures: Figures) -> list[dict[str, Any]]:
 
 
 def as_page(report: Mapping[str, Any]) -> str:
-    """Return what ``as_json`` returned as one page of markdown."""
+    """Return a report that ``as_json`` made, as one page of markdown."""
     lines = [
         f"# Chaos, seed {report['seed']}: "
         + ("PROMISES WERE BROKEN" if report["violations"] else "every promise was kept"),
@@ -165,7 +165,7 @@ def _table_of_faults(rows: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 
 def _table_of_times(report: Mapping[str, Any]) -> list[str]:
-    names = ("count", "p50", "p95", "p99", "slowest")
+    columns = ("count", "p50", "p95", "p99", "slowest")
     times = {
         "freshness outside faults, ms": report["freshness_ms_outside_faults"],
         "freshness throughout, ms": report["freshness_ms_throughout"],
@@ -174,11 +174,11 @@ def _table_of_times(report: Mapping[str, Any]) -> list[str]:
         "from the last write until nothing is pending, s": quantiles(report["drain_seconds"]),
     }
     return [
-        "| figure | " + " | ".join(names) + " |",
-        "|---|" + "---:|" * len(names),
+        "| figure | " + " | ".join(columns) + " |",
+        "|---|" + "---:|" * len(columns),
         *(
-            f"| {what} | " + " | ".join(str(figures.get(name, "")) for name in names) + " |"
-            for what, figures in times.items()
+            f"| {name} | " + " | ".join(str(figures.get(column, "")) for column in columns) + " |"
+            for name, figures in times.items()
         ),
     ]
 

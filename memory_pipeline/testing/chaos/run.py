@@ -137,7 +137,7 @@ class _Run:
                 self._judge.record(Violation("not repaired", detail=str(error)))
         self._judge.judge_round(quiet)  # 5
 
-    # ---- what runs during a round
+    # ---- during a round
 
     def _reporting(self) -> AbstractContextManager[None]:
         """Report the progress of the round every few seconds."""

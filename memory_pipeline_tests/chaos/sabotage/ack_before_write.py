@@ -1,4 +1,4 @@
-"""Acks before it writes: what a kill or an outage cuts off is forgotten."""
+"""Acks before it writes: a write that a kill or an outage prevents is lost."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ def write(
     ready: Sequence[EmbeddedDraft],
     deletes: Sequence[MemoryId],
 ) -> list[Failure]:
-    """Say that it is written, and write it when it is acked."""
+    """Return as if written, and write after the ack."""
     del lease
 
     def later() -> None:

@@ -1,4 +1,4 @@
-"""Acks whatever it has claimed once, whoever has the lease by now."""
+"""Acks every claimed change, also after another worker has acquired the lease."""
 
 import time
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from memory_pipeline.domain.types import Claim, Failure, MemoryId, ProvenanceUpd
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.outbox import PostgresOutbox
 
-# As long as the way to Postgres may take: most freezes meet a batch before its ack.
+# As long as a slow link to Postgres takes: most freezes happen before the ack of a batch.
 WAY_SECONDS = 0.4
 ACK = "DELETE FROM memory_pipeline.change WHERE tenant = %s AND seq = ANY(%s)"
 guarded = PostgresOutbox.ack
@@ -24,7 +24,7 @@ def ack(
     missed: Sequence[MemoryId],
     recheck: Sequence[MemoryId],
 ) -> int:
-    """Forget what landed; ask for no token."""
+    """Delete the claimed changes without checking the token."""
     if failures or missed or recheck:
         return guarded(
             self, lease, claim, landed=landed, failures=failures, missed=missed, recheck=recheck

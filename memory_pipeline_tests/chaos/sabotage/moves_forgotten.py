@@ -1,4 +1,4 @@
-"""Forgets the old tenant when a memory moves or is deleted: its document stays."""
+"""Deletes no document: after a move or a deletion, it stays in the old collection."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def write(
     renew: RenewLease,
     fresh: bool = False,
 ) -> None:
-    """Write documents alone."""
+    """Write documents, and delete none."""
     del deletes
     thorough(self, generation, documents, (), renew=renew, fresh=fresh)
 

@@ -1,4 +1,4 @@
-"""Takes an outage of Chroma for the end of it: what was not written is skipped."""
+"""Treats an outage of Chroma as success: documents that were not written are skipped."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def write(
     ready: Sequence[EmbeddedDraft],
     deletes: Sequence[MemoryId],
 ) -> list[Failure]:
-    """Write, and go on as if it had worked."""
+    """Write, and treat an outage as success."""
     try:
         return persistent(self, lease, targets, ready, deletes)
     except ChromaUnavailable:
