@@ -29,6 +29,8 @@ ONE_AT = re.compile(r"[a-z]+://([^@/]*@)?+[^@?]*(\?.*)?", re.DOTALL)
 
 Fields = Annotated[tuple[str, ...], NoDecode]
 TenantBy = Literal["user_id", "project_id", "both"]
+EMBEDDERS = "model, hashing, or module:attribute"
+NAMED_EMBEDDER = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 class Settings(BaseSettings):
@@ -85,8 +87,10 @@ class Settings(BaseSettings):
     )
 
     # -- the model
-    embedder: Literal["model", "hashing"] = Field(
-        "model", description="the real model, or a lexical stand-in for tests"
+    embedder: str = Field(
+        "model",
+        description="model, hashing (a lexical stand-in for tests), or module:attribute: a "
+        "callable that takes the settings, or nothing, and returns an embedder",
     )
     model_dir: Path | None = Field(
         None, description="folder of the model's files; default: the user's cache"
@@ -264,6 +268,14 @@ class Settings(BaseSettings):
         if len(set(addresses)) != len(addresses):
             raise ValueError("allowed is a list of different addresses, separated by commas")
         return addresses
+
+    @field_validator("embedder")
+    @classmethod
+    def _embedder_name(cls, value: str) -> str:
+        # The form alone: an import here would slow down every command.
+        if value not in {"model", "hashing"} and not NAMED_EMBEDDER.fullmatch(value):
+            raise ValueError(f"allowed are {EMBEDDERS}")
+        return value
 
     @field_validator("database_url", "dagster_database_url")
     @classmethod

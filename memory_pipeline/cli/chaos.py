@@ -1,4 +1,4 @@
-"""``memory-pipeline chaos``: break everything, under load, and see whether the promises hold."""
+"""``memory-pipeline chaos``: inject faults under load, and check every promise."""
 
 import json
 import os
@@ -17,7 +17,7 @@ MOST_SEED = 1_000_000
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this room."""
+    """Add the command of this module."""
     app.command()(chaos)
 
 
@@ -27,7 +27,8 @@ def chaos(  # noqa: PLR0917 - options, named by typer
     tenants: Annotated[int, typer.Option(min=1, help="Tenants.")] = 20,
     rate: Annotated[float, typer.Option(min=1, help="Changes a second, in all.")] = 30,
     seed: Annotated[
-        int | None, typer.Option(help="Chooses what is broken and when; by chance without it.")
+        int | None,
+        typer.Option(help="Chooses the faults and their times; without it, a random one."),
     ] = None,
     kind: Annotated[
         list[str] | None, typer.Option("--kind", help="Only this kind of fault; may be repeated.")
@@ -35,55 +36,58 @@ def chaos(  # noqa: PLR0917 - options, named by typer
     report: Annotated[
         Path | None,
         typer.Option(
-            help="Write a page of markdown here, and JSON beside it.", dir_okay=False, writable=True
+            help="Write a page of markdown here, and JSON next to it.",
+            dir_okay=False,
+            writable=True,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Break a private stack at random, under load, and check every promise; exit code 1: broken.
+    """Inject random faults into a private stack, and check every promise; exit code 1: broken.
 
-    Nothing of yours is touched: it starts services of its own and removes them. As root, Chroma's
-    disk is filled too.
+    Your own services are not touched: chaos starts private ones and removes them. As root, it also
+    fills Chroma's disk.
     """
-    from memory_pipeline.testing.chaos.figures import Options  # noqa: PLC0415 - few need it
-    from memory_pipeline.testing.chaos.report import as_json as figures_of  # noqa: PLC0415
-    from memory_pipeline.testing.chaos.report import as_page  # noqa: PLC0415
-    from memory_pipeline.testing.chaos.run import chaos as run  # noqa: PLC0415
+    from memory_pipeline.testing.chaos import report as reports  # noqa: PLC0415 - slow to import
+    from memory_pipeline.testing.chaos.figures import Options  # noqa: PLC0415
+    from memory_pipeline.testing.chaos.run import run_chaos  # noqa: PLC0415
 
     _check_report(report)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     seed = random.randrange(MOST_SEED) if seed is None else seed  # noqa: S311 - no cryptography
-    err.print(f"seed {seed}")
+    err.print(f"The seed is {seed}.")
     options = Options(seconds, faults, tenants, rate, seed, kinds=tuple(kind or ()))
-    figures = run(options, lambda said: err.print(said, markup=False))
-    page = as_page(figures)
+    figures = reports.as_json(run_chaos(options, lambda line: err.print(line, markup=False)))
+    page = reports.as_page(figures)
     if as_json:
-        print_json(figures_of(figures))
+        print_json(figures)
     else:
         out.print(page, markup=False)
     if report is not None:
         report.write_text(page)
         report.with_suffix(".json").write_text(
-            json.dumps(figures_of(figures), indent=1, ensure_ascii=False, default=str)
+            json.dumps(figures, indent=1, ensure_ascii=False, default=str)
         )
-    if figures.violations:
-        err.print(f"broken; seed {seed}")
+    if figures["violations"]:
+        err.print(f"Promises were broken; the seed was {seed}.")
         raise typer.Exit(EXIT_FINDINGS)
 
 
 def _check_report(report: Path | None) -> None:
-    """Refuse a page that cannot be written while nothing is lost by it. Raises BadParameter."""
+    """Refuse a page that cannot be written, before the run. Raises BadParameter."""
     if report is None:
         return
     if report.suffix == ".json":
-        raise typer.BadParameter(f"--report {str(report)!r}: the JSON beside the page is named so")
+        raise typer.BadParameter(
+            f"--report {str(report)!r}: the JSON next to the page has that name"
+        )
     if not os.access(report.parent, os.W_OK):
         raise typer.BadParameter(f"--report {str(report)!r}: its folder cannot be written")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """Clean up as Ctrl-C does, and not twice."""
+    """Clean up as Ctrl-C does, once."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

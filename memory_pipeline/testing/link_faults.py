@@ -1,4 +1,4 @@
-"""What can be wrong with a link, and how what passes over it is cut into pieces."""
+"""The faults of a link, and the pieces or HTTP requests into which its traffic is cut."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,21 +7,21 @@ from typing import Literal
 
 PIECE = 65_536
 
-Kind = Literal["pass", "refuse", "deaf", "stall", "slow", "reset", "cut", "lost", "answer"]
+LinkFaultKind = Literal["pass", "refuse", "deaf", "stall", "slow", "reset", "cut", "lost", "answer"]
 
 
 @dataclass(frozen=True, slots=True)
 class LinkFault:
-    """What is wrong with a link.
+    """One fault of a link, in its kind's parameters.
 
-    refuse: nobody listens. deaf: new connections are accepted and never read. stall: nothing moves
-    until the way changes, then all of it arrives. slow: every piece waits ``seconds`` and no more
-    than ``bytes_a_second`` pass. reset: connections are reset. cut: a reply breaks off after
-    ``bytes``. lost: the request arrives, the reply does not. answer: ``status`` in place of the
-    service's. Of the last four, a ``share`` of what passes is hit.
+    refuse: no socket listens. deaf: new connections are accepted and never read. stall: no byte
+    moves until the fault changes, then all of them arrive. slow: every piece waits ``seconds``, and
+    at most ``bytes_a_second`` pass. reset: connections are reset. cut: a reply breaks off after
+    ``bytes``. lost: the request arrives, the reply does not. answer: the proxy replies ``status``
+    in the service's place. The last four hit a ``share`` of the traffic.
     """
 
-    kind: Kind = "pass"
+    kind: LinkFaultKind = "pass"
     share: float = 1.0
     seconds: float = 0.0
     bytes_a_second: float = float("inf")
@@ -33,13 +33,13 @@ PASS = LinkFault()
 
 
 async def pieces(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """Yield what arrives, as it comes."""
+    """Yield the bytes as they arrive."""
     while piece := await reader.read(PIECE):
         yield piece
 
 
 async def requests(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """Yield whole HTTP requests; what is none ends the connection."""
+    """Yield whole HTTP requests; anything else ends the connection."""
     while True:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -71,7 +71,7 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
 
 
 def answer(status: int, error: str) -> bytes:
-    """Make an answer in the server's place."""
+    """Return an HTTP answer in the server's place."""
     body = b'{"error":"%s","message":"as if by the server"}' % error.encode()
     return (
         b"HTTP/1.1 %d Chaos\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"

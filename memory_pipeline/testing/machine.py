@@ -1,4 +1,4 @@
-"""What the figures were measured on, so that they can be compared."""
+"""The machine and the versions that figures were measured on, so that they can be compared."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import psutil
 
 
 def machine() -> dict[str, object]:
-    """Return the facts of this machine that a figure depends on."""
+    """Return the facts of this machine that figures depend on."""
     return {
         "cores": os.cpu_count() or 0,
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
@@ -24,11 +24,11 @@ def machine() -> dict[str, object]:
 
 
 def _system() -> str:
-    """Name the system and its release; what a vendor has added to that names one machine."""
+    """Return the system and its release, without a vendor's suffix, which names one machine."""
     release = re.match(r"\d+(\.\d+)?", platform.release())
     return f"{platform.system()} {release[0] if release else ''}".rstrip()
 
 
 def median(values: Sequence[float]) -> float:
-    """Return the median, rounded to what can be meant."""
+    """Return the median, rounded to three decimals."""
     return round(statistics.median(values), 3)

@@ -1,8 +1,8 @@
-"""A way to a service that can be broken: a TCP proxy with a switch.
+"""A TCP proxy whose links can be broken: between a client and one service.
 
-A link listens on the loopback interface and forwards to one service. What is wrong with it is
-switched while connections stand. On a link that speaks HTTP, requests are forwarded whole, so that
-one can be answered in the service's place, and a reply can be lost after the request was applied.
+A link listens on the loopback interface and forwards to one service. Its fault is switched while
+connections are open. A link for HTTP forwards whole requests, so that it can answer a request in
+the service's place, or lose a reply after the request was applied.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from typing import Any, Self
 from memory_pipeline.testing.link_faults import (
     PASS,
     PIECE,
-    Kind,
     LinkFault,
+    LinkFaultKind,
     answer,
     pieces,
     requests,
@@ -30,7 +30,7 @@ WAIT_SECONDS = 10.0
 
 
 class Link:
-    """One address that leads to one service."""
+    """An address that leads to one service, with a fault that can be switched."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Link:
         refused: bytes | None = None,
         seed: int = 0,
     ) -> None:
-        """Forward to a port or a Unix socket; ``refused``: what a request may not hold (HTTP)."""
+        """Forward to a port or a Unix socket; HTTP requests that hold ``refused`` get a 400."""
         self.name = name
         self.port = 0
         self.connections = 0
@@ -49,39 +49,34 @@ class Link:
         self._frames = requests if http else pieces
         self._refused = refused
         self._chance = random.Random(seed)  # noqa: S311 - no cryptography
-        self._way = PASS
+        self._fault = PASS
         self._changed = asyncio.Event()
         self._listener: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[None]] = set()
 
-    @property
-    def way(self) -> LinkFault:
-        """What is wrong with it now."""
-        return self._way
-
     async def listen(self) -> None:
-        """Begin to accept connections, always at the same port."""
+        """Accept connections, always at the same port."""
         self._listener = await asyncio.start_server(
             self._accept, "127.0.0.1", self.port, limit=PIECE
         )
         self.port = self._listener.sockets[0].getsockname()[1]
 
-    async def switch(self, way: LinkFault) -> None:
-        """Change what is wrong with it."""
-        self._way = way
+    async def switch(self, fault: LinkFault) -> None:
+        """Replace the fault."""
+        self._fault = fault
         self._changed.set()
         self._changed = asyncio.Event()
-        if way.kind == "refuse" and self._listener is not None:
+        if fault.kind == "refuse" and self._listener is not None:
             listener, self._listener = self._listener, None
             await _stop_accepting(listener)
-        if way.kind in {"refuse", "reset"}:
+        if fault.kind in {"refuse", "reset"}:
             self._break_all()
-        if way.kind != "refuse" and self._listener is None:
+        if fault.kind != "refuse" and self._listener is None:
             await self.listen()
 
     async def close(self) -> None:
-        """End it, with every connection."""
+        """Stop listening and end every connection."""
         await self.switch(LinkFault("refuse"))
         for task in self._serving:
             task.cancel()
@@ -91,11 +86,11 @@ class Link:
         for writer in self._open.copy():
             _reset(writer)
 
-    def _hits(self, kind: Kind) -> bool:
-        return self._way.kind == kind and self._chance.random() < self._way.share
+    def _hits(self, kind: LinkFaultKind) -> bool:
+        return self._fault.kind == kind and self._chance.random() < self._fault.share
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # No coroutine: cancelled before its first step, it would never close the connection.
+        # Not a coroutine: one that is cancelled before its first step never closes the connection.
         self.connections += 1
         self._open.add(writer)
         task = asyncio.ensure_future(self._serve(reader, writer))
@@ -107,7 +102,7 @@ class Link:
         try:
             if self._hits("reset"):
                 return
-            while self._way.kind == "deaf":
+            while self._fault.kind == "deaf":
                 await self._changed.wait()
             answers, service = await self._connect()
             self._open.add(service)
@@ -116,14 +111,14 @@ class Link:
                 asyncio.ensure_future(self._return(answers, writer)),
             ]
             try:
-                # Where one side has ended, so has the connection.
+                # The connection ends when one of its sides ends.
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for task in both:
                     task.cancel()
             await asyncio.gather(*both, return_exceptions=True)
         except OSError:
-            return  # the service is not there
+            return  # the service is down
         finally:
             for end in (writer, service):
                 if end is not None:
@@ -146,7 +141,7 @@ class Link:
             if self._hits("reset"):
                 return
             if self._hits("answer"):
-                writer.write(answer(self._way.status, "chaos"))
+                writer.write(answer(self._fault.status, "chaos"))
             elif self._refused is not None and self._refused in request:
                 writer.write(answer(400, "InvalidArgumentError"))
             else:
@@ -158,7 +153,7 @@ class Link:
             if self._hits("lost"):
                 return
             if self._hits("cut"):
-                writer.write(piece[: self._way.bytes])
+                writer.write(piece[: self._fault.bytes])
                 with contextlib.suppress(OSError):
                     await writer.drain()
                 return
@@ -167,24 +162,24 @@ class Link:
             await writer.drain()
 
     async def _pass(self, size: int) -> None:
-        """Wait as long as so many bytes do on this way."""
-        while self._way.kind == "stall":
+        """Wait as long as the fault delays this many bytes."""
+        while self._fault.kind == "stall":
             await self._changed.wait()
-        if self._way.kind == "slow":
-            await asyncio.sleep(self._way.seconds + size / self._way.bytes_a_second)
+        if self._fault.kind == "slow":
+            await asyncio.sleep(self._fault.seconds + size / self._fault.bytes_a_second)
 
 
 async def _stop_accepting(listener: asyncio.Server) -> None:
-    """Close a listener; who is at the door is let in first, else asyncio forgets his socket."""
+    """Close a listener; accepted connections get their transport first, or asyncio leaks them."""
     for each in listener.sockets:
         asyncio.get_running_loop().remove_reader(each)
-    for _ in range(2):  # one step makes the transport, the next one says so
+    for _ in range(2):  # one step makes the transport, the next calls _accept
         await asyncio.sleep(0)
     listener.close()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Break a connection off as a machine does that knows nothing of it."""
+    """Reset a connection, as a machine does that has lost its state."""
     peer: socket.socket | None = writer.get_extra_info("socket")
     if peer is not None:
         with contextlib.suppress(OSError):
@@ -193,7 +188,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 class Proxy:
-    """Runs links in a thread of their own; every method may be called from any thread."""
+    """Runs links on an event loop in its own thread. Every method is thread-safe."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -217,14 +212,14 @@ class Proxy:
         self._loop.close()
 
     def add(self, link: Link) -> Link:
-        """Open a link; from then on it has a port."""
+        """Open a link and return it; it has a port from then on."""
         self._links.append(link)
         self._wait(link.listen)
         return link
 
-    def switch(self, link: Link, way: LinkFault) -> None:
-        """Change what is wrong with a link."""
-        self._wait(lambda: link.switch(way))
+    def switch(self, link: Link, fault: LinkFault) -> None:
+        """Replace the fault of a link."""
+        self._wait(lambda: link.switch(fault))
 
     def _wait(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         asyncio.run_coroutine_threadsafe(work(), self._loop).result(WAIT_SECONDS)

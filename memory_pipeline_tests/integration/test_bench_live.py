@@ -1,4 +1,4 @@
-"""The benchmarks of the resident process measure, on services of their own, and lose nothing."""
+"""The benchmarks of the worker measure, on private services, and lose no change."""
 
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from memory_pipeline.testing.benchmarks.neighbours import BATCH, TROUBLES, bench
 from memory_pipeline.testing.benchmarks.sync import bench_sync
 
 
-def test_freshness_is_measured_beside_its_floor(tmp_path: Path) -> None:
-    """Every kind of change is seen on both sides, and none is lost."""
+def test_freshness_is_measured_with_its_floor(tmp_path: Path) -> None:
+    """Every kind of change is visible on both sides, and none is lost."""
     figures: Any = bench_freshness(tmp_path, rate=10, tenants=2, seconds=6, model="none")
     assert (figures["lost"], figures["floor_lost"]) == (0, 0)
     for kind in ("inserts", "updates", "deletes"):
@@ -21,8 +21,8 @@ def test_freshness_is_measured_beside_its_floor(tmp_path: Path) -> None:
     assert figures["ratio_to_floor"] > 0
 
 
-def test_a_backlog_is_drained_beside_its_limit(tmp_path: Path) -> None:
-    """Both bring every document; a pass leaves no difference, an idle one writes nothing."""
+def test_a_backlog_is_drained_and_measured_with_its_limit(tmp_path: Path) -> None:
+    """Both write every document; a pass leaves no difference, an idle one writes nothing."""
     figures: Any = bench_sync(tmp_path, changes=400, tenants=2, turns=1)
     assert figures["changes_per_second"] > 0 < figures["limit_changes_per_second"]
     assert figures["pass_changes"] == 50
@@ -32,10 +32,10 @@ def test_a_backlog_is_drained_beside_its_limit(tmp_path: Path) -> None:
 
 @pytest.mark.faults
 @pytest.mark.timeout(400)
-def test_neighbours_are_measured_beside_a_tenant_in_trouble(
+def test_neighbours_of_a_tenant_in_trouble_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each trouble is a real one, its tenant comes to rest, and nobody else loses anything."""
+    """Each trouble is real, its tenant gets settled, and no other tenant loses a change."""
     monkeypatch.setenv("MEMORY_PIPELINE_RETRY_SECONDS", "0.2")
     figures: Any = bench_neighbours(tmp_path, rate=10, tenants=2, seconds=2, blocks=1)
     assert figures["lost"] == 0

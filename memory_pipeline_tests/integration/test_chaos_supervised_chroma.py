@@ -1,7 +1,7 @@
-"""The stack's Chroma is kept alive as `up` keeps its own; a fault that holds it decides alone.
+"""The stack's Chroma is restarted as `up` restarts its own, unless a fault holds it.
 
-What breaks: it ends by itself, or is stuck. What must not change: what a fault has killed stays
-dead until the fault is over, and each restart is counted.
+What breaks: it ends by itself, or is stuck. What must not change: a server that a fault has killed
+stays dead until the fault is over, and each restart is counted.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,60 +10,60 @@ from pathlib import Path
 import pytest
 
 from memory_pipeline.local.chroma import probe_chroma, start_chroma
-from memory_pipeline.testing.chaos.supervised_chroma import TendedChroma
+from memory_pipeline.testing.chaos.supervised_chroma import SupervisedChroma
 
 
 class Server:
-    """A real server, and whether it is to count as stuck."""
+    """A real server, and whether it counts as stuck."""
 
     def __init__(self, folder: Path) -> None:
         self.stuck = False
         chroma = start_chroma(folder / "chroma", folder / "chroma.log")
         chroma.service.stuck = lambda: self.stuck
-        self.tended = TendedChroma(chroma)
+        self.chroma = SupervisedChroma(chroma)
 
     def back(self) -> bool:
-        """Tend; whether it answers."""
-        self.tended.tend()
+        """Restart it if needed; return whether it answers."""
+        self.chroma.restart_if_needed()
         self.stuck = False
-        return probe_chroma(self.tended.chroma.url) == "up"
+        return probe_chroma(self.chroma.server.url) == "up"
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """Lend a server of its own."""
+    """Yield a server of the test's own."""
     server = Server(tmp_path)
     yield server
-    server.tended.chroma.stop()
+    server.chroma.server.stop()
 
 
-def test_one_that_ended_by_itself_is_started_again(
+def test_a_server_that_ended_by_itself_is_restarted(
     server: Server, wait_until: Callable[..., None]
 ) -> None:
     """At the same address."""
-    pid = server.tended.chroma.pid
+    pid = server.chroma.server.pid
     assert server.back()
-    assert (server.tended.chroma.pid, server.tended.restarts) == (pid, 0)
-    server.tended.kill()
+    assert (server.chroma.server.pid, server.chroma.restarts) == (pid, 0)
+    server.chroma.kill()
     wait_until(server.back)
-    assert server.tended.restarts == 1
+    assert server.chroma.restarts == 1
 
 
-def test_one_that_is_stuck_is_killed_and_started_again(
+def test_a_stuck_server_is_killed_and_restarted(
     server: Server, wait_until: Callable[..., None]
 ) -> None:
     """At the same address."""
-    pid = server.tended.chroma.pid
+    pid = server.chroma.server.pid
     server.stuck = True
-    wait_until(lambda: server.back() and server.tended.chroma.pid != pid)
-    assert server.tended.restarts == 1
+    wait_until(lambda: server.back() and server.chroma.server.pid != pid)
+    assert server.chroma.restarts == 1
 
 
-def test_what_a_fault_holds_is_left_to_it(server: Server) -> None:
+def test_a_server_that_a_fault_holds_is_not_restarted(server: Server) -> None:
     """Until it is over."""
-    with server.tended.held():
-        server.tended.kill()
+    with server.chroma.held():
+        server.chroma.kill()
         assert not server.back()
-        server.tended.start()
+        server.chroma.start()
     assert server.back()
-    assert server.tended.restarts == 0
+    assert server.chroma.restarts == 0

@@ -1,4 +1,4 @@
-"""The command chaos: where its report may go. Nothing is broken here."""
+"""The command chaos: the place of its report. No fault is injected here."""
 
 import json
 import signal
@@ -16,11 +16,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
     """Stand in for the run; return the options of each."""
     ran: list[Options] = []
 
-    def run(options: Options, _say: object) -> Figures:
+    def run_chaos(options: Options, _progress: object) -> Figures:
         ran.append(options)
         return Figures(options)
 
-    monkeypatch.setattr("memory_pipeline.testing.chaos.run.chaos", run)
+    monkeypatch.setattr("memory_pipeline.testing.chaos.run.run_chaos", run_chaos)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     return ran
 
@@ -29,13 +29,13 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
 def test_a_report_that_cannot_be_written_is_refused_at_once(
     name: str, runs: list[Options], tmp_path: Path
 ) -> None:
-    """What broke: the run went on to its end, and then its page was lost."""
+    """What broke: the run continued to its end, and then its page was lost."""
     done = CliRunner().invoke(app, ["chaos", "--report", str(tmp_path / name)])
     assert (done.exit_code, runs, list(tmp_path.iterdir())) == (2, [], [])
     assert "--report" in done.stderr
 
 
-def test_the_page_is_printed_and_written_with_json_beside_it(
+def test_the_page_is_printed_and_written_with_json_next_to_it(
     runs: list[Options], tmp_path: Path
 ) -> None:
     """Under the same name."""
@@ -46,10 +46,10 @@ def test_the_page_is_printed_and_written_with_json_beside_it(
     assert json.loads(page.with_suffix(".json").read_text())["changes"] == 0
 
 
-def test_a_page_that_is_not_written_after_all_was_printed(
+def test_a_page_that_cannot_be_written_after_the_run_was_printed(
     runs: list[Options], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk may be full by then."""
+    """The disk may be full by then."""
 
     def full(*_: object) -> None:
         raise OSError

@@ -1,4 +1,4 @@
-"""The proxy breaks what it says, and only while it says so: each way against a real server."""
+"""Each fault of a link breaks it, and only while it lasts: against a real server."""
 
 import gc
 import http.server
@@ -19,10 +19,10 @@ from memory_pipeline.testing.proxy import Link, Proxy
 
 @dataclass
 class Server:
-    """A small HTTP server that remembers what it was asked."""
+    """A small HTTP server that remembers the requests."""
 
     port: int = 0
-    asked: list[bytes] = field(default_factory=list)
+    requests: list[bytes] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def server() -> Iterator[Server]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            known.asked.append(body)
+            known.requests.append(body)
             answer = str(len(body)).encode()
             self.send_response(200)
             self.send_header("content-length", str(len(answer)))
@@ -43,7 +43,7 @@ def server() -> Iterator[Server]:
             self.wfile.write(answer)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
         listening.daemon_threads = True
@@ -64,7 +64,7 @@ def proxy() -> Iterator[Proxy]:
 
 @pytest.fixture
 def link(proxy: Proxy, server: Server) -> Link:
-    """Open a way to the server that refuses a word."""
+    """Open a link to the server that refuses a word."""
     return proxy.add(Link("server", server.port, http=True, refused=b"poison"))
 
 
@@ -75,24 +75,24 @@ def client() -> Iterator[httpx.Client]:
         yield connected
 
 
-def ask(client: httpx.Client, link: Link, body: bytes = b"hello") -> httpx.Response:
+def send(client: httpx.Client, link: Link, body: bytes = b"hello") -> httpx.Response:
     """Send a request through the link."""
     return client.post(f"http://127.0.0.1:{link.port}/", content=body)
 
 
 @pytest.mark.parametrize("size", [0, 1, 5_000_000])
-def test_what_passes_passes_whole(
+def test_a_request_without_a_fault_passes_whole(
     server: Server, link: Link, client: httpx.Client, size: int
 ) -> None:
     """Whatever its size, several on one connection."""
     for _ in range(3):
-        assert ask(client, link, b"x" * size).text == str(size)
-    assert [len(body) for body in server.asked] == [size] * 3
+        assert send(client, link, b"x" * size).text == str(size)
+    assert [len(body) for body in server.requests] == [size] * 3
     assert link.connections == 1
 
 
 @pytest.mark.parametrize(
-    ("way", "error"),
+    ("fault", "error"),
     [
         (LinkFault("refuse"), httpx.ConnectError),
         (LinkFault("reset"), (httpx.NetworkError, httpx.RemoteProtocolError)),
@@ -102,98 +102,96 @@ def test_what_passes_passes_whole(
         (LinkFault("slow", seconds=2.0), httpx.ReadTimeout),
     ],
 )
-def test_each_way_breaks_and_heals(
+def test_each_fault_breaks_the_link_and_heals(
     proxy: Proxy,
     link: Link,
     client: httpx.Client,
-    way: LinkFault,
+    fault: LinkFault,
     error: type[Exception] | tuple[type[Exception], ...],
 ) -> None:
-    """On a connection that stands and on a new one; afterwards all is well at the same port."""
-    assert ask(client, link).text == "5"
-    proxy.switch(link, way)
+    """On an open connection and on a new one; afterwards the link works at the same port."""
+    assert send(client, link).text == "5"
+    proxy.switch(link, fault)
     for _ in range(2):
         with pytest.raises(error):
-            ask(client, link)
+            send(client, link)
     proxy.switch(link, PASS)
-    assert ask(client, link).text == "5"
+    assert send(client, link).text == "5"
 
 
-def test_a_deaf_way_hears_no_new_connection(
+def test_a_deaf_link_reads_no_new_connection(
     proxy: Proxy, server: Server, link: Link, client: httpx.Client
 ) -> None:
-    """One that stands goes on."""
-    assert ask(client, link).text == "5"
+    """An open connection still works."""
+    assert send(client, link).text == "5"
     proxy.switch(link, LinkFault("deaf"))
-    assert ask(client, link).text == "5"
+    assert send(client, link).text == "5"
     with httpx.Client(timeout=0.3, trust_env=False) as other, pytest.raises(httpx.ReadTimeout):
-        ask(other, link)
-    assert len(server.asked) == 2
+        send(other, link)
+    assert len(server.requests) == 2
 
 
 def test_a_lost_reply_is_of_a_request_that_was_applied(
     proxy: Proxy, server: Server, link: Link, client: httpx.Client
 ) -> None:
-    """That is what makes it hard."""
+    """The outcome is unknown to the client."""
     proxy.switch(link, LinkFault("lost"))
     with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
-        ask(client, link, b"applied")
-    assert server.asked == [b"applied"]
+        send(client, link, b"applied")
+    assert server.requests == [b"applied"]
 
 
 def test_an_answer_in_the_servers_place_reaches_no_server(
     proxy: Proxy, server: Server, link: Link, client: httpx.Client
 ) -> None:
-    """429, 500, 503: the connection stays."""
+    """429, 500, 503: the connection stays open."""
     proxy.switch(link, LinkFault("answer", status=429))
-    assert [ask(client, link).status_code for _ in range(2)] == [429, 429]
-    assert server.asked == []
+    assert [send(client, link).status_code for _ in range(2)] == [429, 429]
+    assert server.requests == []
 
 
 def test_poison_is_refused_and_nothing_else(
     server: Server, link: Link, client: httpx.Client
 ) -> None:
-    """Whatever else is in the request."""
-    assert ask(client, link, b"a lot of poison here").status_code == 400
-    assert ask(client, link).status_code == 200
-    assert server.asked == [b"hello"]
+    """In any position of the request."""
+    assert send(client, link, b"a lot of poison here").status_code == 400
+    assert send(client, link).status_code == 200
+    assert server.requests == [b"hello"]
 
 
-def test_what_stalled_arrives_when_the_way_is_free(
+def test_a_stalled_request_arrives_when_the_link_is_healed(
     proxy: Proxy, server: Server, link: Link
 ) -> None:
-    """Late, and whether or not anybody still waits for it."""
+    """Late, and also where the client no longer waits for it."""
     proxy.switch(link, LinkFault("stall"))
     with httpx.Client(timeout=0.3, trust_env=False) as client, pytest.raises(httpx.ReadTimeout):
-        ask(client, link, b"late")
-    assert server.asked == []
+        send(client, link, b"late")
+    assert server.requests == []
     proxy.switch(link, PASS)
     until = time.monotonic() + 5
-    while not server.asked:
+    while not server.requests:
         assert time.monotonic() < until
         time.sleep(0.01)
-    assert server.asked == [b"late"]
+    assert server.requests == [b"late"]
 
 
 def test_a_share_hits_a_share(proxy: Proxy, link: Link, client: httpx.Client) -> None:
-    """Some requests pass while others do not: that is how real overload looks."""
+    """Some requests pass while others fail, as in a real overload."""
     proxy.switch(link, LinkFault("answer", status=503, share=0.5))
-    answered = [ask(client, link).status_code for _ in range(60)]
+    answered = [send(client, link).status_code for _ in range(60)]
     assert 10 < answered.count(503) < 50
 
 
-def test_a_service_that_is_not_there_ends_the_connection(
-    proxy: Proxy, client: httpx.Client
-) -> None:
+def test_a_service_that_is_down_ends_the_connection(proxy: Proxy, client: httpx.Client) -> None:
     """And does not end the proxy."""
     nowhere = proxy.add(Link("nowhere", 1, http=True))
     with pytest.raises((httpx.NetworkError, httpx.RemoteProtocolError)):
-        ask(client, nowhere)
+        send(client, nowhere)
 
 
-def test_the_end_of_a_proxy_forgets_no_connection(server: Server) -> None:
-    """Also none that is only just being accepted: it would be a warning in some later test."""
-    with warnings.catch_warnings(record=True) as said:
+def test_the_end_of_a_proxy_leaks_no_connection(server: Server) -> None:
+    """Also not one that is being accepted: it would be a warning in a later test."""
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         for clients in range(30):
             with Proxy() as proxy, ExitStack() as stack:
@@ -203,4 +201,4 @@ def test_the_end_of_a_proxy_forgets_no_connection(server: Server) -> None:
                     stack.enter_context(client)
                 proxy.switch(link, LinkFault("refuse"))
         gc.collect()
-    assert [str(warning.message) for warning in said] == []
+    assert [str(warning.message) for warning in warned] == []

@@ -15,7 +15,8 @@ from memory_pipeline.embedding.cache import CachedEmbedder
 from memory_pipeline.embedding.factory import embedder_from
 from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.embedding.sentence import SentenceEmbedder
-from memory_pipeline.errors import EmbedderUnavailable, ModelMissing, Poison
+from memory_pipeline.errors import EmbedderUnavailable, ModelMissing, Poison, SettingsError
+from memory_pipeline.local.environment import settings_environment
 from memory_pipeline.settings import Settings
 
 Matrix = npt.NDArray[np.float32]
@@ -302,3 +303,72 @@ def test_the_settings_name_the_embedder(tmp_path: Path) -> None:
     real = embedder_from(Settings.load(model_dir=tmp_path))
     assert real.model.startswith("all-mpnet-base-v2@")
     assert not real.loaded
+
+
+THIS_MODULE = __name__
+NO_EMBEDDER = "a text is not callable"
+
+
+class EmbedderOfMyOwn(HashingEmbedder):
+    """An embedder of an application, with a fingerprint of its own."""
+
+    model = "my-own-768"
+
+
+def embedder_of_my_own(settings: Settings) -> EmbedderOfMyOwn:
+    """Make one from the settings."""
+    made = EmbedderOfMyOwn()
+    made.model = f"my-own-768@{settings.device}"
+    return made
+
+
+@pytest.mark.parametrize(
+    ("attribute", "model"),
+    [("EmbedderOfMyOwn", "my-own-768"), ("embedder_of_my_own", "my-own-768@cpu")],
+)
+def test_an_embedder_of_ones_own_is_named_by_module_and_attribute(
+    attribute: str, model: str
+) -> None:
+    """A class without arguments or a function of the settings; its vectors are its own."""
+    settings = Settings.load(embedder=f"{THIS_MODULE}:{attribute}", device="cpu")
+    embedder = embedder_from(settings)
+    assert embedder.model == model
+    assert embedder.loaded
+    np.testing.assert_array_equal(
+        embedder.embed(["hello"])[0], HashingEmbedder().embed(["hello"])[0]
+    )
+
+
+def test_child_processes_get_the_name_of_the_embedder() -> None:
+    """`up` starts its services with the settings of the stack in their environment."""
+    named = f"{THIS_MODULE}:EmbedderOfMyOwn"
+    environment = settings_environment(Settings.load(embedder=named))
+    assert environment["MEMORY_PIPELINE_EMBEDDER"] == named
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no_such_module:Embedder", "No module named 'no_such_module'"),
+        (f"{THIS_MODULE}:NoSuchEmbedder", "has no attribute 'NoSuchEmbedder'"),
+        (f"{THIS_MODULE}:NO_EMBEDDER", "it is not callable"),
+        (f"{THIS_MODULE}:CachedEmbedder.embed", "missing a required argument: 'texts'"),
+        ("builtins:dict", "it returns dict, which lacks loaded, load, model, embed"),
+        (f"{THIS_MODULE}:FakeModel", "it returns FakeModel, which lacks loaded, load, model"),
+    ],
+)
+def test_a_wrong_name_of_an_embedder_is_refused_when_it_is_built(name: str, why: str) -> None:
+    """With the variable, the value, the reason and what is allowed; settings import nothing."""
+    settings = Settings.load(embedder=name)
+    with pytest.raises(SettingsError) as refused:
+        embedder_from(settings)
+    assert str(refused.value).startswith(f"MEMORY_PIPELINE_EMBEDDER={name!r}: ")
+    assert why in str(refused.value)
+    assert "allowed are model, hashing, or module:attribute" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["modle", "", "a:", ":b", "a b:c", "a:b:c", "a/b.py:c", "1:2"])
+def test_a_name_of_another_form_is_refused_at_once(name: str) -> None:
+    """What broke is a typing error of `model` or `hashing`: it names no module."""
+    with pytest.raises(SettingsError, match="allowed are model, hashing, or module:attribute"):
+        Settings.load(embedder=name)

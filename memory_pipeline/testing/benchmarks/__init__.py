@@ -1,1 +1,1 @@
-"""Benchmarks: each figure beside the physical limit that was measured in the same run."""
+"""Benchmarks: each figure with the physical limit that was measured in the same run."""

@@ -1,4 +1,4 @@
-"""What the capture triggers cost an application: one large COPY with them and without, in turns."""
+"""The cost of the capture triggers: one large COPY with them and without, in turns."""
 
 import json
 import time
@@ -17,10 +17,10 @@ TRIGGERS = ("memory_pipeline_capture", "memory_pipeline_truncate", "memory_pipel
 
 
 def bench_capture(home: Path, *, rows: int, pairs: int) -> dict[str, object]:
-    """Measure on a Postgres of its own below ``home``; nothing of the user's is touched.
+    """Measure on a Postgres of its own below ``home``; the user's own services are not touched.
 
     Returns:
-        ``trigger_us_per_row``: the median over the pairs of what a row costs more, microseconds.
+        ``trigger_us_per_row``: the additional microseconds a row, the median over the pairs.
 
     """
     server = start_postgres(home / "postgres")
@@ -28,13 +28,13 @@ def bench_capture(home: Path, *, rows: int, pairs: int) -> dict[str, object]:
         server.create_database("bench")
         url = server.url("bench")
         migrate(Settings.load(database_url=url))
-        lines = _lines(rows)
+        lines = _copy_lines(rows)
         with psycopg.connect(url, autocommit=True) as connection:
             _copy(connection, lines, captured=True)  # warms caches and files; not counted
             bare: list[float] = []
             captured: list[float] = []
             for pair in range(pairs):
-                # Whoever goes first finds the machine differently: take turns.
+                # The first run of a pair finds another machine than the second: they take turns.
                 for with_triggers in (True, False) if pair % 2 else (False, True):
                     seconds = _copy(connection, lines, captured=with_triggers)
                     (captured if with_triggers else bare).append(seconds / rows * 1e6)
@@ -50,8 +50,8 @@ def bench_capture(home: Path, *, rows: int, pairs: int) -> dict[str, object]:
     }
 
 
-def _lines(rows: int) -> bytes:
-    """Write memories of some 450 bytes each, as COPY takes them."""
+def _copy_lines(rows: int) -> bytes:
+    """Return memories of about 450 bytes each, in COPY's text format."""
     details = "The connection pool was exhausted while the nightly export held its cursor. " * 4
     return b"".join(
         "\t".join(

@@ -1,7 +1,7 @@
-"""The least that any program needs to carry a commit to Chroma: a process written by hand.
+"""The least work from a commit to Chroma: a process without guarantees.
 
-It is notified, reads the row, upserts or deletes. It keeps no outbox and no lease, forgets what it
-was about when it is killed, and never looks back.
+It is notified, reads the row, upserts or deletes. It has no outbox and no lease, loses its
+notifications when it is killed, and checks nothing afterwards.
 """
 
 import json
@@ -22,10 +22,11 @@ from memory_pipeline.embedding.factory import embedder_from
 from memory_pipeline.local.processes import ServiceFailed, tail, wait_until
 from memory_pipeline.ports import Embedder
 from memory_pipeline.settings import Settings
-from memory_pipeline.testing.benchmarks.limit import collection_name, connect
-from memory_pipeline.testing.benchmarks.resident import READY_SECONDS, running
+from memory_pipeline.testing.benchmarks.bulk_load import collection_name
+from memory_pipeline.testing.benchmarks.worker_process import READY_SECONDS, running_process
+from memory_pipeline.testing.chroma_client import connect
 
-# A hint says whose row it is, so that a delete needs no read.
+# A hint names the tenant, so that a delete needs no read.
 HINTS = """
 CREATE FUNCTION public.hint_floor() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -42,29 +43,29 @@ READ = (
 )
 
 
-def hint(url: str) -> None:
-    """Give a copy of the pipeline's database the floor's trigger instead of the pipeline's."""
+def install_hints(url: str) -> None:
+    """Replace the pipeline in a copy of its database by the floor's trigger."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP SCHEMA memory_pipeline CASCADE")
         connection.execute(HINTS)
 
 
 @contextmanager
-def serving(settings: Settings, log: Path) -> Iterator[None]:
-    """Run the floor and lend it once it is ready.
+def running_floor(settings: Settings, log: Path) -> Iterator[None]:
+    """Run the floor during the block, from when it is ready.
 
     Raises:
-        ServiceFailed: it said nothing; the message has the end of its log.
+        ServiceFailed: it does not get ready; the message has the end of its log.
 
     """
-    with running((sys.executable, "-m", __name__), settings, log):
+    with running_process((sys.executable, "-m", __name__), settings, log):
         if not wait_until(lambda: "ready" in log.read_text(), within=READY_SECONDS):
             raise ServiceFailed(f"the floor is not ready: {tail(log)}")
         yield
 
 
 def main() -> None:
-    """Be the floor: carry what is hinted at, all that has arrived in one request a tenant."""
+    """Run the floor: write each hinted row, all that have arrived in one request a tenant."""
     settings = Settings.load()
     url = settings.database_url.get_secret_value() if settings.database_url else ""
     recipe, embedder = recipe_from(settings), embedder_from(settings)
@@ -77,14 +78,14 @@ def main() -> None:
     ):
         register_vector(reading)
         hints.execute("LISTEN floor")
-        print("ready", flush=True)  # noqa: T201 - it is waited for
+        print("ready", flush=True)  # noqa: T201 - the benchmark waits for it
         while True:
             for tenant, ids in _hinted(hints).items():
                 if tenant not in collections:
                     name = collection_name(tenant)
                     collections[tenant] = client.get_collection(name, embedding_function=None)
                 rows = reading.execute(READ, (list(ids),), binary=True).fetchall()
-                found = [_memory(row) for row in rows]
+                found = [_memory_of(row) for row in rows]
                 if gone := ids.difference(memory.id for memory in found):
                     collections[tenant].delete(ids=[document_id(i) for i in gone])
                 if found:
@@ -93,7 +94,7 @@ def main() -> None:
 
 
 def _hinted(hints: psycopg.Connection) -> Mapping[TenantId, set[MemoryId]]:
-    """Wait for a hint; return all that have arrived."""
+    """Wait for a hint; return the ids of all that have arrived, by tenant."""
     hinted: defaultdict[TenantId, set[MemoryId]] = defaultdict(set)
     for hinting in hints.notifies(stop_after=1):
         tenant, memory_id = json.loads(hinting.payload)
@@ -104,7 +105,7 @@ def _hinted(hints: psycopg.Connection) -> Mapping[TenantId, set[MemoryId]]:
 def _upsert(
     collection: Any, found: Sequence[Memory], recipe: Recipe, embedder: Embedder | None
 ) -> None:
-    """Write memories; without an embedder they bring their vectors."""
+    """Write memories; without an embedder, with their own vectors."""
     contents = [compose(memory, recipe) for memory in found]
     vectors: list[Vector | None] = [memory.embedding for memory in found]
     if embedder is not None:
@@ -117,7 +118,7 @@ def _upsert(
     )
 
 
-def _memory(row: Sequence[Any]) -> Memory:
+def _memory_of(row: Sequence[Any]) -> Memory:
     memory = Memory(*row)
     vector: Any = memory.embedding
     return memory if vector is None else replace(memory, embedding=vector.to_numpy())

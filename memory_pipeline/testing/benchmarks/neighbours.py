@@ -1,9 +1,9 @@
-"""What one tenant's trouble costs all the others: their freshness with it and without it, in turns.
+"""The cost of one tenant's trouble for all others: their freshness with and without it, in turns.
 
-In every block one tenant brings a batch of 250 memories every few seconds while the others go on.
-What differs is what is wrong with it: nothing, one memory of the batch, all of them, or its
-collection, which is deleted behind the pipeline's back. Chroma stands behind a proxy that refuses
-requests with a poisonous word in them; the observers ask past it.
+In every block one tenant writes a batch of 250 memories every few seconds, next to the others'
+traffic. Blocks differ in the trouble: none, one poison memory in a batch, all poison, or a
+collection that is deleted without the pipeline. Chroma is behind a proxy that refuses requests with
+a poison word; the observers connect to it directly.
 """
 
 import json
@@ -24,21 +24,26 @@ from memory_pipeline.domain.types import Memory, TenantId
 from memory_pipeline.local.postgres import start_postgres
 from memory_pipeline.local.processes import wait_until
 from memory_pipeline.settings import Settings
-from memory_pipeline.testing.benchmarks.freshness import opened_collections
-from memory_pipeline.testing.benchmarks.limit import connect, fresh_servers
-from memory_pipeline.testing.benchmarks.rebuild import filled, settings_of
-from memory_pipeline.testing.benchmarks.resident import insert, living, own
+from memory_pipeline.testing.benchmarks.freshness import build_collections
 from memory_pipeline.testing.benchmarks.rows import Load, new_memories
-from memory_pipeline.testing.benchmarks.traffic import Traffic, figures_of
+from memory_pipeline.testing.benchmarks.services import (
+    fill_database,
+    fresh_servers,
+    settings_for,
+    with_own_home,
+)
+from memory_pipeline.testing.benchmarks.traffic import Traffic, lag_figures
+from memory_pipeline.testing.benchmarks.worker_process import insert_memory, running_worker
+from memory_pipeline.testing.chroma_client import connect
 from memory_pipeline.testing.machine import machine
 from memory_pipeline.testing.proxy import Link, Proxy
 
 MEMORIES_A_TENANT = 50
 BATCH, BATCH_SECONDS = 250, 5.0
-# A collection is rebuilt by itself three times an hour, and damaged once a block.
+# The pipeline rebuilds a collection three times an hour at most; each block damages it once.
 BLOCKS = 2
 WARM_SECONDS = 5.0
-# Five tries of everything with their pauses, or a rebuild.
+# Five attempts of a whole batch with their pauses, or a rebuild.
 SETTLED_SECONDS = 600.0
 POISON = "hemlock"
 TROUBLED = TenantId("troubled")
@@ -58,7 +63,7 @@ REMOVE = "DELETE FROM public.memory_logs WHERE user_id = %s"
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """What is wrong with the tenant: so many memories of each batch, or its collection."""
+    """The trouble: poison memories in each batch, or a deleted collection."""
 
     poison: int = 0
     damage: bool = False
@@ -75,16 +80,16 @@ TROUBLES = {
 def bench_neighbours(
     home: Path, *, rate: float, tenants: int, seconds: float, blocks: int = BLOCKS
 ) -> dict[str, object]:
-    """Measure on services of its own below ``home``; nothing of the user's is touched.
+    """Measure on services of its own below ``home``; the user's own services are not touched.
 
-    ``seconds`` are of each kind of trouble.
+    ``seconds``: of each kind of trouble.
 
     Returns:
-        For each trouble the others' lags, ``ratio_to_calm`` of their p99, and what became of the
-        troubled tenant: memories that were written, documents that are there, dead letters.
+        For each trouble the others' lags, ``ratio_to_calm`` of their p99, and the end of the
+        troubled tenant: its memories, documents and dead letters.
 
     Raises:
-        RuntimeError: the troubled tenant does not come to rest.
+        RuntimeError: changes of the troubled tenant stay pending.
 
     """
     load = Load(MEMORIES_A_TENANT * tenants, tenants)
@@ -93,22 +98,22 @@ def bench_neighbours(
     lags: defaultdict[str, list[float]] = defaultdict(list)
     ends: dict[str, dict[str, int]] = {}
     try:
-        filled(postgres, settings, load, "filled")
+        fill_database(postgres, settings, load, "filled")
         url = postgres.url("filled")
         with fresh_servers(home, 1) as (chroma,), Proxy() as proxy:
             port = urlsplit(chroma).port or 0
             link = proxy.add(Link("chroma", port, http=True, refused=POISON.encode()))
-            way = f"http://127.0.0.1:{link.port}"
-            mine = own(settings_of(settings, postgres, "filled", [way]), home)
+            proxied = f"http://127.0.0.1:{link.port}"
+            own = with_own_home(settings_for(settings, postgres, "filled", [proxied]), home)
             client = connect(chroma)
-            traffic = Traffic(url, opened_collections(mine, client), load, rate, real=False)
-            with living(mine, home / "live.log"):
+            traffic = Traffic(url, build_collections(own, client), load, rate, real=False)
+            with running_worker(own, home / "live.log"):
                 traffic.run(WARM_SECONDS, counts=False)
                 for block in range(blocks):
                     names = list(TROUBLES)
                     for name in names if block % 2 else reversed(names):
                         troubled = Troubled(url, client, TROUBLES[name], load)
-                        with troubled.beside():
+                        with troubled.running():
                             traffic.run(seconds / blocks)
                         lags[name] += chain(*traffic.taken().values())
                         if block == blocks - 1:
@@ -116,7 +121,7 @@ def bench_neighbours(
                         troubled.remove()
     finally:
         postgres.remove()
-    found = {name: figures_of(lags[name]) for name in TROUBLES}
+    found = {name: lag_figures(lags[name]) for name in TROUBLES}
     calm = found["calm"]["p99_ms"]
     return {
         "rate": rate,
@@ -125,14 +130,14 @@ def bench_neighbours(
         "lost": traffic.lost,
         "ratio_to_calm": {n: round(f["p99_ms"] / calm, 2) for n, f in found.items() if n != "calm"},
         **found,
-        # Of the last block of each.
+        # In the last block of each.
         "troubled": ends,
         "machine": machine(),
     }
 
 
 class Troubled:
-    """One tenant that brings a batch every few seconds, with something wrong with it."""
+    """One tenant that writes a batch every few seconds, with its trouble."""
 
     def __init__(self, url: str, client: Any, trouble: Disturbance, load: Load) -> None:
         self._url = url
@@ -140,12 +145,12 @@ class Troubled:
         self._trouble = trouble
         self._fresh = new_memories(replace(load, seed=1))
         self._over = threading.Event()
-        self._whole = True
+        self._undamaged = True
         self._failed: list[BaseException] = []
 
     @contextmanager
-    def beside(self) -> Iterator[None]:
-        """Bring batches while the body runs. Raises what went wrong with that."""
+    def running(self) -> Iterator[None]:
+        """Write batches during the block. Raises the error that ended the writing."""
         thread = threading.Thread(target=self._run, name="troubled")
         thread.start()
         try:
@@ -157,9 +162,9 @@ class Troubled:
             raise self._failed[0]
 
     def end(self) -> dict[str, int]:
-        """Wait until nothing of it waits any more, and count what has become of it."""
+        """Wait until none of its changes is pending; return counts of its end."""
         with psycopg.connect(self._url, autocommit=True) as connection:
-            self._rest(connection)
+            self._wait_until_settled(connection)
             (written,) = self._one(connection, MEMORIES)
             buried, attempts = self._one(connection, DEAD)
             documents = self._client.get_collection(self._live(connection)).count()
@@ -171,29 +176,29 @@ class Troubled:
         }
 
     def remove(self) -> None:
-        """Take all of it away again."""
+        """Delete all of its memories, and wait until the deletes are synced."""
         with psycopg.connect(self._url, autocommit=True) as connection:
             connection.execute(REMOVE, (TROUBLED,))
-            self._rest(connection)
+            self._wait_until_settled(connection)
 
     def _run(self) -> None:
         try:
             with psycopg.connect(self._url, autocommit=True) as connection:
                 register_vector(connection)
                 while True:
-                    self._bring(connection)
+                    self._write_batch(connection)
                     if self._over.wait(BATCH_SECONDS):
                         return
         except Exception as error:  # noqa: BLE001 - raised again in the thread that measures
             self._failed.append(error)
 
-    def _bring(self, connection: psycopg.Connection) -> None:
-        if self._trouble.damage and self._whole and (live := self._live(connection)):
+    def _write_batch(self, connection: psycopg.Connection) -> None:
+        if self._trouble.damage and self._undamaged and (live := self._live(connection)):
             self._client.delete_collection(live)
-            self._whole = False
+            self._undamaged = False
         with connection.transaction():
             for number in range(BATCH):
-                insert(connection, self._memory(poison=number < self._trouble.poison))
+                insert_memory(connection, self._memory(poison=number < self._trouble.poison))
 
     def _memory(self, *, poison: bool) -> Memory:
         memory = replace(next(self._fresh), tenant=TROUBLED, user_id=TROUBLED)
@@ -201,9 +206,11 @@ class Troubled:
             return memory
         return replace(memory, raw=json.dumps(json.loads(memory.raw) | {"served": POISON}))
 
-    def _rest(self, connection: psycopg.Connection) -> None:
+    def _wait_until_settled(self, connection: psycopg.Connection) -> None:
         if not wait_until(lambda: not self._one(connection, WAITS)[0], within=SETTLED_SECONDS):
-            raise RuntimeError(f"changes of {TROUBLED} still wait after {SETTLED_SECONDS:.0f} s")
+            raise RuntimeError(
+                f"changes of {TROUBLED} are still pending after {SETTLED_SECONDS:.0f} s"
+            )
 
     def _live(self, connection: psycopg.Connection) -> str:
         row = connection.execute(LIVE, (TROUBLED,)).fetchone()

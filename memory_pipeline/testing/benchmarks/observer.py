@@ -1,6 +1,6 @@
-"""Asks Chroma, with its own client, until it shows what was committed, and notes how long it took.
+"""Queries Chroma with its own client until it shows each commit, and records how long that took.
 
-Of the pipeline it knows no more than how documents are named and which collection is a tenant's.
+Of the pipeline it knows only the names of documents and the collection of each tenant.
 """
 
 import time
@@ -14,30 +14,32 @@ from chromadb.errors import InternalError
 
 from memory_pipeline.domain.types import Memory, MemoryId, TenantId, Vector, document_id
 
-# A change that waits; with many of them asking less leaves the cores to those who are measured.
+# The pause between two rounds of queries, times the pending changes up to a maximum: with many of
+# them, fewer queries leave the cores to the process that is measured.
 POLL_SECONDS, MOST_WEIGHED = 0.002, 10
 LOST_SECONDS = 30.0
 NEIGHBOURS = 10
-SAID_LENGTH = 80
+ERROR_LENGTH = 80
 
-Kind = Literal["inserts", "updates", "deletes"]
+ChangeKind = Literal["inserts", "updates", "deletes"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Commit:
-    """A committed change: what an observer looks for, and since when on the monotonic clock."""
+    """A committed change; ``at``: its moment, by the monotonic clock."""
 
-    kind: Kind
+    kind: ChangeKind
     memory_id: MemoryId
     memory: Memory
     at: float
 
 
 class Observer:
-    """Waits for changes in one thread at a time, and remembers what it saw.
+    """Waits for changes to be visible, in one thread at a time, and records their lags.
 
     ``lags`` are in seconds; ``lost`` changes are in none of them. ``settle`` is called with each
-    change that was seen. With ``real``, vectors are the pipeline's: they are read before queries.
+    visible change. With ``real``, vectors are computed by the pipeline: they are read before a
+    query.
     """
 
     def __init__(
@@ -47,20 +49,20 @@ class Observer:
         *,
         real: bool,
     ) -> None:
-        self.lags: defaultdict[Kind, list[float]] = defaultdict(list)
+        self.lags: defaultdict[ChangeKind, list[float]] = defaultdict(list)
         self.lost = 0
         self.errors: Counter[str] = Counter()
         self._collections = collections
         self._settle = settle
         self._real = real
 
-    def taken(self) -> defaultdict[Kind, list[float]]:
-        """Return the lags, and forget them."""
+    def taken(self) -> defaultdict[ChangeKind, list[float]]:
+        """Return the lags since the last call."""
         taken, self.lags = self.lags, defaultdict(list)
         return taken
 
     def observe(self, inbox: SimpleQueue[Commit | None], *, counts: bool) -> None:
-        """Ask for what was committed, one request at a time, until all of it is seen or lost."""
+        """Query for commits, one request at a time, until each of them is visible or lost."""
         waiting: list[Commit] = []
         more = True
         while more or waiting:
@@ -78,14 +80,16 @@ class Observer:
             time.sleep(POLL_SECONDS * min(len(waiting), MOST_WEIGHED))
 
     def _seen(self, tenant: TenantId, commits: Sequence[Commit]) -> Iterator[tuple[Commit, float]]:
-        """Look once. An answer that is an error shows nothing: it is counted, and asked again."""
+        """Query once; yield visible commits. An error is counted, and the next call retries."""
         try:
-            yield from self._look(self._collections[tenant], commits)
+            yield from self._visible(self._collections[tenant], commits)
         except InternalError as error:
-            self.errors[str(error)[:SAID_LENGTH]] += 1
+            self.errors[str(error)[:ERROR_LENGTH]] += 1
 
-    def _look(self, collection: Any, commits: Sequence[Commit]) -> Iterator[tuple[Commit, float]]:
-        """Yield what is visible now, with the moment when that was known."""
+    def _visible(
+        self, collection: Any, commits: Sequence[Commit]
+    ) -> Iterator[tuple[Commit, float]]:
+        """Yield the visible commits, with the moment of the answer."""
         inserts = [c for c in commits if c.kind == "inserts"]
         vectors = {c: c.memory.embedding for c in inserts}
         if inserts and self._real:
@@ -109,7 +113,7 @@ class Observer:
 
 
 def _receive(inbox: SimpleQueue[Commit | None], waiting: list[Commit]) -> bool:
-    """Take what has arrived, or wait for it where nothing else is; False after the last."""
+    """Take the commits that have arrived; wait for one if none is waiting. False after the last."""
     while True:
         try:
             commit = inbox.get(block=not waiting)
@@ -125,7 +129,7 @@ def _names(commits: Sequence[Commit]) -> list[str]:
 
 
 def _stored(collection: Any, commits: Sequence[Commit]) -> dict[Commit, Vector | None]:
-    """Return the vectors of those that are there."""
+    """Return the vectors of the commits whose document exists."""
     got = collection.get(ids=_names(commits), include=["embeddings"])
     vectors = dict(zip(got["ids"], got["embeddings"], strict=True))
     named = {document_id(commit.memory_id): commit for commit in commits}

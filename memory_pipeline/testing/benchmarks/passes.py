@@ -1,6 +1,6 @@
-"""How long a pass over few changes takes, and one that finds nothing to do.
+"""The duration of a pass over few changes, and of a pass without changes.
 
-The pass is what ``sync`` and Dagster's runs do, in this process, after one that warmed it up.
+The pass is that of ``sync`` and of Dagster's runs, in this process, after one that warms it up.
 """
 
 import time
@@ -16,14 +16,19 @@ from memory_pipeline.local.chroma import start_chroma
 from memory_pipeline.local.postgres import EmbeddedPostgres
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
-from memory_pipeline.testing.benchmarks.rebuild import filled, settings_of
-from memory_pipeline.testing.benchmarks.resident import delete, insert, own, rebuilt, update
 from memory_pipeline.testing.benchmarks.rows import Load, new_memories
+from memory_pipeline.testing.benchmarks.services import fill_database, settings_for, with_own_home
+from memory_pipeline.testing.benchmarks.worker_process import (
+    build_tenants,
+    delete_memory,
+    insert_memory,
+    update_memory,
+)
 from memory_pipeline.testing.machine import median
 from memory_pipeline.verify.tenants import verify_all
 
 LOAD = Load(rows=5_000, tenants=10)
-# One in a hundred of a tenant's 500; it stays as large as it is.
+# One in a hundred of a tenant's 500 memories; as many are inserted as deleted.
 UPDATES, INSERTS, DELETES = 3, 1, 1
 PASSES = 5
 IDLE_PASSES = 20
@@ -31,13 +36,13 @@ SOME = "SELECT id FROM public.memory_logs WHERE user_id = %s ORDER BY md5((id + 
 
 
 def time_passes(home: Path, postgres: EmbeddedPostgres, settings: Settings) -> dict[str, object]:
-    """Time passes over one change in a hundred, then passes with nothing to do."""
-    filled(postgres, settings, LOAD, "pass")
+    """Time passes over one change in a hundred memories, then passes without changes."""
+    fill_database(postgres, settings, LOAD, "pass")
     server = start_chroma(home / "pass", home / "pass.log")
     try:
-        mine = own(settings_of(settings, postgres, "pass", [server.url]), home)
-        with opened(mine) as pipeline:
-            tenants = rebuilt(pipeline)
+        own = with_own_home(settings_for(settings, postgres, "pass", [server.url]), home)
+        with opened(own) as pipeline:
+            tenants = build_tenants(pipeline)
             fresh = new_memories(LOAD)
             seconds: list[float] = []
             for number in range(PASSES + 1):
@@ -70,11 +75,11 @@ def _change(url: str, tenants: Sequence[TenantId], fresh: Iterator[Memory], numb
             few = (tenant, number, UPDATES + DELETES)
             for at, (memory_id,) in enumerate(connection.execute(SOME, few).fetchall()):
                 if at < UPDATES:
-                    update(connection, memory_id, _for(tenant, fresh))
+                    update_memory(connection, memory_id, _for(tenant, fresh))
                 else:
-                    delete(connection, memory_id)
+                    delete_memory(connection, memory_id)
             for _ in range(INSERTS):
-                insert(connection, _for(tenant, fresh))
+                insert_memory(connection, _for(tenant, fresh))
     return len(tenants) * (UPDATES + INSERTS + DELETES)
 
 
@@ -92,6 +97,6 @@ def _pass(pipeline: Pipeline) -> float:
 
 
 def _files(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Tell of each of a server's files how large it is and when it was written."""
+    """Return the size and the modification time of each of a server's files."""
     stats = {path: path.stat() for path in folder.rglob("*") if path.is_file()}
     return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}

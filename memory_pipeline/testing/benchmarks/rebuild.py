@@ -1,8 +1,8 @@
-"""What a rebuild costs beside the limit: the same documents, from memory, by Chroma's own client.
+"""The cost of a rebuild, compared with the limit: the same documents loaded from memory.
 
 Each measurement has fresh servers, a fresh copy of the filled database and a process of its own.
-The limit's best way is chosen on a part; then limit, rebuild and rebuild without its proof take
-turns, so that what changes on the machine meets all of them.
+The limit's best method is chosen on a part; then limit, rebuild and rebuild without its proof take
+turns, so that changes of the machine affect all of them.
 """
 
 import json
@@ -12,26 +12,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
-
-import psycopg
-from psycopg import sql
 
 from memory_pipeline.content.document import recipe_from
 from memory_pipeline.domain.types import RebuildId
 from memory_pipeline.local.environment import base_environment
 from memory_pipeline.local.postgres import EmbeddedPostgres, start_postgres
 from memory_pipeline.pipeline import opened
-from memory_pipeline.postgres.database import Database
-from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
-from memory_pipeline.testing.benchmarks.limit import Limit, Rate, fresh_servers, limit_of
-from memory_pipeline.testing.benchmarks.resident import registered
-from memory_pipeline.testing.benchmarks.rows import Load, fill
+from memory_pipeline.testing.benchmarks.bulk_load import LoadRate
+from memory_pipeline.testing.benchmarks.limit import LoadLimit, load_limit
+from memory_pipeline.testing.benchmarks.rows import Load
+from memory_pipeline.testing.benchmarks.services import (
+    copy_database,
+    fill_database,
+    fresh_servers,
+    settings_for,
+)
+from memory_pipeline.testing.benchmarks.worker_process import register_tenants
 from memory_pipeline.testing.machine import machine, median
 
 FILLED = "filled"
@@ -41,7 +42,7 @@ SECONDS_A_RUN = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RebuildRun:
     """One rebuild of everything, measured in its own process."""
 
     seconds: float
@@ -52,7 +53,7 @@ class Run:
 
     @property
     def per_second(self) -> float:
-        """Documents a second of wall time."""
+        """Return the documents a second of wall time."""
         return self.documents / self.seconds
 
 
@@ -65,34 +66,36 @@ def bench_rebuild(
     document: Literal["full", "none"],
     turns: int = TURNS,
 ) -> dict[str, object]:
-    """Measure on services of its own below ``home``; nothing of the user's is touched.
+    """Measure on services of its own below ``home``; the user's own services are not touched.
 
     Returns:
-        ``ratio_to_limit``: documents a second of the rebuild with its proof, to those of the limit
+        ``ratio_to_limit``: documents a second of the rebuild with its proof over those of the limit
         in the same turns, medians; ``peak_mb``: memory of the rebuilding process.
 
     """
-    # Fewer tenants of the same size, where there are several.
+    # The small load has fewer tenants of the same size, where there are several.
     load, small = Load(rows, tenants), _small(rows, tenants)
     settings = Settings.load(document=document, embedder="hashing")
     postgres = start_postgres(home / "postgres")
     try:
-        filled(postgres, settings, load, FILLED)
-        filled(postgres, settings, small, "small")
-        with limit_of(home, load, recipe_from(settings)) as limit:
+        fill_database(postgres, settings, load, FILLED)
+        fill_database(postgres, settings, small, "small")
+        with load_limit(home, load, recipe_from(settings)) as limit:
             trials = limit.trials(servers=servers)
-            way = trials[0].way
-            limits: list[Rate] = []
-            proven: list[Run] = []
-            bare: list[Run] = []
+            method = trials[0].method
+            limits: list[LoadRate] = []
+            proven: list[RebuildRun] = []
+            bare: list[RebuildRun] = []
             for turn in range(turns):
-                limits.append(limit.rate(way, servers=servers))
+                limits.append(limit.rate(method, servers=servers))
                 both = [(proven, True), (bare, False)]
                 for runs, proves in both if turn % 2 else reversed(both):
-                    runs.append(_measured(home, postgres, settings, FILLED, servers, proves=proves))
+                    runs.append(
+                        _measure_rebuild(home, postgres, settings, FILLED, servers, proves=proves)
+                    )
             naive = limit.naive()
             one_server = _one_server(limit, servers, turns)
-        smallest = _measured(home, postgres, settings, "small", servers, proves=True)
+        smallest = _measure_rebuild(home, postgres, settings, "small", servers, proves=True)
     finally:
         postgres.remove()
     limit_rate = statistics.median(r.per_second for r in limits)
@@ -115,9 +118,9 @@ def bench_rebuild(
         "naive_documents_per_second": round(naive.per_second, 1),
         "naive_seconds_extrapolated": round(rows / naive.per_second, 1),
         "naive_note": f"one add a row, measured on {naive.documents} rows and extrapolated",
-        "limit_way": asdict(way),
+        "limit_way": asdict(method),
         "limit_trials": [
-            {**asdict(t.way), "documents_per_second": round(t.per_second, 1)} for t in trials
+            {**asdict(t.method), "documents_per_second": round(t.per_second, 1)} for t in trials
         ],
         "limit_runs": [round(r.per_second, 1) for r in limits],
         "runs": [round(r.per_second, 1) for r in proven],
@@ -135,55 +138,16 @@ def _small(rows: int, tenants: int) -> Load:
     return Load(few, max(1, tenants * few // rows))
 
 
-def filled(postgres: EmbeddedPostgres, settings: Settings, load: Load, name: str) -> None:
-    """Make a database that holds these memories with their vectors, never synced."""
-    postgres.create_database(name)
-    mine = settings_of(settings, postgres, name, [])
-    migrate(mine, vectors="trust")
-    database = Database.from_settings(mine)
-    fill(database, load)
-    database.close()
-    with psycopg.connect(postgres.url(name), autocommit=True) as connection:
-        connection.execute("VACUUM ANALYZE")
-
-
-def copied(postgres: EmbeddedPostgres, template: str) -> str:
-    """Make a fresh copy of a database: a rebuild leaves its traces in what it rebuilds from."""
-    name = f"{template}_copy"
-    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-                sql.Identifier(name), sql.Identifier(template)
-            )
-        )
-        connection.execute("CHECKPOINT")
-    return name
-
-
-def settings_of(
-    settings: Settings, postgres: EmbeddedPostgres, database: str, urls: Sequence[str]
-) -> Settings:
-    """Return the settings of one measurement: this database and these servers."""
-    return Settings.load(
-        document=settings.document,
-        embedder=settings.embedder,
-        database_url=postgres.url(database),
-        chroma_url=urls[0] if urls else None,
-        chroma_urls=tuple(urls[1:]),
-    )
-
-
-def _one_server(limit: Limit, servers: int, turns: int) -> float | None:
-    """Measure one server's limit, where there are several: what more of them bring."""
+def _one_server(limit: LoadLimit, servers: int, turns: int) -> float | None:
+    """Measure the limit of one server, where there are several: the gain of more servers."""
     if servers == 1:
         return None
-    way = limit.trials(servers=1)[0].way
-    rates: list[Rate] = [limit.rate(way) for _ in range(turns)]
+    method = limit.trials(servers=1)[0].method
+    rates: list[LoadRate] = [limit.rate(method) for _ in range(turns)]
     return statistics.median(r.per_second for r in rates)
 
 
-def _measured(
+def _measure_rebuild(
     home: Path,
     postgres: EmbeddedPostgres,
     settings: Settings,
@@ -191,26 +155,26 @@ def _measured(
     servers: int,
     *,
     proves: bool,
-) -> Run:
+) -> RebuildRun:
     with ExitStack() as stack:
         urls = stack.enter_context(fresh_servers(home, servers))
-        mine = settings_of(settings, postgres, copied(postgres, database), urls)
+        own = settings_for(settings, postgres, copy_database(postgres, database), urls)
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=home))
         answer = Path(folder) / "run.json"
         subprocess.run(
             [sys.executable, "-m", __name__, str(answer), "proves" if proves else "bare"],
-            env=base_environment(mine),
+            env=base_environment(own),
             check=True,
             timeout=SECONDS_A_RUN,
         )
-        return Run(**json.loads(answer.read_text()))
+        return RebuildRun(**json.loads(answer.read_text()))
 
 
 def main(answer: Path, *, proves: bool) -> None:
-    """Rebuild everything once in this process and write down how long it took."""
+    """Rebuild everything once in this process, and write its figures to a file."""
     with opened(Settings.load()) as pipeline:
-        pipeline.index.servers()  # imports and connects before the clock runs
-        tenants = registered(pipeline)
+        pipeline.index.servers()  # imports and connects before the time is taken
+        tenants = register_tenants(pipeline)
         began = time.perf_counter()
         rebuilt = list(pipeline.rebuild(proves=proves).run(RebuildId("bench"), tenants))
         seconds = time.perf_counter() - began
@@ -220,7 +184,7 @@ def main(answer: Path, *, proves: bool) -> None:
     peak_mb = median([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024])
     written = sum(r.written for r in rebuilt)
     repaired = sum(r.repaired for r in rebuilt)
-    run = Run(seconds, written, len(rebuilt), repaired, peak_mb)
+    run = RebuildRun(seconds, written, len(rebuilt), repaired, peak_mb)
     answer.write_text(json.dumps(asdict(run)))
 
 

@@ -1,7 +1,7 @@
-"""Makes memories for benchmarks, the same ones each time, and the documents that stand for them.
+"""The memories of benchmarks, the same ones each time, and their documents.
 
-They look like real ones: 450 bytes of JSON, and a unit vector near those of its tenant and topic.
-Nothing here talks to Chroma.
+They resemble real ones: 450 bytes of JSON, and a unit vector near those of its tenant and topic.
+Nothing here connects to Chroma.
 """
 
 import json
@@ -26,9 +26,9 @@ from memory_pipeline.domain.types import (
 )
 from memory_pipeline.postgres.database import Database
 
-# Vectors are made, and rows sent, this many at once: 3 MB.
+# Vectors made, and rows sent, at once: 3 MB.
 CHUNK = 1000
-# Cosines are some 0.2 between tenants, 0.4 in one, 0.6 in one topic of it, as with real texts.
+# Cosines are about 0.2 between tenants, 0.4 in one, 0.6 in one topic of it, as with real texts.
 COMMON_SHARE, TENANT_SHARE, TOPIC_SHARE, OWN_SHARE = 0.45, 0.45, 0.45, 0.63
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 TASKS = ("fix", "review", "deploy", "measure", "design")
@@ -47,14 +47,14 @@ ENDLESS = 10**7
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How many memories over how many tenants; the same load is the same memories, always."""
+    """How many memories over how many tenants; the same load is always the same memories."""
 
     rows: int
     tenants: int
     seed: int = 0
 
     def tenant(self, number: int) -> TenantId:
-        """Name the tenant of the row with this number; its neighbours are other tenants'."""
+        """Return the tenant of the row with this number; the next row is another tenant's."""
         return TenantId(f"user-{number % self.tenants:04d}")
 
 
@@ -62,7 +62,7 @@ class Load:
 class Documents:
     """Documents of one tenant, in columns as Chroma's client takes them.
 
-    ``tenant_size`` is how many the tenant has in all, where these are a part of them.
+    ``tenant_size``: how many the tenant has in all, where these are a part of them.
     """
 
     tenant: TenantId
@@ -76,7 +76,7 @@ class Documents:
         return len(self.ids)
 
     def part(self, first: int, end: int) -> "Documents":
-        """Return some of them in order. Vectors are shared, not copied."""
+        """Return a slice of them. Vectors are shared, not copied."""
         return replace(
             self,
             ids=self.ids[first:end],
@@ -87,7 +87,7 @@ class Documents:
 
 
 def memories(load: Load) -> Iterator[Memory]:
-    """Make the memories in id order, from 1 on, as an empty table would number them."""
+    """Yield the memories in id order, from 1 on, as an empty table numbers them."""
     centres = _Centres(load)
     for first in range(0, load.rows, CHUNK):
         numbers = range(first, min(first + CHUNK, load.rows))
@@ -107,7 +107,7 @@ def memories(load: Load) -> Iterator[Memory]:
 
 
 def new_memories(load: Load) -> Iterator[Memory]:
-    """Make memories without end that come after those of the load, and resemble none of them."""
+    """Yield endless memories that come after those of the load, and equal none of them."""
     return islice(memories(replace(load, rows=ENDLESS)), load.rows, None)
 
 
@@ -137,17 +137,17 @@ def fill(database: Database, load: Load) -> None:
 
 
 def documents(load: Load, recipe: Recipe) -> list[Documents]:
-    """Make each tenant's documents, the very ones that a rebuild of the filled table writes.
+    """Return each tenant's documents, exactly as a rebuild of the filled table writes them.
 
-    All are held in memory, some 5 KB each.
+    All are held in memory, about 5 KB each.
     """
     tenants: dict[TenantId, list[Memory]] = {}
     for memory in memories(load):
         tenants.setdefault(memory.tenant, []).append(memory)
-    return [_documents(tenant, of, recipe) for tenant, of in sorted(tenants.items())]
+    return [_documents_of(tenant, of, recipe) for tenant, of in sorted(tenants.items())]
 
 
-def _documents(tenant: TenantId, of: Sequence[Memory], recipe: Recipe) -> Documents:
+def _documents_of(tenant: TenantId, of: Sequence[Memory], recipe: Recipe) -> Documents:
     contents = [compose(memory, recipe) for memory in of]
     texts = [content.document for content in contents if content.document is not None]
     return Documents(
@@ -161,7 +161,7 @@ def _documents(tenant: TenantId, of: Sequence[Memory], recipe: Recipe) -> Docume
 
 
 def _raw(number: int, created_at: datetime) -> str:
-    """Write raw_data the way Postgres prints it: shorter keys first, then by bytes."""
+    """Return raw_data as Postgres prints it: shorter keys first, then by bytes."""
     sentences = (DETAILS[(number // (i + 1) + i) % len(DETAILS)] for i in range(SENTENCES))
     return json.dumps(
         {
@@ -179,7 +179,7 @@ def _topic(number: int) -> str:
 
 
 class _Centres:
-    """The directions that vectors have in common, and the vectors around them."""
+    """The directions that vectors share, and the vectors around them."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -189,7 +189,7 @@ class _Centres:
         self._tenants = _units(random, load.tenants)
 
     def vectors(self, numbers: range) -> npt.NDArray[np.float32]:
-        """Make the unit vectors of these rows; the first of them is the seed."""
+        """Return the unit vectors of these rows; the first number is the seed."""
         random = np.random.default_rng((self._load.seed, 1, numbers.start))
         tenants = self._tenants[np.asarray(numbers) % self._load.tenants]
         topics = np.stack([self._topics[_topic(number)] for number in numbers])

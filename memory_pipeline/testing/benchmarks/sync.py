@@ -1,9 +1,9 @@
-"""What a backlog costs beside the limit, and how long a pass over few changes takes.
+"""The duration of a backlog, compared with the limit, and of a pass over few changes.
 
-The backlog stands when ``memory-pipeline live`` starts, as after an outage. Its clock runs from the
-process's first sign of life, which it gives when it is ready, until Postgres holds no change any
-more: leases, claims, reads, acks and looks for hidden documents are all in it. The limit: Chroma's
-own upserts of the same documents from memory, in batches of the same size. The two take turns.
+The backlog exists before ``memory-pipeline live`` starts, as after an outage. The time is from the
+worker's registration in Postgres, when it is ready, until Postgres holds no change: leases, claims,
+reads, acks and checks for unreachable documents are all included. The limit: upserts of the
+same documents from memory by Chroma's own client, in batches of the same size. The two take turns.
 """
 
 import statistics
@@ -20,21 +20,25 @@ from memory_pipeline.domain.types import MemoryId, document_id
 from memory_pipeline.local.postgres import EmbeddedPostgres, start_postgres
 from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings
-from memory_pipeline.testing.benchmarks.limit import (
-    THREADS,
-    TRIAL_DOCUMENTS,
-    TRIAL_ROUNDS,
+from memory_pipeline.testing.benchmarks.bulk_load import (
     LoadMethod,
-    Rate,
+    LoadRate,
     collection_name,
-    connect,
-    fresh_servers,
     load_documents,
 )
+from memory_pipeline.testing.benchmarks.limit import THREADS, TRIAL_DOCUMENTS, TRIAL_ROUNDS
 from memory_pipeline.testing.benchmarks.passes import time_passes
-from memory_pipeline.testing.benchmarks.rebuild import SECONDS_A_RUN, copied, filled, settings_of
-from memory_pipeline.testing.benchmarks.resident import living, own
+from memory_pipeline.testing.benchmarks.rebuild import SECONDS_A_RUN
 from memory_pipeline.testing.benchmarks.rows import Documents, Load, documents, fill
+from memory_pipeline.testing.benchmarks.services import (
+    copy_database,
+    fill_database,
+    fresh_servers,
+    settings_for,
+    with_own_home,
+)
+from memory_pipeline.testing.benchmarks.worker_process import running_worker
+from memory_pipeline.testing.chroma_client import connect
 from memory_pipeline.testing.machine import machine
 
 TURNS = 3
@@ -47,11 +51,11 @@ DRAINED = (
 
 
 def bench_sync(home: Path, *, changes: int, tenants: int, turns: int = TURNS) -> dict[str, object]:
-    """Measure on services of its own below ``home``; nothing of the user's is touched.
+    """Measure on services of its own below ``home``; the user's own services are not touched.
 
     Returns:
-        ``ratio_to_limit``: changes a second of the resident process, to the upserts a second of the
-        limit in the same turns, medians; ``pass_seconds`` and ``idle_pass_ms``, medians.
+        ``ratio_to_limit``: changes a second of the worker over upserts a second of the limit in the
+        same turns, medians; ``pass_seconds`` and ``idle_pass_ms``, medians.
 
     """
     begun, backlog = Load(BEGUN_A_TENANT * tenants, tenants), Load(changes, tenants, seed=1)
@@ -60,17 +64,19 @@ def bench_sync(home: Path, *, changes: int, tenants: int, turns: int = TURNS) ->
     many = [_after(one, begun.rows) for one in many]
     postgres = start_postgres(home / "postgres")
     try:
-        filled(postgres, settings, begun, "begun")
-        trials = _trials(home, few, many, settings.batch_size)
-        way = trials[0].way
+        fill_database(postgres, settings, begun, "begun")
+        trials = _try_threads(home, few, many, settings.batch_size)
+        method = trials[0].method
         limits: list[float] = []
         drains: list[float] = []
         for turn in range(turns):
             for drained in (True, False) if turn % 2 else (False, True):
                 if drained:
-                    drains.append(changes / _drained(home, postgres, settings, begun, backlog))
+                    drains.append(
+                        changes / _drain_seconds(home, postgres, settings, begun, backlog)
+                    )
                 else:
-                    limits.append(_limit(home, few, many, way).per_second)
+                    limits.append(_limit(home, few, many, method).per_second)
         passes = time_passes(home, postgres, settings)
     finally:
         postgres.remove()
@@ -82,8 +88,8 @@ def bench_sync(home: Path, *, changes: int, tenants: int, turns: int = TURNS) ->
         "ratio_to_limit": round(rate / limit, 3),
         "changes_per_second": round(rate, 1),
         "limit_changes_per_second": round(limit, 1),
-        "limit_threads": way.threads,
-        "limit_trials": {t.way.threads: round(t.per_second, 1) for t in trials},
+        "limit_threads": method.threads,
+        "limit_trials": {t.method.threads: round(t.per_second, 1) for t in trials},
         "limit_runs": [round(r, 1) for r in limits],
         "runs": [round(r, 1) for r in drains],
         **passes,
@@ -91,29 +97,30 @@ def bench_sync(home: Path, *, changes: int, tenants: int, turns: int = TURNS) ->
     }
 
 
-def _trials(
+def _try_threads(
     home: Path, few: Sequence[Documents], many: Sequence[Documents], batch: int
-) -> list[Rate]:
-    """Try each number of threads on a part, back and forth; the fastest first."""
+) -> list[LoadRate]:
+    """Try each number of threads on a part, back and forth; return the fastest first."""
     part = [one.part(0, -(-TRIAL_DOCUMENTS // len(many))) for one in many]
-    ways = [LoadMethod(threads, batch) for threads in THREADS]
+    methods = [LoadMethod(threads, batch) for threads in THREADS]
     rates = [
-        _limit(home, few, part, way)
+        _limit(home, few, part, method)
         for turn in range(TRIAL_ROUNDS)
-        for way in ways[:: -1 if turn % 2 else 1]
+        for method in methods[:: -1 if turn % 2 else 1]
     ]
     fastest = {
-        way: min((r for r in rates if r.way == way), key=lambda r: r.seconds) for way in ways
+        method: min((r for r in rates if r.method == method), key=lambda r: r.seconds)
+        for method in methods
     }
     return sorted(fastest.values(), key=lambda rate: rate.seconds)
 
 
 def _limit(
-    home: Path, few: Sequence[Documents], many: Sequence[Documents], way: LoadMethod
-) -> Rate:
+    home: Path, few: Sequence[Documents], many: Sequence[Documents], method: LoadMethod
+) -> LoadRate:
     """Upsert into collections that hold a few documents, on a fresh server."""
     with fresh_servers(home, 1) as urls:
-        load_documents(urls, few, way)
+        load_documents(urls, few, method)
         client = connect(urls[0])
         collections = {
             one.tenant: client.get_collection(collection_name(one.tenant), embedding_function=None)
@@ -122,8 +129,8 @@ def _limit(
 
         def upsert(lane: Sequence[Documents]) -> None:
             for one in lane:
-                for first in range(0, len(one), way.batch):
-                    part = one.part(first, first + way.batch)
+                for first in range(0, len(one), method.batch):
+                    part = one.part(first, first + method.batch)
                     collections[part.tenant].upsert(
                         ids=part.ids,
                         embeddings=part.embeddings,
@@ -132,49 +139,51 @@ def _limit(
                     )
 
         began = time.perf_counter()
-        with ThreadPoolExecutor(way.threads) as pool:
-            list(pool.map(upsert, [many[at :: way.threads] for at in range(way.threads)]))
+        with ThreadPoolExecutor(method.threads) as pool:
+            list(pool.map(upsert, [many[at :: method.threads] for at in range(method.threads)]))
         seconds = time.perf_counter() - began
         _check(urls[0], sum(map(len, (*few, *many))))
-        return Rate(way, 1, sum(map(len, many)), seconds)
+        return LoadRate(method, 1, sum(map(len, many)), seconds)
 
 
 def _after(one: Documents, rows: int) -> Documents:
-    """Name documents as if so many memories had come before theirs."""
+    """Rename documents as if so many memories had come before theirs."""
     numbers = (int(name.rpartition("_")[2]) for name in one.ids)
     return replace(one, ids=[document_id(MemoryId(number + rows)) for number in numbers])
 
 
-def _drained(
+def _drain_seconds(
     home: Path, postgres: EmbeddedPostgres, settings: Settings, begun: Load, backlog: Load
 ) -> float:
-    """Begin the tenants, put the backlog in, and let the resident process bring it."""
+    """Sync the tenants, insert the backlog, and return how long the worker needs for it."""
     with fresh_servers(home, 1) as urls:
-        mine = own(settings_of(settings, postgres, copied(postgres, "begun"), urls), home)
-        with opened(mine) as pipeline:
+        own = with_own_home(
+            settings_for(settings, postgres, copy_database(postgres, "begun"), urls), home
+        )
+        with opened(own) as pipeline:
             list(pipeline.drain().run())
             fill(pipeline.database, backlog)
-            with psycopg.connect(pipeline.database.url, autocommit=True) as asking:
-                asking.execute("VACUUM ANALYZE")
-                asking.execute("CHECKPOINT")
-                with living(mine, home / "live.log"):
-                    seconds = _wait_until_drained(asking)
+            with psycopg.connect(pipeline.database.url, autocommit=True) as connection:
+                connection.execute("VACUUM ANALYZE")
+                connection.execute("CHECKPOINT")
+                with running_worker(own, home / "live.log"):
+                    seconds = _wait_until_drained(connection)
         _check(urls[0], begun.rows + backlog.rows)
         return seconds
 
 
-def _wait_until_drained(asking: psycopg.Connection) -> float:
-    give_up_at = time.monotonic() + SECONDS_A_RUN
-    while time.monotonic() < give_up_at:
-        row = asking.execute(DRAINED).fetchone()
+def _wait_until_drained(connection: psycopg.Connection) -> float:
+    deadline = time.monotonic() + SECONDS_A_RUN
+    while time.monotonic() < deadline:
+        row = connection.execute(DRAINED).fetchone()
         if row is not None and row[0] is not None:
             return float(row[0])
         time.sleep(POLL_SECONDS)
-    raise RuntimeError(f"the backlog was not brought within {SECONDS_A_RUN:.0f} s")
+    raise RuntimeError(f"the backlog was not synced within {SECONDS_A_RUN:.0f} s")
 
 
 def _check(url: str, expected: int) -> None:
-    """Refuse a figure for documents that are not there; the pipeline's marker holds none."""
+    """Refuse figures for missing documents; the pipeline's marker collection holds none."""
     client = connect(url)
     if (count := sum(c.count() for c in client.list_collections())) != expected:
-        raise RuntimeError(f"{count} of {expected} documents were brought")
+        raise RuntimeError(f"{count} of {expected} documents were written")

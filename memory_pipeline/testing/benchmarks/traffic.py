@@ -1,4 +1,4 @@
-"""Writers that commit at a steady rate, one statement a commit, and what observers saw of it."""
+"""Writers that commit at a steady rate, one statement a commit, and observers of the commits."""
 
 import json
 import threading
@@ -17,18 +17,22 @@ from pgvector.psycopg import register_vector
 
 from memory_pipeline.domain.lags import lags_of
 from memory_pipeline.domain.types import Memory, MemoryId, TenantId
-from memory_pipeline.testing.benchmarks.observer import Commit, Kind, Observer
-from memory_pipeline.testing.benchmarks.resident import delete, insert, update
+from memory_pipeline.testing.benchmarks.observer import ChangeKind, Commit, Observer
 from memory_pipeline.testing.benchmarks.rows import Load, new_memories
+from memory_pipeline.testing.benchmarks.worker_process import (
+    delete_memory,
+    insert_memory,
+    update_memory,
+)
 
-SHARES: Mapping[Kind, int] = {"inserts": 6, "updates": 3, "deletes": 1}
+SHARES: Mapping[ChangeKind, int] = {"inserts": 6, "updates": 3, "deletes": 1}
 MIX = tuple(kind for kind, share in SHARES.items() for _ in range(share))
-# A commit that takes long delays none of the next; two observers leave Chroma time to write.
+# With four writers a slow commit delays no other; two observers leave Chroma time to write.
 WRITERS, OBSERVERS = 4, 2
 
 
 class Traffic:
-    """One side's writers and observers, and what the observers saw."""
+    """One side's writers and observers, and their figures."""
 
     def __init__(
         self, url: str, collections: Mapping[TenantId, Any], load: Load, rate: float, *, real: bool
@@ -37,32 +41,32 @@ class Traffic:
         self.busy_seconds = self.cpu_seconds = 0.0
         self._url = url
         self._observers = [Observer(collections, self._settle, real=real) for _ in range(OBSERVERS)]
-        # Of one tenant to one observer, who asks for all of them at once.
+        # All commits of a tenant go to one observer, which queries for them together.
         self._watchers = {t: number % OBSERVERS for number, t in enumerate(collections)}
         self._rate = rate
         self._real = real
-        self._lock = threading.Lock()  # of all that follows
+        self._lock = threading.Lock()  # of all attributes below
         self._fresh = new_memories(load)
         self._kinds = _mixed()
-        # What nobody waits for, by tenant: the longest unchanged first.
+        # Memories without an unseen change, by tenant: the longest unchanged first.
         self._settled: defaultdict[TenantId, deque[MemoryId]] = defaultdict(deque)
         for number in range(load.rows):
             self._settled[load.tenant(number)].append(MemoryId(number + 1))
 
     def run(self, seconds: float, *, counts: bool = True) -> None:
-        """Commit changes for so long, then wait until all are seen or lost."""
+        """Commit changes for so long, then wait until all are visible or lost."""
         cpu = time.process_time()
         began = time.monotonic() + 0.1  # until the writers are connected
         moments = [began + number / self._rate for number in range(round(seconds * self._rate))]
         inboxes = [SimpleQueue[Commit | None]() for _ in range(OBSERVERS)]
-        with ThreadPoolExecutor(OBSERVERS) as eyes, ThreadPoolExecutor(WRITERS) as hands:
+        with ThreadPoolExecutor(OBSERVERS) as observing, ThreadPoolExecutor(WRITERS) as writing:
             seen = [
-                eyes.submit(observer.observe, inbox, counts=counts)
+                observing.submit(observer.observe, inbox, counts=counts)
                 for observer, inbox in zip(self._observers, inboxes, strict=True)
             ]
             try:
                 shares = [moments[at::WRITERS] for at in range(WRITERS)]
-                for written in [hands.submit(self._write, share, inboxes) for share in shares]:
+                for written in [writing.submit(self._write, share, inboxes) for share in shares]:
                     written.result()
             finally:
                 for inbox in inboxes:
@@ -77,24 +81,24 @@ class Traffic:
 
     @property
     def lost(self) -> int:
-        """Changes that were not seen in time, those that warmed up included."""
+        """Return how many changes were not visible in time, the warm-up included."""
         return sum(observer.lost for observer in self._observers)
 
     @property
     def errors(self) -> Counter[str]:
-        """What Chroma answered instead of documents, and how often."""
+        """Return the errors that Chroma answered, with their counts."""
         return sum((observer.errors for observer in self._observers), Counter())
 
     def taken(self) -> dict[str, list[float]]:
-        """Return the lags by kind, in seconds, and forget them."""
+        """Return the lags since the last call, by kind, in seconds."""
         taken = [observer.taken() for observer in self._observers]
         return {kind: [lag for lags in taken for lag in lags[kind]] for kind in SHARES}
 
     def figures(self) -> dict[str, dict[str, float]]:
-        """Return milliseconds by kind, and of all of them together; forget them."""
+        """Return percentiles of the lags since the last call, by kind and over all kinds."""
         kinds = self.taken()
         return {
-            k: figures_of(lags) for k, lags in (kinds | {"all": [*chain(*kinds.values())]}).items()
+            k: lag_figures(lags) for k, lags in (kinds | {"all": [*chain(*kinds.values())]}).items()
         }
 
     def _write(
@@ -117,36 +121,36 @@ class Traffic:
         if self._real:
             memory = _short(memory)
         if kind == "inserts":
-            memory_id = insert(connection, memory)
+            memory_id = insert_memory(connection, memory)
         elif kind == "updates":
-            update(connection, memory_id, memory)
+            update_memory(connection, memory_id, memory)
         else:
-            delete(connection, memory_id)
+            delete_memory(connection, memory_id)
         return Commit(kind, memory_id, memory, time.monotonic())
 
     def _settle(self, commit: Commit) -> None:
-        """Let what was seen be changed again."""
+        """Allow further changes of a memory whose change is visible."""
         if commit.kind != "deletes":
             with self._lock:
                 self._settled[commit.memory.tenant].append(commit.memory_id)
 
 
-def _mixed() -> Iterator[Kind]:
-    """Yield kinds for ever; of each ten as many as the mix says, in an order that is made once."""
+def _mixed() -> Iterator[ChangeKind]:
+    """Yield kinds endlessly, each ten of them in the shares of the mix, in a seeded order."""
     random = np.random.default_rng(0)
     while True:
         yield from (MIX[at] for at in random.permutation(len(MIX)))
 
 
 def _short(memory: Memory) -> Memory:
-    """Return a memory of one sentence, and without a vector: the model has to make it."""
+    """Return a memory of one sentence without a vector, which the model has to compute."""
     raw = json.loads(memory.raw)
     del raw["details"]
     return replace(memory, raw=json.dumps(raw), embedding=None)
 
 
-def figures_of(lags: Sequence[float]) -> dict[str, float]:
-    """Return how many these are, in seconds, and their percentiles in milliseconds."""
+def lag_figures(lags: Sequence[float]) -> dict[str, float]:
+    """Return the count of lags (in seconds) and their percentiles in milliseconds."""
     found = lags_of(lags)
     if found is None:
         return {"changes": 0}

@@ -1,4 +1,4 @@
-"""What a verify costs beside the limit: one plain read of both sides, one after the other."""
+"""The cost of a verify, compared with the limit: one plain read of both sides."""
 
 import statistics
 import time
@@ -11,17 +11,16 @@ from memory_pipeline.domain.outcomes import Verified
 from memory_pipeline.local.postgres import start_postgres
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
-from memory_pipeline.testing.benchmarks.limit import fresh_servers
-from memory_pipeline.testing.benchmarks.rebuild import filled, settings_of
-from memory_pipeline.testing.benchmarks.resident import rebuilt
 from memory_pipeline.testing.benchmarks.rows import Load
+from memory_pipeline.testing.benchmarks.services import fill_database, fresh_servers, settings_for
+from memory_pipeline.testing.benchmarks.worker_process import build_tenants
 from memory_pipeline.testing.machine import machine, median
 from memory_pipeline.verify.tenant import SAMPLE
 from memory_pipeline.verify.tenants import verify_all
 
 TURNS = 3
 PAGE = 5_000
-# What an index and its source would be compared by, read as plainly as can be.
+# The hashes by which index and source are compared, in the plainest query.
 HASHES = (
     "SELECT id, md5(raw_data::text) FROM public.memory_logs"
     " WHERE memory_pipeline.tenant_of(user_id::text, project_id::text) = %s"
@@ -29,33 +28,33 @@ HASHES = (
 
 
 def bench_verify(home: Path, *, rows: int, tenants: int) -> dict[str, object]:
-    """Measure on services of its own below ``home``; nothing of the user's is touched.
+    """Measure on services of its own below ``home``; the user's own services are not touched.
 
     Returns:
-        ``ratio_to_limit``: documents verified a second without the part about what can be found,
-        to those of the limit in the same turns, medians of three.
+        ``ratio_to_limit``: documents verified a second, without reachability, over those of the
+        limit in the same turns, medians of three.
 
     """
     load = Load(rows, tenants)
     settings = Settings.load(embedder="hashing")
     postgres = start_postgres(home / "postgres")
     try:
-        filled(postgres, settings, load, "filled")
+        fill_database(postgres, settings, load, "filled")
         with fresh_servers(home, 1) as urls:
-            mine = settings_of(settings, postgres, "filled", urls)
-            with opened(mine) as pipeline:
-                rebuilt(pipeline)
+            own = settings_for(settings, postgres, "filled", urls)
+            with opened(own) as pipeline:
+                build_tenants(pipeline)
                 plain: list[float] = []
                 compared: list[float] = []
                 reached: list[float] = []
                 findings = 0
                 for turn in range(TURNS):
-                    ways: list[tuple[list[float], Any]] = [
+                    measured: list[tuple[list[float], Any]] = [
                         (plain, lambda: _plain_read(pipeline)),
                         (compared, lambda: _verify(pipeline, 0)),
                         (reached, lambda: _verify(pipeline, SAMPLE)),
                     ]
-                    for times, work in ways if turn % 2 else reversed(ways):
+                    for times, work in measured if turn % 2 else reversed(measured):
                         began = time.perf_counter()
                         findings += work() or 0
                         times.append(time.perf_counter() - began)

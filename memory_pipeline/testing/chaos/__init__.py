@@ -1,6 +1,6 @@
-"""Chaos: real processes under random faults, and a checker of what they have promised.
+"""Chaos: real processes under random faults, and a checker of their promises.
 
-``run`` puts it together: ``stack`` (private services, every link through ``proxy``), ``workload``
-(an application that writes), ``nemesis`` (breaks things and heals them), ``sampler`` (looks while
-they are broken), ``checker`` (judges what was recorded; pure) and ``report``.
+``run`` joins the parts: ``stack`` (private services, every link through a proxy), ``workload`` (an
+application that writes), ``nemesis`` (injects faults and heals them), ``sampler`` (searches and
+compares during the faults), ``checker`` (judges the recorded history; pure) and ``report``.
 """

@@ -1,4 +1,4 @@
-"""Doing something every few seconds beside the rest."""
+"""Repeated work in a thread of its own."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def beside(name: str, every: float, do: Callable[[], None]) -> Iterator[None]:
-    """Do it every so many seconds in a thread, until the block ends."""
+def repeating(name: str, every_seconds: float, work: Callable[[], None]) -> Iterator[None]:
+    """Call ``work`` every so many seconds in a thread, until the block ends."""
     stop = threading.Event()
 
     def repeat() -> None:
-        while not stop.wait(every):
-            do()
+        while not stop.wait(every_seconds):
+            work()
 
     thread = threading.Thread(target=repeat, name=name, daemon=True)
     thread.start()

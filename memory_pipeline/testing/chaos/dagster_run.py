@@ -1,8 +1,8 @@
-"""Run a job once, in this process, over every tenant: on an instance that ends with it.
+"""Run a Dagster job once in this process, over every tenant, on an instance that ends with it.
 
     python -m memory_pipeline.testing.chaos.dagster_run incremental_sync
 
-Neither daemon nor storage is needed, and nothing of it shows in the UI.
+It needs neither daemon nor storage, and leaves nothing in the UI.
 """
 
 import sys
@@ -17,7 +17,7 @@ from memory_pipeline.settings import Settings
 
 
 def run_once(job: str) -> bool:
-    """Run a job; say whether it succeeded. Where there is no tenant there is nothing to do."""
+    """Run a job; return whether it succeeded, as it does where there is no tenant."""
     with opened(discover(Settings.load())) as pipeline:
         keys = sorted(pipeline.registry.keys().values())
     if not keys:
@@ -33,7 +33,7 @@ def run_once(job: str) -> bool:
 
 
 def main() -> None:
-    """Run the job that the command line names."""
+    """Run the job that the command line names; exit code 1: it failed."""
     sys.exit(0 if run_once(sys.argv[1]) else 1)
 
 

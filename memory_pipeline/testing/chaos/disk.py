@@ -1,4 +1,4 @@
-"""A small disk for Chroma's data that can be full: a tmpfs, which only root may mount."""
+"""A small disk for Chroma's data that can be filled: a tmpfs, which only root may mount."""
 
 import os
 import subprocess
@@ -22,28 +22,28 @@ class Disk:
     folder: Path
 
     def fill(self) -> None:
-        """Leave no room: what is written from now on fails.
+        """Shrink it to its contents: every later write fails.
 
         Raises:
-            ServiceFailed: it was written faster than it could be made smaller.
+            ServiceFailed: the contents grew faster than the disk could be shrunk.
 
         """
         for _ in range(TRIES):
             usage = os.statvfs(self.folder)
             used = (usage.f_blocks - usage.f_bfree) * usage.f_frsize
-            with suppress(subprocess.CalledProcessError):  # no smaller than what is in use by now
+            with suppress(subprocess.CalledProcessError):  # its contents have grown since
                 _run("mount", "-o", f"remount,size={used + PAGE_BYTES}", str(self.folder))
                 return
-        raise ServiceFailed("the disk could not be made as small as what is on it")
+        raise ServiceFailed("the disk could not be shrunk to its contents")
 
     def make_room(self) -> None:
-        """Be as large as before."""
+        """Give it its full size again."""
         _run("mount", "-o", f"remount,size={SIZE_BYTES}", str(self.folder))
 
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Disk | None]:
-    """Mount a disk and take it away again; None where that is not allowed."""
+    """Mount a disk and unmount it at the end; yield None where mounting is not allowed."""
     folder.mkdir()
     try:
         _run("mount", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "tmpfs", str(folder))
@@ -53,7 +53,7 @@ def small_disk(folder: Path) -> Iterator[Disk | None]:
     try:
         yield Disk(folder)
     finally:
-        # Lazily: a process that is just ending may still have a file open.
+        # Lazy: a process that is still ending may have a file open.
         _run("umount", "--lazy", str(folder))
 
 

@@ -1,6 +1,6 @@
-"""What the application knows of its memories, from what it was told. Pure.
+"""The states that each memory may be in, by the answers that the application got. Pure.
 
-After an answer was lost, a memory is in one of several states; the books keep all of them.
+After a lost answer a memory may be in one of several states; all of them are kept.
 """
 
 import threading
@@ -12,76 +12,76 @@ from memory_pipeline.testing.chaos.history import Write
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """A memory that stands: whose it is, and a digest of what it says."""
+class StoredMemory:
+    """A memory that exists: its tenant, and a digest of its content."""
 
     tenant: TenantId
     digest: str
 
 
 # None: there is no such memory.
-State = Placed | None
-NOWHERE: frozenset[State] = frozenset({None})
+State = StoredMemory | None
+ABSENT: frozenset[State] = frozenset({None})
 
 
 @dataclass(frozen=True, slots=True)
-class KnownState:
-    """What is known of a memory: the states it may be in, since when, and whether it ever stood.
+class PossibleStates:
+    """The states that a memory may be in, since when (ns), and whether it ever existed.
 
-    ``captured``: how many changes Postgres must have written down of it, at the least.
+    ``captured``: how many changes of it Postgres must have captured, at the least.
     """
 
-    states: frozenset[State] = NOWHERE
+    states: frozenset[State] = ABSENT
     since: int = 0
-    stood: bool = False
+    existed: bool = False
     captured: int = 0
 
 
 @dataclass(slots=True)
-class Books:
-    """The states that each memory may be in. Threads may share it."""
+class ExpectedState:
+    """The possible states of every memory. Thread-safe."""
 
-    known: dict[MemoryId, KnownState] = field(default_factory=dict)
+    memories: dict[MemoryId, PossibleStates] = field(default_factory=dict)
     _busy: set[MemoryId] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, ids: Iterable[MemoryId]) -> None:
-        """Take note that these are being written: nobody can tell what stands until it ends."""
+        """Mark memories as being written: until it ends, their state is unknown."""
         with self._lock:
             self._busy.update(ids)
 
-    def note(self, write: Write) -> None:
-        """Take note of what a write was told."""
+    def apply(self, write: Write) -> None:
+        """Apply a write and the answer that it got."""
         new: State = None
         if write.tenant is not None and write.digest is not None:
-            new = Placed(write.tenant, write.digest)
+            new = StoredMemory(write.tenant, write.digest)
         with self._lock:
             self._busy.discard(write.memory_id)
-            before = self.known.get(write.memory_id, KnownState())
-            if write.verdict == "fail":
-                self.known[write.memory_id] = before
+            before = self.memories.get(write.memory_id, PossibleStates())
+            if write.answer == "fail":
+                self.memories[write.memory_id] = before
                 return
-            stood = before.stood or new is not None
+            existed = before.existed or new is not None
             states, captured = before.states | {new}, before.captured
-            if write.verdict == "ok":
+            if write.answer == "ok":
                 states = frozenset({new})
-                captured += min(_tenants_told(state, new) for state in before.states)
-            self.known[write.memory_id] = KnownState(states, write.ended, stood, captured)
+                captured += min(_changes_captured(state, new) for state in before.states)
+            self.memories[write.memory_id] = PossibleStates(states, write.ended, existed, captured)
 
     def certain(self, memory_id: MemoryId, *, since: int) -> tuple[bool, State]:
-        """Tell whether a memory has been in one known state ever since, and in which."""
+        """Return whether a memory has been in one known state since a moment, and the state."""
         with self._lock:
-            known = self.known.get(memory_id)
-            if known is None or memory_id in self._busy or known.since >= since:
+            possible = self.memories.get(memory_id)
+            if possible is None or memory_id in self._busy or possible.since >= since:
                 return False, None
-            if len(known.states) != 1:
+            if len(possible.states) != 1:
                 return False, None
-            (state,) = known.states
+            (state,) = possible.states
             return True, state
 
 
-def _tenants_told(before: State, after: State) -> int:
-    """Count the tenants that such a change is captured for: a move concerns two."""
+def _changes_captured(before: State, after: State) -> int:
+    """Count the tenants for which the change is captured: a move concerns two."""
     if before == after:
         return 0
     return len({state.tenant for state in (before, after) if state is not None})

@@ -1,4 +1,4 @@
-"""The kinds of fault of single parts: how long each lasts, and what it needs for itself."""
+"""The kinds of fault of single services: their duration and the resources that each needs."""
 
 import random
 import signal
@@ -6,19 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from memory_pipeline.testing.chaos.injections import (
-    Break,
+    Injection,
     backends_killed,
     chroma_frozen,
     chroma_killed,
     disk_full,
-    frozen,
-    killed,
     link_broken,
     model_fails,
     postgres_down,
     rows_locked,
-    stopped,
     transaction_open,
+    worker_frozen,
+    worker_killed,
+    worker_stopped,
 )
 from memory_pipeline.testing.chaos.stack import LEASE_SECONDS
 from memory_pipeline.testing.link_faults import LinkFault
@@ -26,27 +26,31 @@ from memory_pipeline.testing.link_faults import LinkFault
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A kind of fault: what it needs for itself, and for how many seconds it lasts."""
+    """A kind of fault.
+
+    ``needs``: resources that no two faults use at once. ``seconds``: the bounds of its duration.
+    ``inject``: the block in which it lasts.
+    """
 
     kind: str
     needs: frozenset[str]
     seconds: tuple[float, float]
-    does: Break
-    # Whether the application's own statements may fail while it lasts.
+    inject: Injection
+    # Whether statements of the application may fail during it.
     hits_application: bool = False
 
 
-def fault(kind: str, needs: str, seconds: tuple[float, float], does: Break) -> Fault:
-    """Name a fault; ``needs`` are separated by spaces."""
-    return Fault(kind, frozenset(needs.split()), seconds, does)
+def fault(kind: str, needs: str, seconds: tuple[float, float], inject: Injection) -> Fault:
+    """Return a kind of fault; ``needs`` are separated by spaces."""
+    return Fault(kind, frozenset(needs.split()), seconds, inject)
 
 
-def some(low: float, high: float) -> Callable[[random.Random], float]:
-    """Choose between two bounds."""
+def between(low: float, high: float) -> Callable[[random.Random], float]:
+    """Return a choice between two bounds."""
     return lambda chance: chance.uniform(low, high)
 
 
-SHARE = some(0.2, 1.0)
+SHARE = between(0.2, 1.0)
 FREEZE = (1.0, 3 * LEASE_SECONDS)
 LINKS = (
     ("lost replies", "chroma", lambda c: LinkFault("lost", share=SHARE(c))),
@@ -73,15 +77,15 @@ LINKS = (
 
 
 def faults() -> list[Fault]:
-    """List every kind of fault of single parts."""
+    """Return every kind of fault of single services."""
     down = (
         ("postgres killed", signal.SIGKILL),
         ("postgres restarted at once", signal.SIGQUIT),
     )
     return [
-        fault("live killed", "live", (0.5, 5.0), killed),
-        fault("live frozen", "live", FREEZE, frozen),
-        fault("live told to end", "live", (0.0, 3.0), stopped),
+        fault("worker killed", "worker", (0.5, 5.0), worker_killed),
+        fault("worker frozen", "worker", FREEZE, worker_frozen),
+        fault("worker stopped", "worker", (0.0, 3.0), worker_stopped),
         fault("backends killed", "postgres", (0.0, 1.0), backends_killed),
         *(
             replace(

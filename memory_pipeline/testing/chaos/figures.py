@@ -1,4 +1,4 @@
-"""What a run was asked for, and what it has counted and measured."""
+"""The options of a run, and its counts and measurements."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,14 +11,18 @@ from memory_pipeline.testing.chaos.stack import PROGRAM
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is asked for."""
+    """The options of a run.
+
+    ``rate``: changes a second, in all. ``program``: the command line of the product. ``kinds``: the
+    kinds of fault; empty: all. ``keep``: the folder in which the history is kept.
+    """
 
     seconds: float
     faults: int
     tenants: int
     rate: float
     seed: int
-    lives: int = 2
+    workers: int = 2
     program: Sequence[str] = PROGRAM
     kinds: Sequence[str] = ()
     keep: Path | None = None
@@ -26,7 +30,7 @@ class Options:
 
 @dataclass(slots=True)
 class Figures:
-    """What a run has counted and measured; times in seconds where nothing else is said."""
+    """The counts and measurements of a run; times are in seconds unless the name has a unit."""
 
     options: Options
     rounds: int = 0
@@ -43,12 +47,12 @@ class Figures:
     quiet_lags: list[float] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
     statements_ms: list[float] = field(default_factory=list)
-    restarts: int = 0
+    worker_starts: int = 0
     chroma_restarts: int = 0
     repaired: int = 0
     unreachable: int = 0
     found_after_repair: int = 0
     violations: list[Violation] = field(default_factory=list)
-    # The kinds of what was broken around each violation, in the same order.
+    # The kinds of the faults around each violation, in the same order.
     blamed: list[frozenset[str]] = field(default_factory=list)
     seconds: float = 0.0

@@ -1,6 +1,6 @@
-"""Both sides as they are, read around the pipeline: Postgres directly, Chroma by its own client.
+"""Both sides, read without the pipeline: Postgres directly, Chroma by its own client.
 
-Nothing here uses the pipeline's way of reading, composing or comparing.
+Nothing here uses the pipeline's code for reading, composing or comparing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from memory_pipeline.domain.types import MemoryId, TenantId, document_id, memory_id_of
-from memory_pipeline.testing.benchmarks.limit import connect
+from memory_pipeline.testing.chroma_client import connect
 
 PAGE = 1_000
 
@@ -23,8 +23,8 @@ SELECT id, memory_pipeline.tenant_of(user_id, project_id), xmin::text, raw_data:
 FROM public.memory_logs ORDER BY id
 """
 SOME_IDS = "SELECT id FROM public.memory_logs WHERE user_id = %s ORDER BY random() LIMIT %s"
-# A change that waits, claimed or not, a confirm among them; what is buried; everything of a tenant
-# while it is reset or its collection is marked for a rebuild.
+# Memories with a pending change (claimed ones and confirms included) or a dead letter; NULL is
+# every memory of the tenant, while it is reset or its collection is marked for a rebuild.
 EXCUSED = """
 SELECT c.memory_id FROM memory_pipeline.change c
 WHERE c.tenant = %(tenant)s AND (c.memory_id IS NULL OR c.memory_id = ANY(%(ids)s))
@@ -41,8 +41,8 @@ BURIED = "SELECT tenant, memory_id FROM memory_pipeline.failure WHERE buried_at 
 
 
 @dataclass(frozen=True, slots=True)
-class ChromaSource:
-    """A memory as Postgres has it."""
+class SourceRow:
+    """A memory in Postgres; ``version`` changes with each write of the row."""
 
     tenant: TenantId
     version: str
@@ -51,53 +51,52 @@ class ChromaSource:
 
 @dataclass(frozen=True, slots=True)
 class Excused:
-    """Which memories may differ now, or all of a tenant's."""
+    """The memories that may differ now; ``everything``: all of the tenant's."""
 
     ids: frozenset[MemoryId]
     everything: bool
 
 
-class Eyes:
-    """Reads both sides. For one thread."""
+class GroundTruth:
+    """Reads both sides. Not thread-safe."""
 
     def __init__(self, connection: psycopg.Connection, chroma_url: str) -> None:
         self.connection = connection
         self._url = chroma_url
         self._client: Any = None
 
-    def rows(self, ids: Sequence[MemoryId]) -> dict[MemoryId, ChromaSource]:
-        """Return these memories, those that there are."""
+    def rows(self, ids: Sequence[MemoryId]) -> dict[MemoryId, SourceRow]:
+        """Return the memories that exist, by id."""
         return self._sources(ROWS, [list(ids)])
 
-    def all_rows(self) -> dict[MemoryId, ChromaSource]:
+    def all_rows(self) -> dict[MemoryId, SourceRow]:
         """Return every memory."""
         return self._sources(ALL_ROWS, [])
 
-    def _sources(self, query: str, values: Sequence[object]) -> dict[MemoryId, ChromaSource]:
+    def _sources(self, query: str, values: Sequence[object]) -> dict[MemoryId, SourceRow]:
         rows = self.connection.execute(query.encode(), values)
         return {
-            MemoryId(row[0]): ChromaSource(TenantId(row[1]), row[2], row[3])
-            for row in rows.fetchall()
+            MemoryId(row[0]): SourceRow(TenantId(row[1]), row[2], row[3]) for row in rows.fetchall()
         }
 
     def some_ids(self, tenant: TenantId, count: int) -> list[MemoryId]:
-        """Return the ids of some of a tenant's memories."""
+        """Return the ids of some of a tenant's memories, chosen at random."""
         rows = self.connection.execute(SOME_IDS, (tenant, count)).fetchall()
         return [MemoryId(row[0]) for row in rows]
 
     def excused(self, tenant: TenantId, ids: Sequence[MemoryId]) -> Excused:
-        """Tell which of these may differ now."""
+        """Return which of these memories may differ now."""
         rows = self.connection.execute(EXCUSED, {"tenant": tenant, "ids": list(ids)}).fetchall()
         found = {row[0] for row in rows}
         return Excused(frozenset(MemoryId(i) for i in found if i is not None), None in found)
 
     def live(self, tenant: TenantId) -> str | None:
-        """Tell which generation a tenant's searches go to."""
+        """Return a tenant's live generation."""
         row = self.connection.execute(LIVE, (tenant,)).fetchone()
         return None if row is None else row[0]
 
     def all_live(self) -> dict[TenantId, str]:
-        """Tell which generation each tenant's searches go to."""
+        """Return every tenant's live generation."""
         rows = self.connection.execute(ALL_LIVE).fetchall()
         return {TenantId(row[0]): row[1] for row in rows}
 
@@ -113,7 +112,7 @@ class Eyes:
         return self._client.get_collection(f"memories-{generation}", embedding_function=None)
 
     def documents(self, generation: str) -> Iterator[tuple[str, str | None]]:
-        """Yield the name and the text of every document of a generation, of a quiet Chroma."""
+        """Yield name and text of every document of a generation; nothing may write meanwhile."""
         collection, offset = self.collection(generation), 0
         while True:
             page = collection.get(limit=PAGE, offset=offset, include=["documents"])
@@ -123,7 +122,7 @@ class Eyes:
             offset += PAGE
 
     def texts(self, generation: str, ids: Sequence[MemoryId]) -> dict[MemoryId, str | None]:
-        """Return the texts of these documents, those that there are."""
+        """Return the texts of the documents that exist, by id."""
         got = self.collection(generation).get(
             ids=[document_id(i) for i in ids], include=["documents"]
         )

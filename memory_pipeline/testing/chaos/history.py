@@ -1,6 +1,6 @@
-"""What happened, a line a row, on disk: what was written, what was broken, what was seen.
+"""The history of a run, on disk, one JSON row a line: writes, faults, anomalies.
 
-A row is written when what it tells has ended. Moments are nanoseconds of the monotonic clock.
+A row is written when its event has ended. Moments are nanoseconds of the monotonic clock.
 """
 
 import json
@@ -13,24 +13,24 @@ from typing import Literal
 
 from memory_pipeline.domain.types import MemoryId, TenantId
 
-# info: the answer was lost, so nobody knows whether it was done.
-Verdict = Literal["ok", "fail", "info"]
+# info, as Jepsen has it: the answer was lost, so the write may have been applied or not.
+Answer = Literal["ok", "fail", "info"]
 Sort = Literal[
     "insert", "update", "delete", "move", "transaction", "rollback", "savepoint", "copy", "poison"
 ]
 
 
 def now() -> int:
-    """Tell the moment."""
+    """Return the moment, in nanoseconds of the monotonic clock."""
     return time.monotonic_ns()
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """What the application wanted of one memory, and what it was told.
+    """One memory's part in a statement of the application, and the answer.
 
-    ``tenant`` and ``digest`` are those after it; None: the memory is gone. ``reason`` says why it
-    failed; empty where the application itself took it back.
+    ``tenant`` and ``digest``: after the write; None: the memory is deleted. ``reason``: why it
+    failed; empty where the application itself rolled it back.
     """
 
     sort: Sort
@@ -39,13 +39,13 @@ class Write:
     digest: str | None
     begun: int
     ended: int
-    verdict: Verdict
+    answer: Answer
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """A fault: from when to when, and what exactly."""
+class FaultPeriod:
+    """A fault: from when to when, and its details."""
 
     kind: str
     begun: int
@@ -54,8 +54,8 @@ class Broken:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """Something that must never be seen, and was."""
+class Anomaly:
+    """An observation that no promise allows."""
 
     kind: str
     tenant: TenantId | None
@@ -64,48 +64,48 @@ class Sight:
     detail: str = ""
 
 
-Row = Write | Broken | Sight
-_NAMES = {"write": Write, "broken": Broken, "sight": Sight}
+Row = Write | FaultPeriod | Anomaly
+_ROWS = {row.__name__: row for row in (Write, FaultPeriod, Anomaly)}
 
 
 class History:
-    """Appends rows to a file, from any thread."""
+    """Appends rows to a file. Thread-safe."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self._lock = threading.Lock()
         self._out = file.open("a", encoding="utf-8")
 
-    def note(self, row: Row) -> None:
-        """Write a row down."""
-        line = json.dumps({"row": type(row).__name__.lower()} | asdict(row), ensure_ascii=False)
+    def append(self, row: Row) -> None:
+        """Write a row; none after ``close``."""
+        line = json.dumps({"row": type(row).__name__} | asdict(row), ensure_ascii=False)
         with self._lock:
             if not self._out.closed:
                 self._out.write(line + "\n")
 
     def flush(self) -> None:
-        """Bring all rows to the file."""
+        """Write all buffered rows to the file."""
         with self._lock:
             self._out.flush()
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file; later rows are dropped."""
         with self._lock:
             self._out.close()
 
 
 class HistoryReader:
-    """Reads the rows back, one at a time, and goes on where it was when more have come."""
+    """Reads rows back in order, and continues where it ended when more have been written."""
 
     def __init__(self, file: Path) -> None:
         self._lines = file.open(encoding="utf-8")
 
     def more(self) -> Iterator[Row]:
-        """Yield what was written since."""
+        """Yield the rows written since the last call."""
         while line := self._lines.readline():
-            told = json.loads(line)
-            yield _NAMES[told.pop("row")](**told)
+            fields = json.loads(line)
+            yield _ROWS[fields.pop("row")](**fields)
 
     def close(self) -> None:
-        """Read no more."""
+        """Close the file."""
         self._lines.close()

@@ -1,7 +1,4 @@
-"""Blocks in which one thing is broken; at their end it is healed, whatever happens.
-
-Each yields what exactly it did.
-"""
+"""Faults as blocks: each injects one, yields its details, and heals it at the end, always."""
 
 import random
 import signal
@@ -15,8 +12,7 @@ from memory_pipeline.testing.chaos.stack import PrivateStack
 from memory_pipeline.testing.link_faults import PASS, LinkFault
 from memory_pipeline.testing.proxy import Link
 
-Broken = Generator[str]
-Break = Callable[[PrivateStack, random.Random], AbstractContextManager[str]]
+Injection = Callable[[PrivateStack, random.Random], AbstractContextManager[str]]
 BACK_SECONDS = 120.0
 TERMINATE = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -29,65 +25,65 @@ LOCK_CHANGES = "SELECT seq FROM memory_pipeline.change LIMIT 50 FOR UPDATE SKIP 
 PIN = "SELECT count(*), pg_current_xact_id() FROM public.memory_logs"
 
 
-# ---- live processes
+# ---- workers
 
 
 @contextmanager
-def killed(stack: PrivateStack, chance: random.Random) -> Broken:
-    """Kill a live process."""
-    resident = chance.choice(stack.residents)
-    resident.kill()
+def worker_killed(stack: PrivateStack, chance: random.Random) -> Generator[str]:
+    """Kill a worker."""
+    worker = chance.choice(stack.workers)
+    worker.kill()
     try:
-        yield resident.name
+        yield worker.name
     finally:
-        resident.start()
+        worker.start()
 
 
 @contextmanager
-def frozen(stack: PrivateStack, chance: random.Random) -> Broken:
-    """Stop a live process in the middle of whatever it does; or all, as a machine sleeps."""
-    all_of_them = chance.random() < 0.2  # noqa: PLR2004 - seldom
-    chosen = stack.residents if all_of_them else [chance.choice(stack.residents)]
-    for resident in chosen:
-        resident.send(signal.SIGSTOP)
+def worker_frozen(stack: PrivateStack, chance: random.Random) -> Generator[str]:
+    """Freeze a worker at any point; one time in five all of them, as when a machine sleeps."""
+    every = chance.random() < 0.2  # noqa: PLR2004 - one in five
+    chosen = stack.workers if every else [chance.choice(stack.workers)]
+    for worker in chosen:
+        worker.send(signal.SIGSTOP)
     try:
-        yield " ".join(resident.name for resident in chosen)
+        yield " ".join(worker.name for worker in chosen)
     finally:
-        for resident in chosen:
-            resident.send(signal.SIGCONT)
+        for worker in chosen:
+            worker.send(signal.SIGCONT)
 
 
 @contextmanager
-def stopped(stack: PrivateStack, chance: random.Random) -> Broken:
-    """Tell a live process to end in the middle of its batches."""
-    resident = chance.choice(stack.residents)
-    code = resident.stop()
+def worker_stopped(stack: PrivateStack, chance: random.Random) -> Generator[str]:
+    """Stop a worker in an orderly way, in the middle of its batches."""
+    worker = chance.choice(stack.workers)
+    code = worker.stop()
     try:
-        yield f"{resident.name} ended with {code}"
+        yield f"{worker.name} ended with {code}"
     finally:
-        resident.start()
+        worker.start()
 
 
 # ---- Postgres
 
 
 @contextmanager
-def backends_killed(stack: PrivateStack, _chance: random.Random) -> Broken:
-    """Cut every connection that the pipeline has."""
+def backends_killed(stack: PrivateStack, _chance: random.Random) -> Generator[str]:
+    """Terminate every connection of the pipeline."""
     with stack.connect("chaos-nemesis") as connection:
         row = connection.execute(TERMINATE).fetchone()
     yield f"{row[0] if row else 0} backends"
 
 
-def postgres_down(number: signal.Signals) -> Break:
-    """Make a fault that ends the server by a signal."""
+def postgres_down(number: signal.Signals) -> Injection:
+    """Return a fault that ends Postgres by a signal."""
 
     @contextmanager
-    def down(stack: PrivateStack, _chance: random.Random) -> Broken:
+    def down(stack: PrivateStack, _chance: random.Random) -> Generator[str]:
         identity = stack.postgres.identity()
         process = identity.process() if identity else None
         if identity is None or process is None:
-            raise ServiceFailed("Postgres was not there to be broken")
+            raise ServiceFailed("Postgres is not running, so it cannot be killed")
         process.send_signal(number)
         try:
             if not wait_until(lambda: not identity.alive(), within=BACK_SECONDS):
@@ -100,8 +96,8 @@ def postgres_down(number: signal.Signals) -> Break:
 
 
 @contextmanager
-def rows_locked(stack: PrivateStack, chance: random.Random) -> Broken:
-    """Lock the rows of some tenants and of some changes, as a careless session does."""
+def rows_locked(stack: PrivateStack, chance: random.Random) -> Generator[str]:
+    """Lock the rows of some tenants and some changes, as a careless session does."""
     with stack.connect("chaos-nemesis") as connection:
         connection.execute("SET lock_timeout = '3s'")
         with connection.transaction():
@@ -113,8 +109,8 @@ def rows_locked(stack: PrivateStack, chance: random.Random) -> Broken:
 
 
 @contextmanager
-def transaction_open(stack: PrivateStack, _chance: random.Random) -> Broken:
-    """Leave a transaction open that pins what vacuum may remove."""
+def transaction_open(stack: PrivateStack, _chance: random.Random) -> Generator[str]:
+    """Leave a transaction open that keeps vacuum from removing dead rows."""
     with stack.connect("chaos-nemesis") as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         with connection.transaction():
@@ -126,21 +122,21 @@ def transaction_open(stack: PrivateStack, _chance: random.Random) -> Broken:
 
 
 @contextmanager
-def chroma_killed(stack: PrivateStack, _chance: random.Random) -> Broken:
-    """Kill Chroma; it comes back on what it has on disk."""
-    with stack.tended.held():
-        stack.tended.kill()
+def chroma_killed(stack: PrivateStack, _chance: random.Random) -> Generator[str]:
+    """Kill Chroma; it starts again on its files."""
+    with stack.chroma.held():
+        stack.chroma.kill()
         try:
             yield ""
         finally:
-            stack.tended.start()
+            stack.chroma.start()
 
 
 @contextmanager
-def chroma_frozen(stack: PrivateStack, _chance: random.Random) -> Broken:
-    """Stop Chroma in the middle of whatever it does."""
-    with stack.tended.held():
-        process = stack.tended.signal(signal.SIGSTOP)
+def chroma_frozen(stack: PrivateStack, _chance: random.Random) -> Generator[str]:
+    """Freeze Chroma at any point."""
+    with stack.chroma.held():
+        process = stack.chroma.signal(signal.SIGSTOP)
         try:
             yield ""
         finally:
@@ -148,41 +144,41 @@ def chroma_frozen(stack: PrivateStack, _chance: random.Random) -> Broken:
 
 
 @contextmanager
-def disk_full(stack: PrivateStack, _chance: random.Random) -> Broken:
-    """Leave Chroma no room to write."""
+def disk_full(stack: PrivateStack, _chance: random.Random) -> Generator[str]:
+    """Fill Chroma's disk."""
     if stack.disk is None:
         raise ServiceFailed("no disk of its own can be mounted here: only root may")
     stack.disk.fill()
     try:
         yield ""
     finally:
-        stack.disk.make_room()  # one that is locked by it is restarted by whoever tends it
+        stack.disk.make_room()  # a Chroma that the full disk has locked is restarted by the stack
 
 
 # ---- links and the model
 
 
-def link_broken(which: str, make: Callable[[random.Random], LinkFault]) -> Break:
-    """Make a fault of the way to ``chroma`` or to ``postgres``."""
+def link_broken(which: str, make: Callable[[random.Random], LinkFault]) -> Injection:
+    """Return a fault of the link to ``chroma`` or to ``postgres``."""
 
     @contextmanager
-    def broken(stack: PrivateStack, chance: random.Random) -> Broken:
+    def broken(stack: PrivateStack, chance: random.Random) -> Generator[str]:
         link: Link = stack.to_chroma if which == "chroma" else stack.to_postgres
-        way = make(chance)
-        stack.proxy.switch(link, way)
+        fault = make(chance)
+        stack.proxy.switch(link, fault)
         try:
-            yield f"{way.kind} {way.share:.1f}"
+            yield f"{fault.kind} {fault.share:.1f}"
         finally:
             stack.proxy.switch(link, PASS)
 
     return broken
 
 
-def model_fails(how: str) -> Break:
-    """Make a fault of the model: ``unavailable``, or it ``refuses`` every text."""
+def model_fails(how: str) -> Injection:
+    """Return a fault of the model: ``unavailable``, or ``refuses`` (every text)."""
 
     @contextmanager
-    def failing(stack: PrivateStack, _chance: random.Random) -> Broken:
+    def failing(stack: PrivateStack, _chance: random.Random) -> Generator[str]:
         stack.model_file.write_text(how)
         try:
             yield how

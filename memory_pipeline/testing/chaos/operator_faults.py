@@ -1,4 +1,4 @@
-"""What people do to a running installation: rebuild, verify, delete, tamper."""
+"""Acts of operators on a running installation: rebuild, verify, delete, tamper."""
 
 import json
 import random
@@ -10,29 +10,40 @@ from typing import Any
 
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import ChromaUnavailable
-from memory_pipeline.testing.chaos.failing_embedder import RUN
 from memory_pipeline.testing.chaos.faults import Fault, fault
-from memory_pipeline.testing.chaos.ground_truth import Eyes
-from memory_pipeline.testing.chaos.history import Sight, now
+from memory_pipeline.testing.chaos.ground_truth import GroundTruth
+from memory_pipeline.testing.chaos.history import Anomaly, now
 from memory_pipeline.testing.chaos.stack import PrivateStack
 
-Broken = Generator[str]
 COMMAND_SECONDS = 180.0
-# What a verify may not find while nothing is wrong but what is on its way.
-FALSE = {"missing", "extra", "stale", "foreign", "vector", "capture"}
+# Findings that a verify may not report of tenants that were not tampered with.
+FALSE_FINDINGS = {"missing", "extra", "stale", "foreign", "vector", "capture"}
 FOREIGN_DOCUMENT = "memory_log_999999999999"
 TAMPERED = 4
 
 
-def operators(tenants: Sequence[TenantId]) -> list[Fault]:
-    """List what people do to these tenants."""
+def operator_faults(tenants: Sequence[TenantId]) -> list[Fault]:
+    """Return every act of an operator on these tenants."""
     return [
         fault("rebuild killed", "rebuild", (0.5, 5.0), lambda s, c: rebuild_killed(s, c, tenants)),
-        fault("dagster run killed", "dagster", (4.0, 12.0), run_killed),
-        fault("verify beside", "verify", (1.0, 5.0), lambda s, c: verify_beside(s, c, tenants)),
-        fault("collection deleted", "tampering", (0.5, 4.0), lambda s, c: deleted(s, c, tenants)),
+        fault("dagster run killed", "dagster", (4.0, 12.0), dagster_run_killed),
         fault(
-            "documents tampered with", "tampering", (0.5, 4.0), lambda s, c: altered(s, c, tenants)
+            "verify during faults",
+            "verify",
+            (1.0, 5.0),
+            lambda s, c: verify_during_faults(s, c, tenants),
+        ),
+        fault(
+            "collection deleted",
+            "tampering",
+            (0.5, 4.0),
+            lambda s, c: collection_deleted(s, c, tenants),
+        ),
+        fault(
+            "documents tampered with",
+            "tampering",
+            (0.5, 4.0),
+            lambda s, c: documents_altered(s, c, tenants),
         ),
     ]
 
@@ -41,12 +52,12 @@ def _options(tenants: Sequence[TenantId]) -> list[str]:
     return [part for tenant in tenants for part in ("--tenant", tenant)]
 
 
-def _known(
+def _choose(
     stack: PrivateStack, chance: random.Random, tenants: Sequence[TenantId], count: int
-) -> Any:
-    """Choose tenants that have a collection, with its generation."""
+) -> dict[TenantId, str]:
+    """Return up to ``count`` tenants that have a collection, with its generation."""
     with stack.connect("chaos-nemesis") as connection:
-        live = Eyes(connection, stack.chroma_url).all_live()
+        live = GroundTruth(connection, stack.chroma_url).all_live()
     there = [tenant for tenant in tenants if tenant in live]
     chosen = chance.sample(there, min(count, len(there)))
     return {tenant: live[tenant] for tenant in chosen}
@@ -55,9 +66,9 @@ def _known(
 @contextmanager
 def rebuild_killed(
     stack: PrivateStack, chance: random.Random, tenants: Sequence[TenantId]
-) -> Broken:
+) -> Generator[str]:
     """Begin a rebuild of some tenants and kill it."""
-    chosen = list(_known(stack, chance, tenants, 6))
+    chosen = list(_choose(stack, chance, tenants, 6))
     child = stack.command("rebuild", *_options(chosen))
     try:
         yield f"{len(chosen)} tenants"
@@ -66,15 +77,15 @@ def rebuild_killed(
         child.kill()
         child.wait()
     if ended and child.returncode not in {0, 1, 3}:
-        said = stack.said(child)[-300:]
-        stack.history.note(Sight("rebuild broke", None, None, now(), f"{child.returncode} {said}"))
+        detail = f"exit code {child.returncode}: {stack.output_of(child)[-300:]}"
+        stack.history.append(Anomaly("rebuild broke", None, None, now(), detail))
 
 
 @contextmanager
-def run_killed(stack: PrivateStack, chance: random.Random) -> Broken:
-    """Begin a run of Dagster over all tenants and kill its process."""
+def dagster_run_killed(stack: PrivateStack, chance: random.Random) -> Generator[str]:
+    """Begin a Dagster run over all tenants and kill its process."""
     job = chance.choice(["incremental_sync", "full_rebuild"])
-    child = stack.command(RUN, job)
+    child = stack.dagster_run(job)
     try:
         yield job
     finally:
@@ -83,43 +94,45 @@ def run_killed(stack: PrivateStack, chance: random.Random) -> Broken:
 
 
 @contextmanager
-def verify_beside(
+def verify_during_faults(
     stack: PrivateStack, chance: random.Random, tenants: Sequence[TenantId]
-) -> Broken:
-    """Verify some tenants while things are broken: nothing may be found that is not so."""
-    chosen = list(_known(stack, chance, tenants, 10))
+) -> Generator[str]:
+    """Verify some tenants during other faults: every finding must be true."""
+    chosen = list(_choose(stack, chance, tenants, 10))
     child = stack.command("verify", "--json", "--sample", "20", *_options(chosen))
     began = time.monotonic()
     try:
         yield f"{len(chosen)} tenants"
         child.wait(max(1.0, COMMAND_SECONDS - (time.monotonic() - began)))
     except subprocess.TimeoutExpired:
-        stack.history.note(Sight("verify hangs", None, None, now()))
+        stack.history.append(Anomaly("verify hangs", None, None, now()))
     finally:
         if child.poll() is None:
             child.kill()
         child.wait()
-    for found in _findings(stack.said(child)):
-        if found["kind"] in FALSE and found["tenant"] not in stack.tampered:
-            sight = Sight(
-                f"verify found: {found['kind']}",
-                TenantId(found["tenant"] or ""),
-                found["memory_id"],
+    for finding in _findings(stack.output_of(child)):
+        if finding["kind"] in FALSE_FINDINGS and finding["tenant"] not in stack.tampered:
+            anomaly = Anomaly(
+                f"verify found: {finding['kind']}",
+                TenantId(finding["tenant"] or ""),
+                finding["memory_id"],
                 now(),
-                found["detail"],
+                finding["detail"],
             )
-            stack.history.note(sight)
+            stack.history.append(anomaly)
 
 
-def _findings(said: str) -> list[dict[str, Any]]:
-    lines = said.strip().splitlines()
+def _findings(output: str) -> list[dict[str, Any]]:
+    lines = output.strip().splitlines()
     found: list[dict[str, Any]] = json.loads(lines[-1])["findings"] if lines else []
     return found
 
 
 @contextmanager
-def deleted(stack: PrivateStack, chance: random.Random, tenants: Sequence[TenantId]) -> Broken:
-    """Delete a tenant's collection behind the pipeline's back; then repair it."""
+def collection_deleted(
+    stack: PrivateStack, chance: random.Random, tenants: Sequence[TenantId]
+) -> Generator[str]:
+    """Delete a tenant's collection without the pipeline; then repair it."""
 
     def delete(collection: Any) -> str:
         collection._client.delete_collection(collection.name)  # noqa: SLF001 - any client would do
@@ -130,8 +143,10 @@ def deleted(stack: PrivateStack, chance: random.Random, tenants: Sequence[Tenant
 
 
 @contextmanager
-def altered(stack: PrivateStack, chance: random.Random, tenants: Sequence[TenantId]) -> Broken:
-    """Delete, alter and add documents behind the pipeline's back; then repair them."""
+def documents_altered(
+    stack: PrivateStack, chance: random.Random, tenants: Sequence[TenantId]
+) -> Generator[str]:
+    """Delete, alter and add documents without the pipeline; then repair them."""
 
     def alter(collection: Any) -> str:
         got = collection.get(limit=3 * TAMPERED, include=["embeddings"])
@@ -150,8 +165,8 @@ def altered(stack: PrivateStack, chance: random.Random, tenants: Sequence[Tenant
             collection.upsert(
                 ids=[FOREIGN_DOCUMENT],
                 embeddings=[got["embeddings"][0]],
-                documents=["nobody's"],
-                metadatas=[{"hash": "nobody's"}],
+                documents=["foreign"],
+                metadatas=[{"hash": "foreign"}],
             )
         return f"{len(gone)} deleted, {len(changed)} altered, 1 added"
 
@@ -165,21 +180,21 @@ def _tampered(
     chance: random.Random,
     tenants: Sequence[TenantId],
     tamper: Callable[[Any], str],
-) -> Broken:
-    ((tenant, generation),) = _known(stack, chance, tenants, 1).items()
+) -> Generator[str]:
+    ((tenant, generation),) = _choose(stack, chance, tenants, 1).items()
     with stack.connect("chaos-nemesis") as connection:
-        collection = Eyes(connection, stack.chroma_url).collection(generation)
+        collection = GroundTruth(connection, stack.chroma_url).collection(generation)
     stack.tampered.add(tenant)
     yield f"{tenant}: {tamper(collection)}"
-    with suppress(ChromaUnavailable):  # what else is broken may keep it until the round's end
-        repaired(stack, [tenant])
+    with suppress(ChromaUnavailable):  # another fault may prevent it; the end of the round repairs
+        repair(stack, [tenant])
 
 
-def repaired(stack: PrivateStack, tenants: Sequence[TenantId], *, attempts: int = 1) -> None:
-    """Repair tenants; then they are whole again.
+def repair(stack: PrivateStack, tenants: Sequence[TenantId], *, attempts: int = 1) -> None:
+    """Repair tenants; from then on they count as whole.
 
     Raises:
-        ChromaUnavailable: it was not possible; the end of the round tries again.
+        ChromaUnavailable: no attempt succeeded; the end of the round tries again.
 
     """
     for _ in range(attempts):

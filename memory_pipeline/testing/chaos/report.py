@@ -1,7 +1,7 @@
-"""What a run has shown, for a program (JSON) and on one page (markdown)."""
+"""The report of a run: as JSON for a program, and as one page of markdown made from that JSON."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +11,7 @@ from memory_pipeline.testing.chaos.figures import Figures
 from memory_pipeline.testing.machine import machine
 
 SHOWN_VIOLATIONS = 30
-# The columns of the table: what each promise is broken by.
+# The columns of the table: a promise, and words in the kinds of violations that break it.
 INVARIANTS: dict[str, tuple[str, ...]] = {
     "lost": ("lost", "missing", "not drained", "not captured", "no collection"),
     "stale": ("stale", "vector"),
@@ -27,7 +27,7 @@ OTHER = "other"
 
 
 def as_json(figures: Figures) -> dict[str, Any]:
-    """Return all of it as plain values."""
+    """Return the report as values that JSON has; ``as_page`` prints it."""
     options = figures.options
     return {
         "verdict": verdict(figures),
@@ -43,8 +43,8 @@ def as_json(figures: Figures) -> dict[str, Any]:
         "kinds": len(figures.faults),
         "by_kind": dict(sorted(figures.faults.items())),
         "not_done": figures.skipped,
-        "restarts_of_chroma": figures.chroma_restarts,
-        "starts_of_live_processes": figures.restarts,
+        "chroma_restarts": figures.chroma_restarts,
+        "worker_starts": figures.worker_starts,
         "planted_poison": figures.planted,
         "dead_letters": figures.dead_letters,
         "seen": dict(figures.seen),
@@ -52,25 +52,25 @@ def as_json(figures: Figures) -> dict[str, Any]:
         "violations_by_kind": dict(Counter(v.kind for v in figures.violations)),
         "table": table(figures),
         "freshness_ms_outside_faults": quantiles([s * 1000 for s in figures.quiet_lags]),
-        "freshness_ms_all_along": quantiles([s * 1000 for s in figures.lags]),
+        "freshness_ms_throughout": quantiles([s * 1000 for s in figures.lags]),
         "application_statements_ms": quantiles(figures.statements_ms),
-        "keeps_up_again_seconds": [round(s, 2) for s in figures.recovery],
-        "drained_seconds": [round(s, 2) for s in figures.drain],
+        "recovery_seconds": [round(s, 2) for s in figures.recovery],
+        "drain_seconds": [round(s, 2) for s in figures.drain],
         "repaired": figures.repaired,
         "found_after_repair": figures.found_after_repair,
         "unreachable_after_repair": figures.unreachable,
-        "first_violations": [asdict(v) for v in figures.violations[:SHOWN_VIOLATIONS]],
+        "first_violations": _first_violations(figures),
         "machine": machine(),
     }
 
 
 def verdict(figures: Figures) -> str:
-    """Say in a word how it went."""
+    """Return ``kept`` or ``broken``."""
     return "broken" if figures.violations else "kept"
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
-    """Return the median, the tail and the end of a distribution, and how many it has."""
+    """Return count, median, tail and maximum of a distribution; the count alone where it is 0."""
     if not values:
         return {"count": 0}
     p50, p95, p99 = np.percentile(np.asarray(values), [50, 95, 99])
@@ -98,76 +98,103 @@ def table(figures: Figures) -> dict[str, dict[str, int]]:
 
 
 def promise_of(kind: str) -> str:
-    """Name the promise, a column of the table, that a kind of violation breaks."""
+    """Return the promise, a column of the table, that a kind of violation breaks."""
     return next(
         (name for name, words in INVARIANTS.items() if any(word in kind for word in words)), OTHER
     )
 
 
-def as_page(figures: Figures) -> str:
-    """Return one page of markdown."""
-    told = as_json(figures)
-    columns = [*INVARIANTS, OTHER]
-    promises = "every promise was kept" if not figures.violations else "PROMISES WERE BROKEN"
-    seen = told["seen"]
-    written = (
-        f"{told['changes']:,} changes of {told['tenants']} tenants, {told['faults']:,} faults of "
-        f"{told['kinds']} kinds in {told['fault_seconds']:,.0f} s, {told['rounds']} rounds"
-    )
-    looked = (
-        f"{seen.get('searches', 0):,} searches and {seen.get('documents looked at', 0):,} "
-        "documents looked at meanwhile"
-    )
-    left = (
-        f"{told['memories_at_the_end']:,} memories at the end, {told['planted_poison']} poison "
-        f"planted, {told['dead_letters']} dead letters"
-    )
-    repair = (
-        f"`verify --repair`: {told['repaired']} repaired, {told['found_after_repair']} found "
-        f"afterwards, {told['unreachable_after_repair']} unreachable"
-    )
+def _first_violations(figures: Figures) -> list[dict[str, Any]]:
+    pairs = zip(figures.violations, figures.blamed, strict=True)
+    found = [asdict(violation) | {"around": sorted(kinds)} for violation, kinds in pairs]
+    return found[:SHOWN_VIOLATIONS]
+
+
+def as_page(report: Mapping[str, Any]) -> str:
+    """Return a report that ``as_json`` made, as one page of markdown."""
     lines = [
-        f"# Chaos, seed {told['seed']}: {promises}",
+        f"# Chaos, seed {report['seed']}: "
+        + ("PROMISES WERE BROKEN" if report["violations"] else "every promise was kept"),
         "",
-        *(f"- {said}" for said in (written, looked, left, repair)),
+        *_summary(report),
         "",
-        "| fault | times | " + " | ".join(columns) + " |",
-        "|---|---:|" + "---:|" * len(columns),
-        *(
-            f"| {kind} | {row['faults']} | " + " | ".join(str(row[c]) for c in columns) + " |"
-            for kind, row in told["table"].items()
-        ),
+        *_table_of_faults(report["table"]),
         "",
-        "A violation stands in the row of every fault that was under way or had just been healed.",
+        "A violation is counted in the row of every fault that was active or had just been healed.",
         "",
-        "| figure | count | p50 | p95 | p99 | slowest |",
-        "|---|---:|---:|---:|---:|---:|",
-        _line("freshness outside faults, ms", told["freshness_ms_outside_faults"]),
-        _line("freshness all along, ms", told["freshness_ms_all_along"]),
-        _line("application's statements, ms", told["application_statements_ms"]),
-        _line("keeps up again after healing, s", quantiles(figures.recovery)),
-        _line("nothing pending after the last write, s", quantiles(figures.drain)),
+        *_table_of_times(report),
         "",
-    ]
-    if figures.chroma_restarts:
-        lines.append(
-            f"- Chroma had ended by itself or was stuck, and was started again as `up` does, "
-            f"{figures.chroma_restarts} times"
-        )
-    lines += [
-        f"- {kind}: not done every time, another fault was in its way ({why})"
-        for kind, why in told["not_done"].items()
-    ]
-    lines += [
-        f"- **{v.kind}** {v.tenant or ''} {v.memory_id or ''} {v.detail} "
-        f"(around: {', '.join(sorted(kinds)) or 'nothing'})"
-        for v, kinds in zip(
-            figures.violations[:SHOWN_VIOLATIONS], figures.blamed[:SHOWN_VIOLATIONS], strict=True
-        )
+        *_notes(report),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _line(name: str, figures: dict[str, float]) -> str:
-    values = [str(figures.get(key, "")) for key in ("count", "p50", "p95", "p99", "slowest")]
-    return f"| {name} | " + " | ".join(values) + " |"
+def _summary(report: Mapping[str, Any]) -> list[str]:
+    seen = report["seen"]
+    return [
+        (
+            f"- {report['changes']:,} changes of {report['tenants']} tenants, "
+            f"{report['faults']:,} faults of {report['kinds']} kinds "
+            f"in {report['fault_seconds']:,.0f} s, {report['rounds']} rounds"
+        ),
+        (
+            f"- {seen.get('searches', 0):,} searches and {seen.get('documents compared', 0):,} "
+            "compared documents during the rounds"
+        ),
+        (
+            f"- {report['memories_at_the_end']:,} memories at the end, {report['planted_poison']} "
+            f"planted poison, {report['dead_letters']} dead letters"
+        ),
+        (
+            f"- `verify --repair`: {report['repaired']} repaired, {report['found_after_repair']} "
+            f"found afterwards, {report['unreachable_after_repair']} unreachable"
+        ),
+    ]
+
+
+def _table_of_faults(rows: Mapping[str, Mapping[str, int]]) -> list[str]:
+    columns = [*INVARIANTS, OTHER]
+    return [
+        "| fault | times | " + " | ".join(columns) + " |",
+        "|---|---:|" + "---:|" * len(columns),
+        *(
+            f"| {kind} | {row['faults']} | " + " | ".join(str(row[c]) for c in columns) + " |"
+            for kind, row in rows.items()
+        ),
+    ]
+
+
+def _table_of_times(report: Mapping[str, Any]) -> list[str]:
+    columns = ("count", "p50", "p95", "p99", "slowest")
+    times = {
+        "freshness outside faults, ms": report["freshness_ms_outside_faults"],
+        "freshness throughout, ms": report["freshness_ms_throughout"],
+        "application's statements, ms": report["application_statements_ms"],
+        "from healing until it keeps up (30 s at most), s": quantiles(report["recovery_seconds"]),
+        "from the last write until nothing is pending, s": quantiles(report["drain_seconds"]),
+    }
+    return [
+        "| figure | " + " | ".join(columns) + " |",
+        "|---|" + "---:|" * len(columns),
+        *(
+            f"| {name} | " + " | ".join(str(figures.get(column, "")) for column in columns) + " |"
+            for name, figures in times.items()
+        ),
+    ]
+
+
+def _notes(report: Mapping[str, Any]) -> list[str]:
+    restarts = report["chroma_restarts"]
+    why = "it had ended, was stuck, or its disk had been full"
+    return [
+        *([f"- Chroma was restarted {restarts} times: {why}"] if restarts else []),
+        *(
+            f"- {kind}: not done every time, because another fault prevented it ({reason})"
+            for kind, reason in report["not_done"].items()
+        ),
+        *(
+            f"- **{v['kind']}** {v['tenant'] or ''} {v['memory_id'] or ''} {v['detail']} "
+            f"(around: {', '.join(v['around']) or 'no fault'})"
+            for v in report["first_violations"]
+        ),
+    ]

@@ -1,8 +1,8 @@
-"""Looks at tenants while everything is being broken, and writes down what must never be seen.
+"""Searches and compares during the faults, and records anomalies.
 
-Each turn: a search as an application makes it (its way to Chroma is the broken one), judged by what
-the application knows; and both sides of some memories, read around the pipeline, twice: a
-difference that stands with nothing on its way breaks the promise that nothing is lost.
+Each turn: a search as an application makes it, over the proxied link to Chroma, judged by the
+expected state; and both sides of some memories, read around the pipeline, twice. A difference that
+both reads show, with no change pending, breaks the promise that nothing is lost.
 """
 
 import random
@@ -20,25 +20,25 @@ from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PostgresUnavailable
 from memory_pipeline.pipeline import Pipeline, opened
-from memory_pipeline.testing.chaos.expected_state import Books
-from memory_pipeline.testing.chaos.ground_truth import ChromaSource, Eyes
-from memory_pipeline.testing.chaos.history import Sight, now
+from memory_pipeline.testing.chaos.expected_state import ExpectedState
+from memory_pipeline.testing.chaos.ground_truth import GroundTruth, SourceRow
+from memory_pipeline.testing.chaos.history import Anomaly, now
 from memory_pipeline.testing.chaos.payloads import digest, question
 from memory_pipeline.testing.chaos.stack import PrivateStack
 
 TURN_SECONDS = 0.1
 DOCUMENTS, MEMORIES = 60, 60
 HITS = 5
-# A change that was committed just before the first look is seen by the second as what it is.
-BETWEEN_LOOKS_SECONDS = 0.3
+# A change that was committed just before the first read is seen correctly by the second.
+BETWEEN_READS_SECONDS = 0.3
 MOST_OFFSET = 1_000
-# What an application has to expect while things are broken.
+# The errors that an application has to expect during faults.
 EXPECTED = (ChromaUnavailable, PostgresUnavailable, Corrupt)
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How a document differs from its memory, and what was read on either side."""
+    """How a document differs from its memory, with the generation and the row's version."""
 
     kind: str
     generation: str
@@ -46,22 +46,30 @@ class Difference:
 
 
 class Sampler:
-    """Two threads: one searches, one compares both sides."""
+    """Two threads: one searches, one compares both sides.
+
+    ``seen`` counts searches, hits, compared documents and violations.
+    """
 
     def __init__(
-        self, stack: PrivateStack, tenants: Sequence[TenantId], books: Books, *, seed: int
+        self,
+        stack: PrivateStack,
+        tenants: Sequence[TenantId],
+        expected: ExpectedState,
+        *,
+        seed: int,
     ) -> None:
         self.seen: Counter[str] = Counter()
         self._stack = stack
         self._tenants = tenants
-        self._books = books
+        self._expected = expected
         self._seed = seed
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._reported: set[tuple[str, TenantId, MemoryId]] = set()
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to search and compare."""
         self._stop.clear()
         self._threads = [
             threading.Thread(target=work, name=name, daemon=True)
@@ -71,7 +79,7 @@ class Sampler:
             thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop both threads and wait for their ends."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -80,13 +88,13 @@ class Sampler:
         self.seen[f"violation: {kind}"] += 1
         if (kind, tenant, memory_id) not in self._reported:
             self._reported.add((kind, tenant, memory_id))
-            self._stack.history.note(Sight(kind, tenant, memory_id, now(), detail))
+            self._stack.history.append(Anomaly(kind, tenant, memory_id, now(), detail))
 
     # ---- searches, as an application makes them
 
     def _search(self) -> None:
         chance = random.Random(self._seed)  # noqa: S311 - no cryptography
-        # Its memories come from Postgres directly, or it would see little while that way is broken.
+        # Memories come from Postgres directly: over its broken link too few hits would be judged.
         settings = self._stack.settings.model_copy(
             update={"database_url": SecretStr(self._stack.url)}
         )
@@ -102,22 +110,22 @@ class Sampler:
         except EXPECTED:
             self.seen["searches refused"] += 1
             return
-        except Exception as error:  # noqa: BLE001 - any other is a broken promise, and is told
+        except Exception as error:  # noqa: BLE001 - any other error breaks a promise
             detail = f"{type(error).__name__}: {str(error)[:200]}"
             self._report("search broke", tenant, MemoryId(0), detail)
             return
         self.seen["searches"] += 1
         for hit in hits:
             self.seen["hits"] += 1
-            certain, state = self._books.certain(hit.memory_id, since=began)
+            certain, state = self._expected.certain(hit.memory_id, since=began)
             if not certain:
                 continue
             if state is None:
-                self._report("search: resurrected", tenant, hit.memory_id, "it was deleted before")
+                self._report("search: resurrected", tenant, hit.memory_id, "it had been deleted")
             elif state.tenant != tenant:
                 self._report("search: foreign", tenant, hit.memory_id, f"it is {state.tenant}'s")
             elif state.digest != digest(hit.memory):
-                self._report("search: stale", tenant, hit.memory_id, "it says something else")
+                self._report("search: stale", tenant, hit.memory_id, "its content is another")
 
     # ---- both sides, around the pipeline
 
@@ -125,26 +133,26 @@ class Sampler:
         chance = random.Random(self._seed + 1)  # noqa: S311 - no cryptography
         while not self._stop.is_set():
             try:
-                with self._stack.connect("chaos-eyes") as connection:
-                    eyes = Eyes(connection, self._stack.chroma_url)
+                with self._stack.connect("chaos-sampler") as connection:
+                    truth = GroundTruth(connection, self._stack.chroma_url)
                     while not self._stop.wait(TURN_SECONDS):
-                        self._compare_once(eyes, chance.choice(self._tenants), chance)
+                        self._compare_once(truth, chance.choice(self._tenants), chance)
             except (psycopg.Error, httpx.HTTPError, ChromaError, ValueError):
-                self.seen["looks refused"] += 1
+                self.seen["comparisons refused"] += 1
                 self._stop.wait(TURN_SECONDS)
 
-    def _compare_once(self, eyes: Eyes, tenant: TenantId, chance: random.Random) -> None:
-        generation = eyes.live(tenant)
+    def _compare_once(self, truth: GroundTruth, tenant: TenantId, chance: random.Random) -> None:
+        generation = truth.live(tenant)
         if generation is None:
             return
         offset = chance.choice([0, chance.randrange(MOST_OFFSET)])
-        listed = eyes.some_documents(generation, DOCUMENTS, offset=offset)
-        ids = sorted({*listed, *eyes.some_ids(tenant, MEMORIES)})
-        self.seen["documents looked at"] += len(ids)
-        first = self._differences(eyes, tenant, ids)
-        if not first or self._stop.wait(BETWEEN_LOOKS_SECONDS):
+        listed = truth.some_documents(generation, DOCUMENTS, offset=offset)
+        ids = sorted({*listed, *truth.some_ids(tenant, MEMORIES)})
+        self.seen["documents compared"] += len(ids)
+        first = self._differences(truth, tenant, ids)
+        if not first or self._stop.wait(BETWEEN_READS_SECONDS):
             return
-        second = self._differences(eyes, tenant, sorted(first))
+        second = self._differences(truth, tenant, sorted(first))
         if tenant in self._stack.tampered:
             return
         for memory_id, found in second.items():
@@ -153,15 +161,19 @@ class Sampler:
 
     @staticmethod
     def _differences(
-        eyes: Eyes, tenant: TenantId, ids: Sequence[MemoryId]
+        truth: GroundTruth, tenant: TenantId, ids: Sequence[MemoryId]
     ) -> dict[MemoryId, Difference]:
-        """Look at documents between two looks at Postgres; return what differs for no reason."""
-        generation, before, excused = eyes.live(tenant), eyes.rows(ids), eyes.excused(tenant, ids)
+        """Read documents between two reads of Postgres; return unexplained differences."""
+        generation, before, excused = (
+            truth.live(tenant),
+            truth.rows(ids),
+            truth.excused(tenant, ids),
+        )
         if generation is None or excused.everything:
             return {}
-        texts = eyes.texts(generation, ids)
-        after, still = eyes.rows(ids), eyes.excused(tenant, ids)
-        if still.everything or eyes.live(tenant) != generation:
+        texts = truth.texts(generation, ids)
+        after, still = truth.rows(ids), truth.excused(tenant, ids)
+        if still.everything or truth.live(tenant) != generation:
             return {}
         found = {}
         for memory_id in ids:
@@ -172,8 +184,8 @@ class Sampler:
         return found
 
 
-def difference(tenant: TenantId, row: ChromaSource | None, text: str | None, *, there: bool) -> str:
-    """Name how a tenant's document differs from what Postgres has; empty: it does not."""
+def difference(tenant: TenantId, row: SourceRow | None, text: str | None, *, there: bool) -> str:
+    """Return how a tenant's document differs from its row; empty: it does not."""
     if row is None or row.tenant != tenant:
         if not there:
             return ""

@@ -1,4 +1,4 @@
-"""Every way that SQL has to change memories, as an application would. Knows of no pipeline."""
+"""Writes to memory_logs as an application sends them, in every form that SQL has."""
 
 import json
 from collections.abc import Sequence
@@ -25,30 +25,33 @@ SELECT nextval(pg_get_serial_sequence('public.memory_logs', 'id')) FROM generate
 
 @dataclass(slots=True)
 class PlannedWrite:
-    """One memory's part in a statement or transaction; ``told`` False: it is taken back."""
+    """One memory's part in a statement or transaction; ``kept`` False: it is rolled back.
+
+    ``tenant`` None deletes the memory; ``changed`` False leaves its content.
+    """
 
     memory_id: MemoryId
     tenant: TenantId | None
     value: Any = None
     changed: bool = True
-    told: bool = True
+    kept: bool = True
 
 
 def write(
     connection: psycopg.Connection, sort: Sort, plans: Sequence[PlannedWrite], vector: Any = None
 ) -> None:
-    """Send the statement, or the transaction, of a sort; ``vector`` is the application's own."""
+    """Execute the statement or transaction of a sort; ``vector``: the application's own."""
     if sort in {"insert", "poison"}:
-        insert(connection, plans[0], vector)
+        _insert(connection, plans[0], vector)
     elif sort == "copy":
         with connection.cursor() as cursor, cursor.copy(COPY) as copy:
             for one in plans:
                 copy.write_row((one.memory_id, one.tenant, _json(one.value)))
     elif sort == "savepoint":
         with connection.transaction():
-            insert(connection, plans[0])
+            _insert(connection, plans[0])
             with connection.transaction() as inner:
-                insert(connection, plans[1])
+                _insert(connection, plans[1])
                 raise psycopg.Rollback(inner)
     else:
         with connection.transaction() as outer:
@@ -58,14 +61,14 @@ def write(
                 raise psycopg.Rollback(outer)
 
 
-def insert(connection: psycopg.Connection, one: PlannedWrite, vector: Any = None) -> None:
+def _insert(connection: psycopg.Connection, one: PlannedWrite, vector: Any = None) -> None:
     """Insert a memory."""
     values = (one.memory_id, one.tenant, "chaos", _json(one.value), vector)
     connection.execute(INSERT, values)
 
 
 def new_ids(connection: psycopg.Connection, count: int) -> list[MemoryId]:
-    """Take ids for memories to come."""
+    """Reserve ids for later inserts."""
     return [MemoryId(row[0]) for row in connection.execute(NEW_IDS, (count,)).fetchall()]
 
 

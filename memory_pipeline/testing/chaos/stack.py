@@ -1,6 +1,6 @@
-"""A private stack to be broken: Postgres, Chroma, live processes, and a proxy on every link.
+"""A private stack for faults: Postgres, Chroma, workers, and a proxy on every link.
 
-Nothing of the user's is touched, and nothing of it stays: not its processes, nor its files.
+The user's own services are not touched, and no process or file of the stack remains.
 """
 
 import subprocess
@@ -19,63 +19,40 @@ from memory_pipeline.local.environment import base_environment
 from memory_pipeline.local.postgres import EmbeddedPostgres, start_postgres
 from memory_pipeline.local.postgres_location import SOCKET_NAME
 from memory_pipeline.local.processes import MARK, ServiceFailed, wait_until
+from memory_pipeline.local.service import script
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
-from memory_pipeline.testing.chaos.background import beside
+from memory_pipeline.testing.chaos.ack_record import install_ack_record
+from memory_pipeline.testing.chaos.background import repeating
 from memory_pipeline.testing.chaos.disk import Disk, small_disk
-from memory_pipeline.testing.chaos.failing_embedder import REFUSED
-from memory_pipeline.testing.chaos.history import History, Sight, now
-from memory_pipeline.testing.chaos.resident import Resident
-from memory_pipeline.testing.chaos.supervised_chroma import TendedChroma
+from memory_pipeline.testing.chaos.failing_embedder import EMBEDDER, MODEL_FILE_VARIABLE
+from memory_pipeline.testing.chaos.history import Anomaly, History, now
+from memory_pipeline.testing.chaos.payloads import REFUSED
+from memory_pipeline.testing.chaos.supervised_chroma import SupervisedChroma
+from memory_pipeline.testing.chaos.supervised_worker import SupervisedWorker
 from memory_pipeline.testing.proxy import Link, Proxy
 
-PROGRAM = (sys.executable, "-m", "memory_pipeline.testing.chaos.failing_embedder")
+PROGRAM = script("memory-pipeline")
+DAGSTER_RUN = (sys.executable, "-m", "memory_pipeline.testing.chaos.dagster_run")
 DATABASE = "chaos"
-# Shorter than usual, so that a run sees many of them end; and long enough for a loaded machine.
+# Shorter than the defaults, so that many end during a run, and long enough for a loaded machine.
 LEASE_SECONDS, REQUEST_SECONDS, GRACE_SECONDS = 4.0, 2.5, 1.5
 RETRY_SECONDS, RETRY_MAX_SECONDS = 0.5, 5.0
-TEND_SECONDS = 0.3
-# What the product gives it is ten times that.
+RESTART_SECONDS = 0.3
+# `up` waits ten times as long before it restarts a Chroma whose write lock is held.
 LOCKED_SECONDS = 3.0
 READY_SECONDS = 60.0
-# What it has is thrown away; and one that a full disk has locked never ends by itself.
+# Its files are thrown away; and a Chroma that a full disk has locked never ends by itself.
 CHROMA_STOP_SECONDS = 3.0
-
-# Who forgot what under which token, whose it was at that moment, and how long the lease had ended
-# when the statement began, as Postgres saw it: one that began in time has locked the lease, and may
-# wait for rows. What a flip acks was claimed by nobody: it is covered by what the flip makes live.
-RECORD_ACKS = """
-CREATE SCHEMA chaos;
-CREATE TABLE chaos.acked (
-    seq bigint, tenant text, memory_id bigint, applications boolean, covered boolean,
-    claim_token bigint, lease_token bigint, late_seconds float8,
-    changed float8, acked float8
-);
-CREATE FUNCTION chaos.record_ack() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO chaos.acked
-    SELECT OLD.seq, OLD.tenant, OLD.memory_id, NOT (OLD.confirm OR OLD.again),
-           OLD.covered_by IS NOT NULL AND OLD.claim_token IS NULL,
-           OLD.claim_token, t.lease_token,
-           extract(epoch FROM statement_timestamp() - t.lease_until)::float8,
-           extract(epoch FROM OLD.changed_at)::float8,
-           extract(epoch FROM clock_timestamp())::float8
-    FROM (VALUES (OLD.tenant)) AS o (tenant)
-    LEFT JOIN memory_pipeline.tenant t ON t.tenant = o.tenant;
-    RETURN OLD;
-END $$;
-CREATE TRIGGER record_ack BEFORE DELETE ON memory_pipeline.change
-    FOR EACH ROW EXECUTE FUNCTION chaos.record_ack();
-"""
 
 
 @dataclass(slots=True)
 class PrivateStack:
-    """What runs, and where."""
+    """The services of a run, their addresses, and the state that faults share."""
 
     home: Path
     postgres: EmbeddedPostgres
-    tended: TendedChroma
+    chroma: SupervisedChroma
     disk: Disk | None
     proxy: Proxy
     to_chroma: Link
@@ -84,32 +61,39 @@ class PrivateStack:
     program: tuple[str, ...]
     model_file: Path
     history: History
-    residents: list[Resident] = field(default_factory=list)
+    workers: list[SupervisedWorker] = field(default_factory=list)
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    # Tenants whose documents were altered behind the pipeline's back and are not repaired yet.
+    # Tenants with tampered documents that are not repaired yet.
     tampered: set[str] = field(default_factory=set)
 
     @property
     def chroma_url(self) -> str:
-        """Chroma, around the proxy."""
-        return self.tended.chroma.url
+        """The address of Chroma, around the proxy."""
+        return self.chroma.server.url
 
     @property
     def url(self) -> str:
-        """Postgres, around the proxy: what the application and the observers use."""
+        """The address of Postgres, around the proxy: for the application and the observers."""
         return self.postgres.url(DATABASE)
 
     def connect(self, name: str) -> psycopg.Connection:
-        """Connect around the proxy, under a name by which no fault finds it."""
+        """Connect around the proxy, under a name that no fault targets."""
         return psycopg.connect(self.url, autocommit=True, application_name=name, connect_timeout=5)
 
     def command(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start a command of the product, through the proxy like everything else."""
+        """Start a command of the product; its services are behind the proxy."""
+        return self._start(*self.program, *arguments)
+
+    def dagster_run(self, job: str) -> subprocess.Popen[bytes]:
+        """Start a Dagster run in a process of its own."""
+        return self._start(*DAGSTER_RUN, job)
+
+    def _start(self, *command: str) -> subprocess.Popen[bytes]:
         log = self.home / "commands.log"
         out = self.home / f"command-{len(self.children)}.out"
         with log.open("ab") as errors, out.open("wb") as output:
             child = subprocess.Popen(
-                [*self.program, str(self.model_file), *arguments],
+                command,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -120,27 +104,31 @@ class PrivateStack:
         return child
 
     def end_commands(self) -> None:
-        """End the commands that still run."""
+        """Kill the commands that still run, and wait for their ends."""
         for child in self.children:
             if child.poll() is None:
                 child.kill()
             child.wait()
 
-    def said(self, child: subprocess.Popen[bytes]) -> str:
-        """Return what a command has printed."""
+    def output_of(self, child: subprocess.Popen[bytes]) -> str:
+        """Return the standard output of a command."""
         out = self.home / f"command-{self.children.index(child)}.out"
         return out.read_text(errors="replace")
 
     def environment(self) -> dict[str, str]:
-        """Return what the processes of this stack find in their environment."""
-        return base_environment(self.settings) | {MARK: str(self.home), "PYTHONUNBUFFERED": "1"}
+        """Return the environment of the stack's processes."""
+        return base_environment(self.settings) | {
+            MARK: str(self.home),
+            MODEL_FILE_VARIABLE: str(self.model_file),
+            "PYTHONUNBUFFERED": "1",
+        }
 
 
 @contextmanager
 def private_stack(
-    history: History, *, seed: int, lives: int = 2, program: Sequence[str] = PROGRAM
+    history: History, *, seed: int, workers: int = 2, program: Sequence[str] = PROGRAM
 ) -> Iterator[PrivateStack]:
-    """Start everything, lend it, and take all of it away again."""
+    """Start everything, yield it, and remove all of it at the end."""
     with ExitStack() as ending:
         home = Path(
             ending.enter_context(
@@ -150,7 +138,7 @@ def private_stack(
             )
         )
         home.chmod(0o755)  # Postgres runs as a user of its own where this is root
-        # Durable: a killed Postgres must not lose what the application was told is stored.
+        # Durable: a killed Postgres must not lose a committed write.
         postgres = start_postgres(home / "postgres")
         ending.callback(postgres.remove)
         postgres.create_database(DATABASE)
@@ -170,20 +158,22 @@ def private_stack(
         stack = PrivateStack(
             home=home,
             postgres=postgres,
-            tended=TendedChroma(chroma),
+            chroma=SupervisedChroma(chroma),
             disk=disk,
             proxy=proxy,
             to_chroma=to_chroma,
             to_postgres=to_postgres,
             settings=settings,
             program=tuple(program),
-            model_file=home / "model-is",
+            model_file=home / "model-fault",
             history=history,
         )
         with stack.connect("chaos-setup") as connection:
-            connection.execute(RECORD_ACKS.encode())
-        ending.enter_context(_residents(stack, lives))
-        ending.enter_context(beside("tending chroma", TEND_SECONDS, stack.tended.tend))
+            install_ack_record(connection)
+        ending.enter_context(_running_workers(stack, workers))
+        ending.enter_context(
+            repeating("restart-chroma", RESTART_SECONDS, stack.chroma.restart_if_needed)
+        )
         ending.callback(stack.end_commands)
         yield stack
 
@@ -197,7 +187,7 @@ def _settings(home: Path, postgres_port: int, chroma_port: int) -> Settings:
         ),
         chroma_url=f"http://127.0.0.1:{chroma_port}",
         chroma_urls="",
-        embedder="hashing",
+        embedder=EMBEDDER,
         tenant_by="user_id",
         document="full",
         lease_seconds=LEASE_SECONDS,
@@ -211,38 +201,38 @@ def _settings(home: Path, postgres_port: int, chroma_port: int) -> Settings:
 
 
 @contextmanager
-def _residents(stack: PrivateStack, lives: int) -> Iterator[None]:
-    """Run live processes, and start each again that has ended, as any supervisor would."""
-    for number in range(lives):
-        command = [*stack.program, str(stack.model_file), "live", "--no-dagster"]
-        log = stack.home / f"live-{number}.log"
-        stack.residents.append(Resident(f"live-{number}", command, stack.environment(), log))
+def _running_workers(stack: PrivateStack, count: int) -> Iterator[None]:
+    """Run workers, and restart each that has ended, as any supervisor would."""
+    for number in range(count):
+        name, command = f"worker-{number}", [*stack.program, "live", "--no-dagster"]
+        log = stack.home / f"{name}.log"
+        stack.workers.append(SupervisedWorker(name, command, stack.environment(), log))
 
-    def tend() -> None:
-        for resident in stack.residents:
-            said = resident.tended()
-            if said:
-                stack.history.note(Sight("process ended by itself", None, None, now(), said))
+    def restart_ended() -> None:
+        for worker in stack.workers:
+            if detail := worker.restart_if_ended():
+                anomaly = Anomaly("process ended by itself", None, None, now(), detail)
+                stack.history.append(anomaly)
 
     try:
-        for resident in stack.residents:
-            resident.start()
-        with beside("tending", TEND_SECONDS, tend):
-            _wait_until_ready(stack, lives)
+        for worker in stack.workers:
+            worker.start()
+        with repeating("restart-workers", RESTART_SECONDS, restart_ended):
+            _wait_until_ready(stack, count)
             yield
     finally:
-        for resident in stack.residents:
-            resident.ask_to_stop()
-        for resident in stack.residents:
-            resident.end()
+        for worker in stack.workers:
+            worker.request_stop()
+        for worker in stack.workers:
+            worker.wait()
 
 
-def _wait_until_ready(stack: PrivateStack, lives: int) -> None:
+def _wait_until_ready(stack: PrivateStack, workers: int) -> None:
     with stack.connect("chaos-setup") as connection:
 
         def ready() -> bool:
             row = connection.execute("SELECT count(*) FROM memory_pipeline.worker").fetchone()
-            return row is not None and row[0] >= lives
+            return row is not None and row[0] >= workers
 
         if not wait_until(ready, within=READY_SECONDS):
-            raise ServiceFailed(f"the live processes are not ready: {stack.residents[0].tail()}")
+            raise ServiceFailed(f"the workers are not ready: {stack.workers[0].tail()}")

@@ -1,4 +1,4 @@
-"""The Chroma server of the stack: faults break it, and it is watched as `up` watches its own."""
+"""The Chroma server of the stack: faults break it, and it is restarted as `up` restarts its own."""
 
 import signal
 import threading
@@ -14,55 +14,55 @@ from memory_pipeline.local.restarts import Watched
 
 
 @dataclass(slots=True)
-class TendedChroma:
-    """A server; a fault that holds it decides alone when it runs again."""
+class SupervisedChroma:
+    """A server; while a fault holds it, only the fault starts it again."""
 
-    chroma: ChromaProcess
-    # How often it was started again because it had ended, or was stuck.
+    server: ChromaProcess
+    # How often it was restarted because it had ended by itself, or was stuck.
     restarts: int = 0
     _watched: Watched = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        """Watch it from now on."""
-        self._watched = Watched(self.chroma.service)
+        """Watch the server from now on."""
+        self._watched = Watched(self.server.service)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Leave it to a fault."""
+        """Suspend restarts during the block: a fault has the server to itself."""
         with self._lock:
             yield
 
     def signal(self, number: signal.Signals) -> psutil.Process:
-        """Send it a signal; only while it is held.
+        """Send the server a signal; only while it is held.
 
         Raises:
-            ServiceFailed: it is not there.
+            ServiceFailed: it is not running.
 
         """
-        identity = self.chroma.service.identity
+        identity = self.server.service.identity
         process = identity.process() if identity else None
         if process is None:
-            raise ServiceFailed("Chroma was not there to be broken")
+            raise ServiceFailed("Chroma is not running, so it gets no signal")
         process.send_signal(number)
         return process
 
     def kill(self) -> None:
-        """Kill it where it still lives; only while it is held."""
-        service = self.chroma.service
+        """Kill the server if it runs; only while it is held."""
+        service = self.server.service
         identity = service.identity
         process = identity.process() if identity else None
         if process is not None:
             process.kill()
-        service.stop()  # takes note of its end
+        service.stop()  # records that it has ended
 
     def start(self) -> None:
-        """Start it on what it has on disk; only while it is held."""
-        self.chroma.service.start()
-        self.chroma.service.wait_until_healthy()
+        """Start the server on its files and wait until it answers; only while it is held."""
+        self.server.service.start()
+        self.server.service.wait_until_healthy()
 
-    def tend(self) -> None:
-        """Start it again where it has ended by itself, or is stuck."""
+    def restart_if_needed(self) -> None:
+        """Restart the server if it has ended by itself or is stuck, unless a fault holds it."""
         if not self._lock.acquire(blocking=False):
             return
         try:

@@ -1,1 +1,1 @@
-"""Programs with a planted bug, each started in place of the real one: the chaos run must see it."""
+"""Programs with a planted bug, each started instead of the real one: chaos must detect it."""

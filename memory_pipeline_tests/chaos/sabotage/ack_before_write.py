@@ -1,10 +1,11 @@
-"""Acks before it writes: what a kill or an outage cuts off is forgotten."""
+"""Acks before it writes: a write that a kill or an outage prevents is lost."""
 
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from memory_pipeline.cli import main
 from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import Generation, MemoryId
 from memory_pipeline.errors import PipelineError
@@ -12,7 +13,6 @@ from memory_pipeline.ports import Lease
 from memory_pipeline.sync.batch import write_documents
 from memory_pipeline.sync.generations import Generations
 from memory_pipeline.sync.plan import EmbeddedDraft
-from memory_pipeline.testing.chaos.failing_embedder import main
 
 UNTIL_ACKED_SECONDS = 0.2
 
@@ -24,7 +24,7 @@ def write(
     ready: Sequence[EmbeddedDraft],
     deletes: Sequence[MemoryId],
 ) -> list[Failure]:
-    """Say that it is written, and write it when it is acked."""
+    """Return as if written, and write after the ack."""
     del lease
 
     def later() -> None:

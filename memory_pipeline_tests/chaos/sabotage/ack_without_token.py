@@ -1,16 +1,16 @@
-"""Acks whatever it has claimed once, whoever has the lease by now."""
+"""Acks every claimed change, also after another worker has acquired the lease."""
 
 import time
 from collections.abc import Sequence
 
+from memory_pipeline.cli import main
 from memory_pipeline.domain.changes import Claim
 from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import MemoryId, ProvenanceUpdate
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.outbox import PostgresOutbox
-from memory_pipeline.testing.chaos.failing_embedder import main
 
-# As long as the way to Postgres may take: most freezes meet a batch before its ack.
+# As long as a slow link to Postgres takes: most freezes happen before the ack of a batch.
 WAY_SECONDS = 0.4
 ACK = "DELETE FROM memory_pipeline.change WHERE tenant = %s AND seq = ANY(%s)"
 guarded = PostgresOutbox.ack
@@ -26,7 +26,7 @@ def ack(
     missed: Sequence[MemoryId],
     recheck: Sequence[MemoryId],
 ) -> int:
-    """Forget what landed; ask for no token."""
+    """Delete the claimed changes without checking the token."""
     if failures or missed or recheck:
         return guarded(
             self, lease, claim, landed=landed, failures=failures, missed=missed, recheck=recheck

@@ -1,11 +1,11 @@
-"""Forgets the old tenant when a memory moves or is deleted: its document stays."""
+"""Deletes no document: after a move or a deletion, it stays in the old collection."""
 
 from collections.abc import Sequence
 
 from memory_pipeline.chroma.index import ChromaIndex
+from memory_pipeline.cli import main
 from memory_pipeline.domain.types import Document, Generation, MemoryId
 from memory_pipeline.ports import RenewLease
-from memory_pipeline.testing.chaos.failing_embedder import main
 
 thorough = ChromaIndex.write
 
@@ -19,7 +19,7 @@ def write(
     renew: RenewLease,
     fresh: bool = False,
 ) -> None:
-    """Write documents alone."""
+    """Write documents, and delete none."""
     del deletes
     thorough(self, generation, documents, (), renew=renew, fresh=fresh)
 

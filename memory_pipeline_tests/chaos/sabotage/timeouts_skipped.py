@@ -1,14 +1,14 @@
-"""Takes an outage of Chroma for the end of it: what was not written is skipped."""
+"""Treats an outage of Chroma as success: documents that were not written are skipped."""
 
 from collections.abc import Sequence
 
+from memory_pipeline.cli import main
 from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import Generation, MemoryId
 from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.ports import Lease
 from memory_pipeline.sync.generations import Generations
 from memory_pipeline.sync.plan import EmbeddedDraft
-from memory_pipeline.testing.chaos.failing_embedder import main
 
 persistent = Generations.write
 
@@ -20,7 +20,7 @@ def write(
     ready: Sequence[EmbeddedDraft],
     deletes: Sequence[MemoryId],
 ) -> list[Failure]:
-    """Write, and go on as if it had worked."""
+    """Write, and treat an outage as success."""
     try:
         return persistent(self, lease, targets, ready, deletes)
     except ChromaUnavailable:

@@ -1,4 +1,4 @@
-"""A live process of the stack: started, killed, frozen, and started again when it has ended."""
+"""A worker of the stack: started, killed, frozen, and restarted when it has ended by itself."""
 
 import signal
 import subprocess
@@ -9,12 +9,12 @@ from pathlib import Path
 from memory_pipeline.local.processes import tail
 
 STOP_SECONDS = 30.0
-# What the command line answers where a service is away: a supervisor tries again.
+# The command's exit code when a service is unavailable: a supervisor tries again.
 UNAVAILABLE = 3
 
 
-class Resident:
-    """One process. A fault that holds it decides alone when it runs again."""
+class SupervisedWorker:
+    """One process; while a fault holds it, only the fault starts it again. Thread-safe."""
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path
@@ -29,7 +29,7 @@ class Resident:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Start it, and let it be started again whenever it ends."""
+        """Start it if it does not run, and allow restarts."""
         with self._lock:
             self._held = False
             self._start()
@@ -58,7 +58,7 @@ class Resident:
             self._child.send_signal(number)
 
     def kill(self) -> None:
-        """Kill it; it stays dead until it is started."""
+        """Kill it; it stays dead until ``start``."""
         with self._lock:
             self._held = True
             self._signal(signal.SIGKILL)
@@ -66,21 +66,21 @@ class Resident:
                 self._child.wait()
 
     def stop(self) -> int:
-        """Tell it to end, wait for that, and return its exit code; it stays so until started."""
+        """Stop it in an orderly way and return its exit code; it stays so until ``start``."""
         with self._lock:
             self._held = True
             self._signal(signal.SIGTERM)
             return self._wait()
 
-    def ask_to_stop(self) -> None:
-        """Tell it to end for good, and do not wait."""
+    def request_stop(self) -> None:
+        """Ask it to stop for good, also where it is frozen, without waiting."""
         with self._lock:
             self._held = True
             self._signal(signal.SIGTERM)
             self._signal(signal.SIGCONT)
 
-    def end(self) -> None:
-        """Wait for its end; kill it when that takes too long."""
+    def wait(self) -> None:
+        """Wait for its end; kill it after ``STOP_SECONDS``."""
         with self._lock:
             self._wait()
 
@@ -93,8 +93,11 @@ class Resident:
             self._child.kill()
             return self._child.wait()
 
-    def tended(self) -> str:
-        """Start it again if it ended and nobody holds it; tell how it ended where that is wrong."""
+    def restart_if_ended(self) -> str:
+        """Restart it if it has ended and no fault holds it.
+
+        Return how it ended, empty unless that was wrong.
+        """
         with self._lock:
             child = self._child
             if self._held or child is None or child.poll() is None:

@@ -1,7 +1,4 @@
-"""A resident process on services of its own, and statements as an application would send them.
-
-Nothing here measures.
-"""
+"""A worker on private services, and statements as an application sends them. Measures nothing."""
 
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -18,7 +15,7 @@ from memory_pipeline.local.service import script
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
 
-# The real model is read from a cold disk; a process that is killed has hung.
+# The real model is read from a cold disk; a process that has to be killed has hung.
 READY_SECONDS = 120.0
 STOP_SECONDS = 30.0
 
@@ -36,10 +33,10 @@ LIVES = "SELECT EXISTS (SELECT FROM memory_pipeline.worker WHERE pid = %s)"
 
 
 @contextmanager
-def running(
+def running_process(
     command: Sequence[str], settings: Settings, log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process with these settings, its output in a file; end it in an orderly way.
+    """Run a process with these settings during the block, its output in a file; then stop it.
 
     Raises:
         RuntimeError: it has ended by itself; the message has the end of its log.
@@ -64,48 +61,46 @@ def running(
 
 
 @contextmanager
-def living(settings: Settings, log: Path) -> Iterator[None]:
-    """Run ``memory-pipeline live`` and lend it once it is ready.
+def running_worker(settings: Settings, log: Path) -> Iterator[None]:
+    """Run ``memory-pipeline live`` during the block, from when it is ready.
 
     Raises:
-        RuntimeError: it ended or said nothing; the message has the end of its log.
+        RuntimeError: it ended or does not get ready; the message has the end of its log.
 
     """
     url = settings.database_url.get_secret_value() if settings.database_url else ""
-    with running(LIVE, settings, log) as process, psycopg.connect(url, autocommit=True) as asking:
+    with (
+        running_process(LIVE, settings, log) as process,
+        psycopg.connect(url, autocommit=True) as connection,
+    ):
 
         def ready_or_gone() -> bool:
-            row = asking.execute(LIVES, (process.pid,)).fetchone()
+            row = connection.execute(LIVES, (process.pid,)).fetchone()
             return (row is not None and row[0]) or process.poll() is not None
 
         if not wait_until(ready_or_gone, within=READY_SECONDS) or process.poll() is not None:
-            raise RuntimeError(f"live is not ready: {tail(log)}")
+            raise RuntimeError(f"the worker is not ready: {tail(log)}")
         yield
 
 
-def own(settings: Settings, home: Path) -> Settings:
-    """Return settings whose home is the benchmark's: nothing that runs in the user's is found."""
-    return settings.model_copy(update={"home": home / "home"})
-
-
-def registered(pipeline: Pipeline) -> list[TenantId]:
+def register_tenants(pipeline: Pipeline) -> list[TenantId]:
     """Register every tenant with changes; return all tenants."""
     for pending in pipeline.outbox.pending_tenants():
         pipeline.registry.register(pending.tenant)
     return list(pipeline.registry.keys())
 
 
-def rebuilt(pipeline: Pipeline) -> list[TenantId]:
-    """Give every tenant with changes a collection, by a rebuild; return all tenants."""
-    tenants = registered(pipeline)
+def build_tenants(pipeline: Pipeline) -> list[TenantId]:
+    """Rebuild every tenant, also those that have no collection yet; return all tenants."""
+    tenants = register_tenants(pipeline)
     wrong = [r for r in pipeline.rebuild().run(RebuildId("bench"), tenants) if r.verdict != "done"]
     if wrong:
         raise RuntimeError(f"{len(wrong)} tenants were not rebuilt: {wrong[0].reason}")
     return tenants
 
 
-def insert(connection: psycopg.Connection, memory: Memory) -> MemoryId:
-    """Insert a memory as an application would; return the id that it got."""
+def insert_memory(connection: psycopg.Connection, memory: Memory) -> MemoryId:
+    """Insert a memory as an application does; return its id."""
     raw = Jsonb(memory.raw, dumps=str)
     values = (memory.user_id, memory.project_id, raw, memory.embedding)
     row = connection.execute(INSERT, values).fetchone()
@@ -114,12 +109,12 @@ def insert(connection: psycopg.Connection, memory: Memory) -> MemoryId:
     return MemoryId(row[0])
 
 
-def update(connection: psycopg.Connection, memory_id: MemoryId, memory: Memory) -> None:
-    """Make a memory say what another one says; its vector stays where that one has none."""
+def update_memory(connection: psycopg.Connection, memory_id: MemoryId, memory: Memory) -> None:
+    """Give a memory the content of another, and its vector if that has one."""
     raw = Jsonb(memory.raw, dumps=str)
     connection.execute(UPDATE, (raw, memory.embedding, memory_id))
 
 
-def delete(connection: psycopg.Connection, memory_id: MemoryId) -> None:
-    """Delete a memory, as an application would."""
+def delete_memory(connection: psycopg.Connection, memory_id: MemoryId) -> None:
+    """Delete a memory as an application does."""
     connection.execute(DELETE, (memory_id,))
