@@ -1,7 +1,7 @@
 """The assets: memory_logs → memory_embeddings → memory_index, a partition a tenant.
 
-One body syncs or rebuilds any number of tenants and streams their materializations as each is done,
-so a run that dies half-way loses nothing of what it finished.
+One body syncs or rebuilds any number of tenants and streams the materializations of each as it is
+done, so a run that dies half-way keeps those of the finished tenants.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ OWNERS = ["team:memory_pipeline"]
 
 memory_logs = dg.AssetSpec(
     "memory_logs",
-    description="The application's table: the source of truth. Written by applications alone; "
-    "each observation carries the number of the tenant's newest change.",
+    description="The application's table: the source of truth. Only applications write it; each "
+    "observation carries the number of the tenant's newest change.",
     partitions_def=tenants,
     kinds={"postgres"},
     owners=OWNERS,
@@ -41,8 +41,8 @@ memory_embeddings = dg.AssetSpec(
 memory_index = dg.AssetSpec(
     "memory_index",
     deps=[memory_embeddings],
-    description="The tenant's Chroma collection: what searches go to. Derived; may be lost and "
-    "built again at any time.",
+    description="The tenant's Chroma collection, which searches query. Derived: it may be lost and "
+    "rebuilt at any time.",
     partitions_def=tenants,
     kinds={"chroma"},
     owners=OWNERS,
@@ -55,19 +55,19 @@ memory_index = dg.AssetSpec(
     name="sync_tenants",
     specs=[memory_embeddings, memory_index],
     backfill_policy=dg.BackfillPolicy.multi_run(100),
-    # Tenants wait for an outage inside the pipeline; a retry of the step is for what is left then.
+    # The drain waits for outages itself; a retry of the step is for tenants left over then.
     retry_policy=dg.RetryPolicy(
         max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
     ),
 )
 def sync_tenants(
-    context: dg.AssetExecutionContext, pipeline: PipelineResource
+    context: dg.AssetExecutionContext, pipeline_resource: PipelineResource
 ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
-    """Sync the run's tenants that have changes; in rebuild mode, build all of them anew."""
-    with pipeline.opened() as parts:
-        mine = set(context.partition_keys)  # asked once: each time costs a query
-        wanted = {t: key for t, key in parts.registry.keys().items() if key in mine}
+    """Sync the run's tenants that have changes; in rebuild mode, rebuild all of them."""
+    with pipeline_resource.opened() as pipeline:
+        mine = set(context.partition_keys)  # read once: each read costs a query
+        wanted = {t: key for t, key in pipeline.registry.keys().items() if key in mine}
         if context.run.tags.get(MODE_TAG) == MODE_REBUILD:
-            yield from pipeline.closed_at_end(rebuild_tenants(context, parts, wanted))
+            yield from pipeline_resource.closed_at_end(rebuild_tenants(context, pipeline, wanted))
         else:
-            yield from sync_of_tenants(context, parts, wanted)
+            yield from sync_of_tenants(context, pipeline, wanted)

@@ -1,8 +1,8 @@
-"""What the checks say: one evaluation a tenant, and one of all tenants that a run ends with.
+"""Evaluations of the checks: one a tenant, and one of all tenants at the end of a run.
 
-A range run records by itself only one evaluation of everything, so those of tenants are yielded as
-events of their own. A tenant's counts for the UI only if it names the newest materialization of its
-partition: so whoever materializes a tenant says again how its last rebuild ended.
+For a range run Dagster records only one evaluation of everything, so those of tenants are yielded
+as events of their own. The UI shows a tenant's evaluation only if it targets the newest
+materialization of its partition: so each materialization of a tenant is followed by new ones.
 """
 
 from collections import Counter
@@ -30,14 +30,14 @@ FRESHNESS = "freshness"
 UNREACHABLE = "unreachable"
 SHOWN_FINDINGS = 20
 SHOWN_TENANTS = 50
-UNPROVEN = "Postgres went back in time; it is not proven yet that the collection is as Postgres is"
-NEVER_REBUILT = "no rebuild of it has ended yet"
+UNPROVEN = "Postgres went back in time, and the whole collection was not compared with it yet"
+NEVER_REBUILT = "no rebuild of the tenant has ended yet"
 
 Figure = str | int | float | dg.JsonMetadataValue
 
 
 class Evaluations:
-    """Evaluates the checks of one tenant, all of them about its newest materialization."""
+    """Evaluates the checks of one tenant; all of them target its newest materialization."""
 
     def __init__(self, instance: dg.DagsterInstance, tenant: TenantId, key: str) -> None:
         self._tenant = tenant
@@ -48,15 +48,15 @@ class Evaluations:
         )
 
     def parity(self, verified: Verified, *, unproven: bool) -> dg.AssetCheckEvaluation:
-        """Say whether every memory has its document and every document its memory.
+        """Evaluate whether every memory has its document and every document its memory.
 
-        ``unproven``: Postgres went back in time, and not all of it was compared since.
+        ``unproven``: Postgres went back in time, and the tenant was not wholly compared since.
         """
         wrong = [f for f in verified.findings if f.kind != UNREACHABLE]
         figures = {
             "memories": verified.memories,
             "documents": verified.documents,
-            "changes on their way": verified.pending,
+            "pending changes": verified.pending,
             "seconds": round(verified.seconds, 3),
         }
         return self._of(
@@ -67,23 +67,27 @@ class Evaluations:
         )
 
     def reachability(self, verified: Verified) -> dg.AssetCheckEvaluation:
-        """Say whether the documents that were looked at are found by their own vectors."""
-        hidden = [f for f in verified.findings if f.kind == UNREACHABLE]
+        """Evaluate whether the checked documents are found by their own vectors."""
+        unreachable = [f for f in verified.findings if f.kind == UNREACHABLE]
         figures = {
             "documents searched by their own vector": verified.sampled,
             "seconds": round(verified.reach_seconds, 3),
         }
-        return self._of(REACHABILITY, not hidden, _kinds(hidden), {**figures, **_shown(hidden)})
+        return self._of(
+            REACHABILITY, not unreachable, _kinds(unreachable), {**figures, **_shown(unreachable)}
+        )
 
     def dead_letters(self, letters: DeadLetters) -> dg.AssetCheckEvaluation:
-        """Warn of memories that were given up after several attempts, but for waived ones."""
+        """Warn of dead letters that are not waived."""
         waived = f", {letters.waived} of them waived" if letters.waived else ""
-        said = f"{letters.count} memories are dead letters{waived}" if letters.count else "none"
+        description = (
+            f"{letters.count} memories are dead letters{waived}" if letters.count else "none"
+        )
         newest = [_letter(letter) for letter in letters.newest]
         return self._of(
             DEAD_LETTERS,
             letters.count == letters.waived,
-            said,
+            description,
             {
                 "dead letters": letters.count,
                 "waived": letters.waived,
@@ -93,28 +97,28 @@ class Evaluations:
         )
 
     def last_rebuild(self, last: LastRebuild | None) -> dg.AssetCheckEvaluation:
-        """Say how the newest rebuild ended, whatever was synced since."""
+        """Evaluate how the newest rebuild ended, whatever was synced since."""
         if last is None:
             return self._of(LAST_REBUILD, passed=True, description=NEVER_REBUILT, figures={})
         error = last.error or ""
         return self._of(
             LAST_REBUILD,
             last.state != "failed",
-            f"it failed: {error}" if last.state == "failed" else "it ended well",
+            f"it failed: {error}" if last.state == "failed" else "it succeeded",
             {"ended at": last.ended_at.isoformat()},
         )
 
     def freshness(
         self, lags: Lags | None, waits: float, *, most: float, unproven: bool
     ) -> dg.AssetCheckEvaluation:
-        """Say whether changes become searchable soon; both in seconds."""
-        late = f"the oldest change has waited for {waits:.0f} s" if waits > most else ""
+        """Evaluate whether changes become searchable soon; ``waits`` and ``most`` in seconds."""
+        late = f"the oldest change is {waits:.0f} s old" if waits > most else ""
         return self._of(
             FRESHNESS,
             not late and not unproven,
             UNPROVEN if unproven else late or "in time",
             {
-                "oldest change waits for seconds": round(waits, 3),
+                "age of the oldest change in seconds": round(waits, 3),
                 **searchable_after(lags),
             },
             dg.AssetCheckSeverity.WARN,
@@ -143,7 +147,7 @@ class Evaluations:
 def after_sync(
     instance: dg.DagsterInstance, pipeline: Pipeline, tenant: TenantId, key: str
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Evaluate what a new materialization would hide: last rebuild, dead letters; and freshness."""
+    """Evaluate the checks that a new materialization hides: rebuild, dead letters, freshness."""
     evaluations = Evaluations(instance, tenant, key)
     for last in pipeline.rebuilds.last([tenant]):
         yield evaluations.last_rebuild(last)
@@ -152,7 +156,7 @@ def after_sync(
 
 
 def letters_of(pipeline: Pipeline, tenant: TenantId) -> DeadLetters:
-    """Count the dead letters of a tenant, and name the newest."""
+    """Return the number of dead letters of a tenant, and the newest."""
     return pipeline.dead_letters.newest(DeadLetterFilter(tenants=[tenant]), limit=SHOWN_FINDINGS)
 
 
@@ -162,7 +166,7 @@ def freshness_of(
     tenant: TenantId,
     measured: Mapping[TenantId | None, Lags],
 ) -> dg.AssetCheckEvaluation:
-    """Evaluate how fresh a tenant is, from what was measured and what waits."""
+    """Evaluate how fresh a tenant is, from measured lags and the oldest pending change."""
     waits = pipeline.workers.waits([tenant]).get(tenant, 0.0)
     most = pipeline.settings.run_takeover_seconds
     unproven = tenant in pipeline.epochs.unproven().tenants
@@ -170,13 +174,13 @@ def freshness_of(
 
 
 def failed_rebuilds(pipeline: Pipeline) -> list[str]:
-    """Return the keys of all tenants whose newest rebuild has failed."""
+    """Return the partition keys of all tenants whose newest rebuild failed."""
     keys = pipeline.registry.keys()
     return [keys[r.tenant] for r in pipeline.rebuilds.last(list(keys)) if r.state == "failed"]
 
 
 def of_all(check: str, failed: Sequence[str], *, tenants: int) -> dg.AssetCheckEvaluation:
-    """Evaluate a check of all tenants, from those that fail."""
+    """Evaluate a check of all tenants, given those that fail."""
     warns = check in {DEAD_LETTERS, FRESHNESS}
     shown = f": {', '.join(failed[:SHOWN_TENANTS])}" if failed else ""
     more = f" and {len(failed) - SHOWN_TENANTS} more" if len(failed) > SHOWN_TENANTS else ""
@@ -196,7 +200,7 @@ def _kinds(findings: Sequence[Finding]) -> str:
 
 
 def _shown(findings: Sequence[Finding]) -> dict[str, Figure]:
-    """Show the first findings: which memory, and for the whole collection why. Never a text."""
+    """Return the first findings as metadata: kind, memory, detail of tenant-wide ones. No text."""
     if not findings:
         return {}
     shown: dict[str, Figure] = {
@@ -207,7 +211,7 @@ def _shown(findings: Sequence[Finding]) -> dict[str, Figure]:
 
 
 def _letter(letter: DeadLetter) -> dict[str, object]:
-    """Show a dead letter: which memory and why. Never a text."""
+    """Return a dead letter as metadata: which memory and why. No text."""
     return {
         "memory": letter.memory_id,
         "class": letter.kind,

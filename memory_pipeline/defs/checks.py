@@ -1,7 +1,7 @@
 """The checks of every tenant's index, and the verify that evaluates them.
 
-They are partitioned, so the UI shows which tenant is red. The verify compares while everything goes
-on; it mends nothing (`memory-pipeline verify --repair` does).
+The checks are partitioned, so the UI shows which tenant is red. The verify compares while writes go
+on and repairs nothing (`memory-pipeline verify --repair` does).
 """
 
 import warnings
@@ -46,14 +46,13 @@ RED = AssetCheckExecutionRecordStatus.FAILED
 MOST_FAILURES_A_SERVER = 2
 
 DESCRIPTIONS = {
-    PARITY: "Every memory has its document, as the memory stands now, and every document its "
-    "memory; and the collection is there, sound, and built with the settings and the model of now.",
+    PARITY: "Every memory has its current document, and every document its memory; the "
+    "collection exists, is sound, and was built with the current settings and model.",
     REACHABILITY: "The collection lists all its documents, and a search by a document's own vector "
     "finds it.",
-    DEAD_LETTERS: "No memory was given up after several attempts, but for those that a person "
-    "lets be (waived).",
-    LAST_REBUILD: "The newest rebuild that has ended did not fail.",
-    FRESHNESS: "No change has waited for long, and how soon changes became searchable of late.",
+    DEAD_LETTERS: "No memory is a dead letter, except waived ones.",
+    LAST_REBUILD: "The newest ended rebuild did not fail.",
+    FRESHNESS: "No pending change is old; and how soon changes became searchable recently.",
 }
 
 
@@ -76,23 +75,23 @@ def _specs() -> list[dg.AssetCheckSpec]:
     description="Compares the collections of the chosen tenants, or of all, with Postgres.",
 )
 def verify_tenants(
-    context: dg.AssetCheckExecutionContext, pipeline: PipelineResource
+    context: dg.AssetCheckExecutionContext, pipeline_resource: PipelineResource
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Verify the run's tenants; yield the evaluations of each one's checks, then those of all."""
     run = context.op_execution_context
     chosen = {key.name for key in run.selected_asset_check_keys}
     of_some = run.has_partition_key or run.has_partition_key_range
-    with pipeline.opened() as parts:
-        keys = parts.registry.keys()
+    with pipeline_resource.opened() as pipeline:
+        keys = pipeline.registry.keys()
         mine = set(run.partition_keys if of_some else keys.values())
-        verifying = _Verifying(parts, parts.verify(), run.instance)
+        verifying = _Verifying(pipeline, pipeline.verify(), run.instance)
         for evaluation in verifying.run({t: key for t, key in keys.items() if key in mine}):
             if evaluation.check_name in chosen:
                 yield evaluation
         unknown = {keys[tenant] for tenant in verifying.unverified}
-        for evaluation in _of_all(run.instance, parts, list(keys.values()), unknown):
+        for evaluation in _of_all(run.instance, pipeline, list(keys.values()), unknown):
             if evaluation.check_name in chosen:
-                yield from _said(run.instance, evaluation, of_some=of_some)
+                yield from _newest_of_check(run.instance, evaluation, of_some=of_some)
     verifying.raise_if_unverified(len(mine))
 
 
@@ -100,7 +99,7 @@ def verify_tenants(
 class _Verifying:
     """Verifies tenants, one after the other, and records those that cannot be verified."""
 
-    parts: Pipeline
+    pipeline: Pipeline
     verify: Verify
     instance: dg.DagsterInstance
     unverified: dict[TenantId, str] = field(default_factory=dict)
@@ -108,24 +107,24 @@ class _Verifying:
 
     def run(self, wanted: dict[TenantId, str]) -> Iterator[dg.AssetCheckEvaluation]:
         """Yield the evaluations of each tenant's checks."""
-        letters = self.parts.dead_letters.of_tenants()  # few have any
-        last = {r.tenant: r for r in self.parts.rebuilds.last(list(wanted))}
-        fresh = self.parts.workers.freshness()
+        letters = self.pipeline.dead_letters.of_tenants()  # few have any
+        last = {r.tenant: r for r in self.pipeline.rebuilds.last(list(wanted))}
+        fresh = self.pipeline.workers.freshness()
         for tenant, key in wanted.items():
             verified = self._verified(tenant)
             evaluations = Evaluations(self.instance, tenant, key)
             if verified is not None:
-                unproven = tenant in self.parts.epochs.unproven().tenants
+                unproven = tenant in self.pipeline.epochs.unproven().tenants
                 yield evaluations.parity(verified, unproven=unproven)
                 yield evaluations.reachability(verified)
             yield evaluations.dead_letters(
-                letters_of(self.parts, tenant) if tenant in letters else DeadLetters()
+                letters_of(self.pipeline, tenant) if tenant in letters else DeadLetters()
             )
             yield evaluations.last_rebuild(last.get(tenant))
-            yield freshness_of(self.parts, evaluations, tenant, fresh)
+            yield freshness_of(self.pipeline, evaluations, tenant, fresh)
 
     def _verified(self, tenant: TenantId) -> Verified | None:
-        live = self.parts.registry.live(tenant)
+        live = self.pipeline.registry.live(tenant)
         if live is not None and self.failures[live.server] >= MOST_FAILURES_A_SERVER:
             self.unverified[tenant] = "its Chroma server did not answer for other tenants before"
             return None
@@ -134,7 +133,7 @@ class _Verifying:
             self.failures.update({live.server} if live else {})
             self.unverified[tenant] = verified.reason
             return None
-        self.parts.status.record_verification(verified)
+        self.pipeline.status.record_verification(verified)
         return verified
 
     def raise_if_unverified(self, asked: int) -> None:
@@ -148,22 +147,22 @@ class _Verifying:
 
 
 def _of_all(
-    instance: dg.DagsterInstance, parts: Pipeline, keys: Sequence[str], unknown: AbstractSet[str]
+    instance: dg.DagsterInstance, pipeline: Pipeline, keys: Sequence[str], unknown: AbstractSet[str]
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Evaluate each check of all tenants, those of other runs too, and the capture of changes.
 
-    Of those that could not be verified nothing good is said.
+    Tenants that could not be verified count as failed.
     """
     for check in (PARITY, REACHABILITY, DEAD_LETTERS, FRESHNESS):
         red = _red(instance, check) | (unknown if check in {PARITY, REACHABILITY} else set())
         yield of_all(check, [key for key in keys if key in red], tenants=len(keys))
-    yield of_all(LAST_REBUILD, failed_rebuilds(parts), tenants=len(keys))
-    broken = parts.status.broken_capture()
+    yield of_all(LAST_REBUILD, failed_rebuilds(pipeline), tenants=len(keys))
+    broken = pipeline.status.broken_capture()
     yield dg.AssetCheckEvaluation(
         asset_key=LOGS,
         check_name=CAPTURE,
         passed=not broken,
-        description="; ".join(broken) or "every trigger is there and always fires",
+        description="; ".join(broken) or "every trigger exists and always fires",
     )
 
 
@@ -175,13 +174,14 @@ def _red(instance: dg.DagsterInstance, check: str) -> set[str]:
     return {i.partition_key for i in newest if i.partition_key and i.latest_execution_status is RED}
 
 
-def _said(
+def _newest_of_check(
     instance: dg.DagsterInstance, evaluation: dg.AssetCheckEvaluation, *, of_some: bool
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Say it so that it is the newest of its check, which the catalog shows for the asset.
+    """Yield or report an evaluation of all tenants so that it is the newest of its check.
 
-    A run without partitions has noted an evaluation of all before those of the tenants, and would
-    fill that in: so it is said outside the run.
+    The catalog shows the newest. A run without partitions has stored a planned evaluation of all
+    tenants before those of each tenant, and would fill that one in: so it is reported outside the
+    run.
     """
     if of_some or evaluation.check_name == CAPTURE:
         yield evaluation

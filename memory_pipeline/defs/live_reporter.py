@@ -1,4 +1,4 @@
-"""Shows in Dagster what live processes sync, without a run: one materialization for many turns."""
+"""Reports to Dagster what a worker synced, without a run: one materialization for many batches."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,10 @@ class DagsterReporter:
         self._instance: dg.DagsterInstance | None = None
 
     def report(self, outcomes: Sequence[Outcome]) -> None:
-        """Materialize these tenants; a new one is made a partition first.
+        """Materialize these tenants; a new tenant becomes a partition first.
 
-        A rebuild that has failed stays red: its check is told again after each materialization.
-        Raises what Dagster's storage raises; some may have been reported then, which does no harm.
+        A failed rebuild stays red: its check is evaluated again after each materialization. Raises
+        what Dagster's storage raises; tenants reported by then stay reported, which is harmless.
         """
         if self._instance is None:
             self._instance = dg.DagsterInstance.get()

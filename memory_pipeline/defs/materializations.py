@@ -1,4 +1,4 @@
-"""What a sync or a rebuild looks like in the UI: materializations with versions and figures."""
+"""Materializations and observations, with versions and figures, of a sync or a rebuild."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from memory_pipeline.pipeline import Pipeline
 EMBEDDINGS = dg.AssetKey("memory_embeddings")
 INDEX = dg.AssetKey("memory_index")
 LOGS = dg.AssetKey("memory_logs")
-# By which a materialization tells of which collection it is.
+# The metadata key with the collection that a materialization is about.
 COLLECTION = "collection"
 SLOWEST_TENANTS = 10
 SHOWN_FIGURES = ["tenant", "seconds", "written", "deleted", "embedded", "reused", "verdict"]
@@ -82,35 +82,35 @@ def rebuilt(pipeline: Pipeline, one: Rebuilt, key: str) -> Iterator[dg.AssetMate
 
 
 def searchable_after(lags: Lags | None) -> dict[str, float]:
-    """Show how soon changes became searchable of late."""
+    """Return how soon changes became searchable recently, as metadata in milliseconds."""
     shown = {} if lags is None else lags.milliseconds()
     return {f"searchable after ms, {name}": figure for name, figure in shown.items()}
 
 
 def newest_materialization(instance: dg.DagsterInstance, key: str) -> dg.EventLogRecord | None:
-    """Return what was last said of a tenant's index."""
+    """Return the newest materialization of a tenant's index."""
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=INDEX, asset_partitions=[key]), limit=1
     ).records
     return records[0] if records else None
 
 
-def tells_of_live(
+def is_about_live_collection(
     instance: dg.DagsterInstance, pipeline: Pipeline, tenant: TenantId, key: str
 ) -> bool:
-    """Whether what was last said of a tenant's index was said of the collection it has now."""
+    """Whether the newest materialization of a tenant's index is about its current collection."""
     newest = newest_materialization(instance, key)
-    said = newest.asset_materialization if newest else None
+    materialization = newest.asset_materialization if newest else None
     live = pipeline.registry.live(tenant)
-    if said is None or live is None or COLLECTION not in said.metadata:
+    if materialization is None or live is None or COLLECTION not in materialization.metadata:
         return False
-    return bool(said.metadata[COLLECTION].value == live.collection)
+    return bool(materialization.metadata[COLLECTION].value == live.collection)
 
 
 def slowest_tenants(
     outcomes: Sequence[Outcome] | Sequence[Rebuilt],
 ) -> Iterator[dg.AssetObservation]:
-    """Report which tenants a run over several spent its time on."""
+    """Report the slowest tenants of a run over several."""
     if len(outcomes) < 2:  # noqa: PLR2004 - one tenant needs no table
         return
     table = pd.DataFrame([asdict(o) for o in outcomes]).round({"seconds": 2})
@@ -150,7 +150,7 @@ def _counted(pipeline: Pipeline, generation: Generation | None) -> dict[str, int
     seconds = pipeline.settings.request_seconds
     try:
         return {"dagster/row_count": pipeline.index.count(generation, seconds=seconds)}
-    except PipelineError as error:  # of the report, not of what it is about
+    except PipelineError as error:  # the report fails, not the sync
         return {"documents cannot be counted": str(error)}
 
 

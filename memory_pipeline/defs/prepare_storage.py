@@ -1,16 +1,17 @@
 """Prepares Dagster's storage once, before its daemon and webserver start; run as a program.
 
-Two processes that make the tables at the same time collide, and one of them ends. Run without
-arguments it makes or upgrades the tables; with ``--fail-unfinished`` it also closes the runs of a
-stack that was killed. Nothing imports it.
+Two processes that create the tables at the same time collide, and one of them ends. Without
+arguments the program creates or upgrades the tables; with ``--fail-unfinished`` it also fails the
+unfinished runs of a stack that was killed. No module imports it.
 """
 
 import sys
 
 import dagster as dg
 from sqlalchemy.exc import IntegrityError, ProgrammingError
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
-# The code server may open the instance at the same moment, and makes the tables, too.
+# The code server may open the instance, and create the tables, at the same moment.
 COLLISIONS = 3
 
 HAS_WORKER = [
@@ -21,11 +22,12 @@ HAS_WORKER = [
 
 
 def prepare(*, fail_unfinished: bool) -> None:
-    """Make or upgrade the tables of the instance in DAGSTER_HOME.
+    """Create or upgrade the tables of the instance in DAGSTER_HOME.
 
-    The default launcher never notices that a worker is gone once its code server is gone too: such
-    a run would hold its slot for hours, and the sensor would wait for it. So the caller says that
-    no worker is alive, and every run under way is failed; the changes it was to sync still wait.
+    The default launcher does not detect that a run's process is gone once its code server is gone
+    too: such a run would hold its slot for hours, and the sensor would wait for it. With
+    ``fail_unfinished`` the caller guarantees that no run's process is alive, and every unfinished
+    run is failed; the changes that it should have synced are still pending.
     """
     with _opened() as instance:
         instance.upgrade()
@@ -34,15 +36,14 @@ def prepare(*, fail_unfinished: bool) -> None:
                 instance.report_run_failed(run, "The services were stopped while it ran.")
 
 
+@retry(
+    retry=retry_if_exception_type((ProgrammingError, IntegrityError)),
+    stop=stop_after_attempt(COLLISIONS),
+    reraise=True,
+)
 def _opened() -> dg.DagsterInstance:
-    """Open the instance; where another makes a table first, it is there the next time."""
-    for left in reversed(range(COLLISIONS)):
-        try:
-            return dg.DagsterInstance.get()
-        except (ProgrammingError, IntegrityError):
-            if not left:
-                raise
-    raise AssertionError
+    """Open the instance; retry where another process creates a table first."""
+    return dg.DagsterInstance.get()
 
 
 if __name__ == "__main__":

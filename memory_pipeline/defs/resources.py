@@ -22,16 +22,16 @@ class PipelineResource(dg.ConfigurableResource[None]):
 
     @contextmanager
     def opened(self) -> Iterator[Pipeline]:
-        """Connect; raise what the settings or the services are to blame for."""
+        """Connect. Raises what ``pipeline.opened`` and ``Settings.load`` raise."""
         configure_logging()
         with opened(discover(Settings.load())) as pipeline:
             yield pipeline
 
     def closed_at_end(self, events: Generator[Event]) -> Generator[Event]:
-        """Have a part of a step's body closed when the run ends, whatever becomes of the step.
+        """Close a step's generator when the run ends, whatever happens to the step.
 
-        A run that is cancelled while an event is being recorded never comes back to the body, and
-        its process would wait for the body's threads until they have done everything.
+        A run that is cancelled while an event is being recorded never returns to the generator, and
+        its process would wait until the generator's threads have finished all their work.
         """
         return self._at_end.enter_context(closing(events))
 

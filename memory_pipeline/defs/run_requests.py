@@ -1,6 +1,6 @@
-"""Which runs to ask for, given who has changes and what is under way. Pure; no cursor, no run keys.
+"""Which runs to request, given the dirty partitions and the unfinished runs. Pure.
 
-What is dirty is asked of Postgres at every tick, so nothing can be forgotten by a tick that failed.
+There is no cursor and no run key: every tick queries Postgres, so a failed tick loses nothing.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,13 +12,13 @@ from memory_pipeline.defs.partitions import SCOPE_PENDING, SCOPE_TAG
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 TENANTS_A_RUN = 200
-# A run notes each of its checks for each tenant before it begins, and each note names every tenant
-# of the run: the square of this, and 100 are 2 MB.
+# Before a run starts, Dagster stores a planned evaluation for each check and tenant, and each names
+# every tenant of the run: the size is the square of this, 2 MB for 100.
 VERIFIED_A_RUN = 100
 
 
 def under_way(runs: Sequence[dg.DagsterRun], keys: Sequence[str]) -> set[str]:
-    """Return the partitions that queued or running runs will still look at."""
+    """Return the partitions that queued or running runs will sync."""
     place = {key: at for at, key in enumerate(keys)}
     covered: set[str] = set()
     for run in runs:
@@ -34,29 +34,29 @@ def under_way(runs: Sequence[dg.DagsterRun], keys: Sequence[str]) -> set[str]:
 def run_requests(
     dirty: Collection[str], keys: Sequence[str], covered: Collection[str] = ()
 ) -> list[dg.RunRequest]:
-    """Ask for the dirty partitions in few runs: ranges over their order, 200 at most each.
+    """Request the dirty partitions in few runs: ranges over their order, 200 dirty ones each.
 
-    A range passes over clean tenants at the price of one query, a run of its own costs seconds.
+    Skipping the clean tenants of a range costs one query; a run of its own costs seconds.
     """
     missing = set(dirty) - set(covered)
-    asked = [key for key in keys if key in missing]
-    return [_request(part) for part in _parts(asked, TENANTS_A_RUN)]
+    wanted = [key for key in keys if key in missing]
+    return [_request(chunk) for chunk in _chunks(wanted, TENANTS_A_RUN)]
 
 
 def verify_requests(keys: Sequence[str]) -> list[dg.RunRequest]:
-    """Ask for a verify of all these partitions, which are neighbours, in ranges of 100."""
+    """Request a verify of all these partitions, which are neighbours, in ranges of 100."""
     return [
-        dg.RunRequest(tags={RANGE_START: part[0], RANGE_END: part[-1]})
-        for part in _parts(keys, VERIFIED_A_RUN)
+        dg.RunRequest(tags={RANGE_START: chunk[0], RANGE_END: chunk[-1]})
+        for chunk in _chunks(keys, VERIFIED_A_RUN)
     ]
 
 
-def _request(part: Sequence[str]) -> dg.RunRequest:
+def _request(chunk: Sequence[str]) -> dg.RunRequest:
     tags = {SCOPE_TAG: SCOPE_PENDING}
-    if len(part) == 1:
-        return dg.RunRequest(partition_key=part[0], tags=tags)
-    return dg.RunRequest(tags={**tags, RANGE_START: part[0], RANGE_END: part[-1]})
+    if len(chunk) == 1:
+        return dg.RunRequest(partition_key=chunk[0], tags=tags)
+    return dg.RunRequest(tags={**tags, RANGE_START: chunk[0], RANGE_END: chunk[-1]})
 
 
-def _parts(keys: Sequence[str], size: int) -> list[Sequence[str]]:
+def _chunks(keys: Sequence[str], size: int) -> list[Sequence[str]]:
     return [keys[at : at + size] for at in range(0, len(keys), size)]

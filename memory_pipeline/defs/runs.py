@@ -1,4 +1,4 @@
-"""What Dagster says of runs under way, and which tenants they concern."""
+"""The unfinished runs of the instance, and the tenants that they will sync."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -23,21 +23,21 @@ def unfinished(
     job: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> Sequence[dg.DagsterRun]:
-    """Return the runs of a job, or with these tags, that wait or are under way."""
+    """Return the queued and running runs of a job, or with these tags."""
     return instance.get_runs(
         dg.RunsFilter(job_name=job, tags=dict(tags or {}), statuses=WAITING_OR_RUNNING)
     )
 
 
 def left_to_rebuilds(
-    instance: dg.DagsterInstance, parts: Pipeline, pending: Iterable[PendingTenant]
+    instance: dg.DagsterInstance, pipeline: Pipeline, pending: Iterable[PendingTenant]
 ) -> set[str]:
-    """Return the partitions without a usable collection that a rebuild's run will come to.
+    """Return the partitions without a usable collection that an unfinished rebuild run covers.
 
-    A sync would build it as well, and the rebuild would find the tenant taken.
+    A sync would rebuild them too, and the rebuild run would find the tenant busy.
     """
     first = {p.partition_key for p in pending if p.server is None and p.partition_key is not None}
-    without = first | set(parts.registry.damaged().values())
+    without = first | set(pipeline.registry.damaged().values())
     if not without:
         return set()
     runs = unfinished(instance, tags={MODE_TAG: MODE_REBUILD})

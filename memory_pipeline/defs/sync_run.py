@@ -1,4 +1,4 @@
-"""What a run does unless its mode says otherwise: sync its tenants, damaged ones included."""
+"""A run in the default mode: sync its tenants, damaged ones included."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -25,45 +25,45 @@ Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
 
 def sync_of_tenants(
-    context: dg.AssetExecutionContext, parts: Pipeline, wanted: Mapping[TenantId, str]
+    context: dg.AssetExecutionContext, pipeline: Pipeline, wanted: Mapping[TenantId, str]
 ) -> Iterator[Event]:
-    """Sync those of these tenants that have changes; say of the others that they are in sync.
+    """Sync the tenants with changes; report the others as in sync.
 
     Raises:
-        Failure: some could not be synced. The others stay materialized.
+        Failure: some tenants could not be synced. The others stay materialized.
 
     """
     by_sensor = context.run.tags.get(SCOPE_TAG) == SCOPE_PENDING
     last: dict[TenantId, Outcome] = {}
-    # The rebuild that comes to them would find them taken.
-    pending = parts.outbox.pending_tenants(paused=True)
-    others = left_to_rebuilds(context.instance, parts, pending)
+    # A sync would make an unfinished rebuild run find them busy.
+    pending = pipeline.outbox.pending_tenants(paused=True)
+    others = left_to_rebuilds(context.instance, pipeline, pending)
     ours = {tenant: key for tenant, key in wanted.items() if key not in others}
-    for outcome in parts.drain().run(only=ours, paused=_paused(context)):
+    for outcome in pipeline.drain().run(only=ours, paused=_paused(context)):
         last[outcome.tenant] = outcome
         if outcome.verdict == "done":
             key = ours[outcome.tenant]
-            parts.workers.record_freshness(parts.freshness.unreported())
-            yield from synced(parts, outcome, key)
-            yield from after_sync(context.instance, parts, outcome.tenant, key)
+            pipeline.workers.record_freshness(pipeline.freshness.unreported())
+            yield from synced(pipeline, outcome, key)
+            yield from after_sync(context.instance, pipeline, outcome.tenant, key)
     stuck = [o for o in last.values() if o.verdict not in {"done", "busy"}]
     told = set(last)
     if stuck or not by_sensor:
         told = set(ours)
-        yield from _in_sync(context, parts, {t: k for t, k in ours.items() if t not in last})
+        yield from _in_sync(context, pipeline, {t: k for t, k in ours.items() if t not in last})
     yield from slowest_tenants(list(last.values()))
-    if parts.rebuilds.last(list(told)):
-        yield of_all(LAST_REBUILD, failed_rebuilds(parts), tenants=len(parts.registry.keys()))
-    grace = parts.settings.retire_seconds
-    drop_retired(parts.registry, parts.index, grace_seconds=grace, limit=DROPS_A_RUN)
+    if pipeline.rebuilds.last(list(told)):
+        yield of_all(LAST_REBUILD, failed_rebuilds(pipeline), tenants=len(pipeline.registry.keys()))
+    grace = pipeline.settings.retire_seconds
+    drop_retired(pipeline.registry, pipeline.index, grace_seconds=grace, limit=DROPS_A_RUN)
     if stuck:
         raise _failure(stuck, len(wanted))
 
 
 def _paused(context: dg.AssetExecutionContext) -> bool:
-    """Whether the tenants that pause after an error are meant too.
+    """Whether tenants that back off after an error are synced too.
 
-    The sweep's runs, a person's and a retry are for them as well; the sensor's are not.
+    The runs of the sweep, of a person and retries sync them; the sensor's runs do not.
     """
     swept = "dagster/schedule_name" in context.run.tags
     by_sensor = context.run.tags.get(SCOPE_TAG) == SCOPE_PENDING
@@ -71,20 +71,20 @@ def _paused(context: dg.AssetExecutionContext) -> bool:
 
 
 def _in_sync(
-    context: dg.AssetExecutionContext, parts: Pipeline, clean: Mapping[TenantId, str]
+    context: dg.AssetExecutionContext, pipeline: Pipeline, clean: Mapping[TenantId, str]
 ) -> Iterator[Event]:
-    """Say of tenants without changes that they are in sync, once a run.
+    """Report tenants without changes as in sync, once a run.
 
-    Also in a run that fails: it paints every partition red that it has not materialized itself.
+    Also in a run that fails: Dagster shows every partition red that the run has not materialized.
     """
     for tenant, key in clean.items():
         newest = newest_materialization(context.instance, key)
         if newest is not None and newest.run_id == context.run.run_id:
             continue
-        live = parts.registry.live(tenant)
-        if parts.outbox.pending(tenant) == 0 and (live is None or live.state == "live"):
-            yield from synced(parts, Outcome(tenant), key)
-            yield from after_sync(context.instance, parts, tenant, key)
+        live = pipeline.registry.live(tenant)
+        if pipeline.outbox.pending(tenant) == 0 and (live is None or live.state == "live"):
+            yield from synced(pipeline, Outcome(tenant), key)
+            yield from after_sync(context.instance, pipeline, tenant, key)
 
 
 def _failure(stuck: Sequence[Outcome], asked: int) -> dg.Failure:
@@ -92,6 +92,6 @@ def _failure(stuck: Sequence[Outcome], asked: int) -> dg.Failure:
         f"{len(stuck)} of {asked} tenants could not be synced; their changes wait: "
         f"{stuck[0].reason}",
         metadata={o.tenant: f"{o.verdict}: {o.reason}" for o in stuck[:SHOWN_TENANTS]},
-        # Other settings would be needed, not another attempt.
+        # A refused tenant needs other settings, not another attempt.
         allow_retries=any(o.verdict != "refused" for o in stuck),
     )

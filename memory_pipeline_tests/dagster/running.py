@@ -26,7 +26,7 @@ RED = AssetPartitionStatus.FAILED
 def tick(instance: dg.DagsterInstance) -> dg.SensorResult:
     """Evaluate the sensor once, and add the partitions as the daemon would."""
     with dg.build_sensor_context(
-        instance=instance, resources={"pipeline": PipelineResource()}
+        instance=instance, resources={"pipeline_resource": PipelineResource()}
     ) as context:
         result = memory_changes(context)
     assert isinstance(result, dg.SensorResult)

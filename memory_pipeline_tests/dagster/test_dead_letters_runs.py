@@ -7,8 +7,8 @@ import psycopg
 import pytest
 
 from memory_pipeline.definitions import defs
-from memory_pipeline.defs.dead_letters import dead_letter_alerts, run_failure_alerts
 from memory_pipeline.defs.resources import PipelineResource
+from memory_pipeline.defs.sensors import dead_letter_alerts, run_failure_alerts
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.builders import remember, tried
@@ -39,7 +39,7 @@ def replay(instance: dg.DagsterInstance, **config: Any) -> dg.ExecuteInProcessRe
     """Run replay_dead_letters."""
     return defs.resolve_job_def("replay_dead_letters").execute_in_process(
         instance=instance,
-        run_config={"ops": {"replay_letters": {"config": config}}},
+        run_config={"ops": {"replay_selected": {"config": config}}},
         raise_on_error=False,
     )
 
@@ -81,7 +81,7 @@ def test_the_job_refuses_what_there_is_not(
     """A wrong name is no silent nothing."""
     result = replay(instance, tenants=["nobody"])
     assert not result.success
-    assert "there is no nobody" in str(result.failure_data_for_node("replay_letters"))
+    assert "no such tenant: nobody" in str(result.failure_data_for_node("replay_selected"))
     assert pending(db) == set()
 
 
@@ -137,7 +137,7 @@ def test_new_dead_letters_are_told_once(
 
     def tick() -> str:
         with dg.build_sensor_context(
-            instance=instance, resources={"pipeline": PipelineResource()}
+            instance=instance, resources={"pipeline_resource": PipelineResource()}
         ) as context:
             skipped = dead_letter_alerts(context)
         assert isinstance(skipped, dg.SkipReason)
@@ -146,7 +146,7 @@ def test_new_dead_letters_are_told_once(
     assert "ALERT_URL" in tick()
     with webhook() as hook:
         monkeypatch.setenv("MEMORY_PIPELINE_ALERT_URL", hook.url)
-        assert [tick(), tick()] == ["told of 2 dead letters", "nothing to tell"]
+        assert [tick(), tick()] == ["sent 2 dead letters", "no new dead letters"]
     assert [(a["event"], a["count"]) for a in hook.taken] == [("dead_letters", 2)]
 
 

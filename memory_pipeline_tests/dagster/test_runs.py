@@ -9,7 +9,7 @@ import pytest
 from memory_pipeline.defs.partitions import MODE_REBUILD, MODE_TAG, SCOPE_PENDING, SCOPE_TAG
 from memory_pipeline.defs.resources import PipelineResource
 from memory_pipeline.defs.run_requests import RANGE_END, RANGE_START
-from memory_pipeline.defs.sensors import sync_sweep
+from memory_pipeline.defs.schedules import sync_sweep
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.dagster.running import (
@@ -107,7 +107,7 @@ class TestWithServices:
         db.execute("UPDATE memory_pipeline.tenant SET retry_at = now() + interval '1 hour'")
         assert not tick(instance).run_requests
         with dg.build_schedule_context(
-            instance=instance, resources={"pipeline": PipelineResource()}
+            instance=instance, resources={"pipeline_resource": PipelineResource()}
         ) as context:
             requests = sync_sweep(context)
         assert isinstance(requests, list)
