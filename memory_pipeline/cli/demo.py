@@ -10,8 +10,8 @@ from memory_pipeline.admin.import_jsonl import import_file, read_lines
 from memory_pipeline.cli.console import err, fail, out, progress_bar
 from memory_pipeline.cli.memories import EXIT_UNAVAILABLE, hits_table, pull
 from memory_pipeline.domain.types import TenantId
+from memory_pipeline.local.daemonize import down, running, up
 from memory_pipeline.local.discovery import discover, ui_url
-from memory_pipeline.local.stack import down, running, up
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.store import MemoryStore

@@ -7,11 +7,11 @@ import typer
 from psycopg.conninfo import conninfo_to_dict
 
 from memory_pipeline.cli.console import err, out
+from memory_pipeline.local.daemonize import down as stop_stack
+from memory_pipeline.local.daemonize import up as start_stack
 from memory_pipeline.local.discovery import discover, running
 from memory_pipeline.local.home import URLS, home_of, url_of
 from memory_pipeline.local.processes import ServiceFailed
-from memory_pipeline.local.stack import down as stop_stack
-from memory_pipeline.local.stack import up as start_stack
 from memory_pipeline.settings import PREFIX, Settings
 
 # What libpq, and so psql, reads from the environment.

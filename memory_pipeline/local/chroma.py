@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 import httpx
 import yaml
 
-from memory_pipeline.local.chroma_lock import WriteLock
+from memory_pipeline.local.child_process import Service
+from memory_pipeline.local.chroma_stuck import WriteLock
 from memory_pipeline.local.environment import child_environment
 from memory_pipeline.local.home import chroma_names, home_of, private_folder, usual_port
 from memory_pipeline.local.processes import free_port
-from memory_pipeline.local.service import Service
 from memory_pipeline.logs import get_logger
 from memory_pipeline.settings import Settings
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import psycopg
 import yaml
 
+from memory_pipeline.local.child_process import Service, script
 from memory_pipeline.local.chroma import PROBE_SECONDS, probe_http
 from memory_pipeline.local.processes import ServiceFailed, tail
-from memory_pipeline.local.service import Service, script
 
 LOOPBACK = "127.0.0.1"
 PREPARE_SECONDS = 300.0

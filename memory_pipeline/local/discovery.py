@@ -20,7 +20,7 @@ from memory_pipeline.local.home import (
     own_urls,
     url_of,
 )
-from memory_pipeline.local.worker import probe_live
+from memory_pipeline.local.worker_service import probe_live
 from memory_pipeline.settings import Settings
 
 DAGSTER = ("code-server", "daemon", "webserver")

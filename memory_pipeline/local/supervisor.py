@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from memory_pipeline.local import dagster_services as dagster
+from memory_pipeline.local.child_process import Service
 from memory_pipeline.local.chroma import chroma_services, chroma_url
 from memory_pipeline.local.environment import child_environment
 from memory_pipeline.local.home import (
@@ -33,12 +34,11 @@ from memory_pipeline.local.home import (
     usual_port,
     without_own,
 )
-from memory_pipeline.local.orphans import end_marked
+from memory_pipeline.local.orphan_processes import end_marked
 from memory_pipeline.local.postgres import embedded_postgres
 from memory_pipeline.local.processes import ServiceFailed, own_identity, wait_until
 from memory_pipeline.local.restarts import ManagedPostgres, ManagedService, Watched
-from memory_pipeline.local.service import Service
-from memory_pipeline.local.worker import live_service
+from memory_pipeline.local.worker_service import live_service
 from memory_pipeline.logs import get_logger
 from memory_pipeline.settings import Settings, without_password
 

@@ -32,7 +32,7 @@ from memory_pipeline.local.chroma import OPEN_FILES, STOP_SECONDS, chroma_servic
 from memory_pipeline.local.dagster_services import DAEMON_STOP_SECONDS, code_server
 from memory_pipeline.local.postgres_binaries import run_program, server_programs, server_user
 from memory_pipeline.local.processes import MARK, free_port, marked, stop_all, wait_until
-from memory_pipeline.local.worker import STOP_SECONDS as LIVE_STOP_SECONDS
+from memory_pipeline.local.worker_service import STOP_SECONDS as LIVE_STOP_SECONDS
 from memory_pipeline.settings import PREFIX, Settings
 from memory_pipeline_tests.acceptance.conftest import ROOT
 

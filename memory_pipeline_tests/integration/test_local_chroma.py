@@ -26,7 +26,7 @@ from memory_pipeline.local.chroma import (
     remove_orphans,
     start_chroma,
 )
-from memory_pipeline.local.chroma_lock import WriteLock
+from memory_pipeline.local.chroma_stuck import WriteLock
 from memory_pipeline.local.processes import ServiceFailed
 from memory_pipeline.local.restarts import Watched
 from memory_pipeline.testing.chaos.disk import Disk, small_disk
@@ -257,7 +257,7 @@ def test_who_was_paused_begins_anew(
     database.execute("BEGIN IMMEDIATE")
     database.execute("INSERT INTO written VALUES (1)")
     clock = [100.0]
-    monkeypatch.setattr("memory_pipeline.local.chroma_lock.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("memory_pipeline.local.chroma_stuck.time.monotonic", lambda: clock[0])
     lock = WriteLock(tmp_path, seconds=30.0)
     assert not lock.stuck()
     clock[0] += 3600.0

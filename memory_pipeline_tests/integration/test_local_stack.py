@@ -16,11 +16,11 @@ from psycopg.conninfo import make_conninfo
 
 from memory_pipeline.cli.services import exports
 from memory_pipeline.errors import PipelineError
+from memory_pipeline.local.daemonize import down, up
 from memory_pipeline.local.discovery import discover, running, service_states
 from memory_pipeline.local.home import Stack, without_own
-from memory_pipeline.local.orphans import end_marked
+from memory_pipeline.local.orphan_processes import end_marked
 from memory_pipeline.local.processes import Identity, marked
-from memory_pipeline.local.stack import down, up
 from memory_pipeline.settings import Settings
 
 Wait = Callable[..., None]

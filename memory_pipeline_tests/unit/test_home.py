@@ -158,7 +158,7 @@ def test_a_home_that_cannot_be_written_is_named_in_one_line(
 ) -> None:
     """What broke: a traceback, or word of another `up` that was none."""
     for start in ("Supervisor", "_spawn", "end_marked", "end_postgres"):
-        monkeypatch.setattr(f"memory_pipeline.local.stack.{start}", None)
+        monkeypatch.setattr(f"memory_pipeline.local.daemonize.{start}", None)
     monkeypatch.setenv("MEMORY_PIPELINE_HOME", home)
     done = CliRunner().invoke(app, list(words))
     assert done.exit_code == 2

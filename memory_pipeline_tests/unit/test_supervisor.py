@@ -10,14 +10,13 @@ import pytest
 from filelock import FileLock
 
 from memory_pipeline.errors import Transient
-from memory_pipeline.local import service as services
-from memory_pipeline.local import stack as stacks
+from memory_pipeline.local import child_process, daemonize
 from memory_pipeline.local import supervisor as supervising
+from memory_pipeline.local.child_process import Service
+from memory_pipeline.local.daemonize import down, main, up
 from memory_pipeline.local.home import Stack, listed
 from memory_pipeline.local.processes import Identity, ServiceFailed, own_identity
 from memory_pipeline.local.restarts import Watched
-from memory_pipeline.local.service import Service
-from memory_pipeline.local.stack import down, main, up
 from memory_pipeline.local.supervisor import Supervisor
 from memory_pipeline.settings import Settings
 
@@ -136,7 +135,7 @@ def test_a_child_that_is_refused_its_files_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next try would start a second one beside it."""
-    monkeypatch.setattr(services, "_raise_open_files", full)
+    monkeypatch.setattr(child_process, "_raise_open_files", full)
     service = Service(
         "thing",
         (sys.executable, "-c", "import time; time.sleep(600)"),
@@ -164,7 +163,7 @@ def test_the_daemon_of_a_second_up_leaves_it_to_the_first(
 ) -> None:
     """By its exit code 0, `up --detach` knows that it can wait for the first one's services."""
     monkeypatch.setenv("MEMORY_PIPELINE_HOME", str(tmp_path))
-    monkeypatch.setattr(sys, "argv", ["stack"])
-    monkeypatch.setattr(stacks, "configure_logging", nothing)
+    monkeypatch.setattr(sys, "argv", ["daemonize"])
+    monkeypatch.setattr(daemonize, "configure_logging", nothing)
     with FileLock(tmp_path / "up.lock"):
         assert main() == 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 
 from memory_pipeline.local.chroma import start_chroma
-from memory_pipeline.local.chroma_lock import WriteLock
+from memory_pipeline.local.chroma_stuck import WriteLock
 from memory_pipeline.local.environment import base_environment
 from memory_pipeline.local.postgres import EmbeddedPostgres, start_postgres
 from memory_pipeline.local.postgres_location import SOCKET_NAME

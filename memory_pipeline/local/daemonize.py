@@ -14,7 +14,7 @@ from memory_pipeline.errors import PipelineError, SettingsError, Transient
 from memory_pipeline.local.discovery import running
 from memory_pipeline.local.environment import base_environment
 from memory_pipeline.local.home import Stack, home_of, private_folder, read_json, write_json
-from memory_pipeline.local.orphans import end_marked, end_postgres
+from memory_pipeline.local.orphan_processes import end_marked, end_postgres
 from memory_pipeline.local.processes import (
     Identity,
     ServiceFailed,
@@ -147,7 +147,7 @@ def _up_detached(
         log_file.replace(log_file.with_name("up.log.1"))
     arguments = ["--definitions", definitions, "--migrate", migrate]
     daemon = _spawn(
-        [sys.executable, "-P", "-m", "memory_pipeline.local.stack", *arguments],
+        [sys.executable, "-P", "-m", "memory_pipeline.local.daemonize", *arguments],
         base_environment(settings) | {"PYTHONUNBUFFERED": "1"},
         log_file,
     )

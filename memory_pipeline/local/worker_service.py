@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from memory_pipeline.local.child_process import Service, script
 from memory_pipeline.local.chroma import probe_http
-from memory_pipeline.local.service import Service, script
 from memory_pipeline.settings import PREFIX
 
 # A batch is finished, and what was synced is still shown in Dagster.
