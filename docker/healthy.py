@@ -25,14 +25,14 @@ def http(url: str, line: str = "") -> bool:
 
 def grpc(port: str) -> bool:
     """Ask the code server as `memory-pipeline up` does."""
-    from memory_pipeline.local.dagster_services import probe_code_server  # noqa: PLC0415 - slow
+    from memory_pipeline.local.probes import probe_code_server  # noqa: PLC0415 - slow
 
     return probe_code_server(int(port)) == "up"
 
 
 def daemon() -> bool:
     """Look at the heartbeat as `memory-pipeline status` does."""
-    from memory_pipeline.local.dagster_services import probe_daemon  # noqa: PLC0415 - slow
+    from memory_pipeline.local.probes import probe_daemon  # noqa: PLC0415 - slow
 
     return probe_daemon(os.environ["MEMORY_PIPELINE_DAGSTER_DATABASE_URL"]) == "up"
 

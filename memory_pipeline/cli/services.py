@@ -51,12 +51,12 @@ def up(
     settings = Settings.load(**given)
     if running(settings) is None:
         err.print("starting …" if detach else "starting … (Ctrl-C stops everything)")
-    start_stack(settings, detach=detach, say=_say)
+    start_stack(settings, detach=detach, print_line=_print_line)
 
 
 def down() -> None:
     """Stop what up has started here."""
-    stop_stack(Settings.load(), say=_say)
+    stop_stack(Settings.load(), print_line=_print_line)
 
 
 def env() -> None:
@@ -92,5 +92,5 @@ def exports(settings: Settings) -> dict[str, str]:
     return variables | ({"DAGSTER_HOME": str(dagster_home)} if dagster_home.exists() else {})
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     out.print(line, markup=False)

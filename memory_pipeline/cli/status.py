@@ -9,7 +9,8 @@ from memory_pipeline.cli.console import err, out, plain, print_json
 from memory_pipeline.cli.memories import EXIT_UNAVAILABLE, AsJson
 from memory_pipeline.domain.types import Generation, TenantStatus
 from memory_pipeline.errors import PipelineError, PostgresUnavailable, Transient
-from memory_pipeline.local.discovery import discover, service_states
+from memory_pipeline.local.discovery import discover
+from memory_pipeline.local.service_states import service_states
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.sync.freshness import Lags

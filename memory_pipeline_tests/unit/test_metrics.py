@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from memory_pipeline.domain.types import Outcome, TenantId
 from memory_pipeline.errors import PipelineError
-from memory_pipeline.local.processes import free_port
+from memory_pipeline.local.loopback import free_port
 from memory_pipeline.postgres.workers import Backlog
 from memory_pipeline.settings import Settings
 from memory_pipeline.sync.freshness import Freshness

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 
 from memory_pipeline.local.chroma import start_chroma
-from memory_pipeline.local.chroma_stuck import WriteLock
+from memory_pipeline.local.chroma_stuck import WriteLockWatch
 from memory_pipeline.local.environment import base_environment
 from memory_pipeline.local.postgres import EmbeddedPostgres, start_postgres
 from memory_pipeline.local.postgres_location import SOCKET_NAME
@@ -158,7 +158,7 @@ def private_stack(
         place = disk.folder if disk is not None else home
         chroma = start_chroma(place / "chroma", home / "chroma.log")
         chroma.service.stop_seconds = CHROMA_STOP_SECONDS
-        chroma.service.stuck = WriteLock(place / "chroma", LOCKED_SECONDS).stuck
+        chroma.service.stuck = WriteLockWatch(place / "chroma", LOCKED_SECONDS).stuck
         ending.callback(chroma.service.stop)
         proxy = ending.enter_context(Proxy())
         to_chroma = proxy.add(
