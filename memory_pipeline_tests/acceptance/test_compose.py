@@ -1,7 +1,7 @@
 """docker/ without an engine: its files against what they name, and each service as a process.
 
-What stays unseen here: that the images build, and what only an engine gives: mounts, networks,
-limits, a read-only root.
+Not tested here: that the images build, and what only an engine provides: mounts, networks, limits,
+a read-only root.
 """
 
 import json
@@ -66,7 +66,7 @@ UNDER_WAY = """
 
 
 def interpolated(value: Any, variables: Mapping[str, str]) -> Any:
-    """Put the variables in, as Compose does; one that is required and absent is a KeyError."""
+    """Replace the variables, as Compose does; a required one that is absent is a KeyError."""
 
     def put(found: re.Match[str]) -> str:
         given = variables.get(found["name"])
@@ -84,7 +84,7 @@ def interpolated(value: Any, variables: Mapping[str, str]) -> Any:
 
 
 def composed(variables: Mapping[str, str] = VARIABLES) -> dict[str, Any]:
-    """Return compose.yaml as Compose sees it once anchors and variables are in their places."""
+    """Return compose.yaml as Compose sees it, with anchors and variables replaced."""
     read = yaml.safe_load((DOCKER / "compose.yaml").read_text())
     result: dict[str, Any] = interpolated(read, variables)
     return result
@@ -96,7 +96,7 @@ STAYING = sorted(SERVICES.keys() - ONE_SHOT)
 
 
 def statements() -> list[tuple[str, str]]:
-    """Return the Dockerfile's instructions and what each says, comments and line ends taken out."""
+    """Return the Dockerfile's instructions and their arguments, without comments."""
     lines = (DOCKER / "Dockerfile").read_text().splitlines()
     text = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
     joined = re.sub(r"\\\n\s*", " ", text)
@@ -111,17 +111,19 @@ def last_stage() -> list[tuple[str, str]]:
 
 
 def image_environment() -> dict[str, str]:
-    """Return what the image sets."""
-    words = [word for what, said in last_stage() if what == "ENV" for word in shlex.split(said)]
+    """Return the environment variables that the image sets."""
+    words = [
+        word for what, argument in last_stage() if what == "ENV" for word in shlex.split(argument)
+    ]
     return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
 def image_files() -> dict[str, Path]:
-    """Return the files of this folder that the image has, by the path that they have there."""
+    """Return the files of docker/ that the image has, by their path there."""
     found: dict[str, Path] = {}
-    for what, said in last_stage():
-        if what == "COPY" and not said.startswith("--from"):
-            *sources, target = said.split()
+    for what, argument in last_stage():
+        if what == "COPY" and not argument.startswith("--from"):
+            *sources, target = argument.split()
             found |= {target + Path(source).name: ROOT / source for source in sources}
     return found
 
@@ -135,7 +137,7 @@ def words_of(service: Mapping[str, Any]) -> list[list[str]]:
 
 
 def seconds(text: str) -> float:
-    """Read a duration of Compose."""
+    """Return the seconds of a duration of Compose."""
     assert re.fullmatch(r"\d+s", text)
     return float(text[:-1])
 
@@ -144,7 +146,7 @@ def seconds(text: str) -> float:
 
 
 def test_compose_yaml_is_what_the_specification_allows(tmp_path: Path) -> None:
-    """By the schema of the Compose specification."""
+    """It matches the schema of the Compose specification."""
     file = tmp_path / "compose.json"
     file.write_text(json.dumps(composed()))
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
@@ -154,13 +156,13 @@ def test_compose_yaml_is_what_the_specification_allows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", VARIABLES)
 def test_without_a_password_nothing_starts(name: str) -> None:
-    """No default password that somebody would leave."""
+    """There is no default password that could be left unchanged."""
     with pytest.raises(KeyError, match=name):
         composed({**VARIABLES, name: ""})
 
 
 def test_env_example_has_every_variable_with_its_default() -> None:
-    """What may be set is found in one place; passwords are empty there."""
+    """One file lists every variable; passwords are empty there."""
     # A set of pairs: a variable that is used twice has one default.
     used = {
         (found["name"], "" if found["how"] == ":?" else found["rest"])
@@ -173,7 +175,7 @@ def test_env_example_has_every_variable_with_its_default() -> None:
 
 
 def test_only_the_ui_is_published_and_on_loopback() -> None:
-    """Chroma and Dagster have no login; and nothing leads out of the network inside."""
+    """Chroma and Dagster have no login; and the network inside has no route to others."""
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {
         "webserver": [{"target": 3000, "host_ip": "127.0.0.1", "published": "3000"}]
@@ -188,8 +190,8 @@ def test_only_the_ui_is_published_and_on_loopback() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_service_is_held(name: str) -> None:
-    """Little power, a limit of memory, and it comes back after it has ended."""
+def test_every_service_is_confined(name: str) -> None:
+    """Few privileges, a memory limit, and a restart after it has ended."""
     service = SERVICES[name]
     assert service["restart"] == ("no" if name in ONE_SHOT else "unless-stopped")
     assert service["mem_limit"]
@@ -201,14 +203,14 @@ def test_every_service_is_held(name: str) -> None:
     assert service["read_only"] is (name != "model")
     assert service["logging"]["options"]["max-size"]
     assert not any("docker.sock" in volume for volume in service.get("volumes", []))
-    # Either would keep `--scale` from making a second.
+    # Either would make `--scale` fail.
     assert "container_name" not in service
     assert name == "webserver" or "ports" not in service
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_what_stays_has_a_health_check_and_what_ends_has_none(name: str) -> None:
-    """Others wait for it; and a one-shot would never be healthy."""
+def test_a_lasting_service_has_a_health_check_and_a_one_shot_has_none(name: str) -> None:
+    """Other services wait for it; and a one-shot would never be healthy."""
     check = SERVICES[name]["healthcheck"]
     if name in ONE_SHOT:
         assert check == {"disable": True}
@@ -221,8 +223,8 @@ def test_what_stays_has_a_health_check_and_what_ends_has_none(name: str) -> None
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_variable_is_one_that_somebody_reads(name: str) -> None:
-    """A misspelt setting would be passed over in silence."""
+def test_every_variable_is_read_by_its_service(name: str) -> None:
+    """A misspelt setting would be ignored without a message."""
     variables = dict(SERVICES[name].get("environment", {}))
     if name in OURS:
         variables |= image_environment()
@@ -242,7 +244,7 @@ def test_every_variable_is_one_that_somebody_reads(name: str) -> None:
 
 
 def test_dagster_alone_has_its_own_database_and_a_webserver_no_other() -> None:
-    """Who is broken into gives away no more than they need."""
+    """A compromised service exposes no password that it does not need."""
     seen = {name: set(service.get("environment", {})) for name, service in SERVICES.items()}
     pipeline, dagster = f"{PREFIX}DATABASE_URL", f"{PREFIX}DAGSTER_DATABASE_URL"
     assert {name for name, found in seen.items() if pipeline in found} == {
@@ -273,7 +275,7 @@ def test_every_command_and_every_path_exists(name: str) -> None:
             if option in {"-m", "--module-name"}:
                 assert find_spec(value) is not None
     declared = composed()["volumes"]
-    made = " ".join(said for what, said in last_stage() if what == "RUN")
+    made = " ".join(argument for what, argument in last_stage() if what == "RUN")
     for volume in service.get("volumes", []):
         source, target, *_ = volume.split(":")
         assert (DOCKER / source).is_file() if source.startswith("./") else source in declared
@@ -284,10 +286,10 @@ def test_every_command_and_every_path_exists(name: str) -> None:
 
 
 def test_ports_agree() -> None:
-    """Whoever names another service names the port that it listens on."""
-    said = json.dumps(SERVICES) + (DOCKER / "workspace.yaml").read_text()
-    named = re.findall(r"(?:@|//)([a-z-]+):(\d+)", said)
-    named += re.findall(r"host: ([a-z-]+), port: (\d+)", said)
+    """A service that names another one names the port that it listens on."""
+    text = json.dumps(SERVICES) + (DOCKER / "workspace.yaml").read_text()
+    named = re.findall(r"(?:@|//)([a-z-]+):(\d+)", text)
+    named += re.findall(r"host: ([a-z-]+), port: (\d+)", text)
     assert {name for name, _ in named} == {"postgres", "chroma", "code"}
     for name, port in named:
         assert port in SERVICES[name]["expose"]
@@ -302,8 +304,8 @@ def test_ports_agree() -> None:
     )
 
 
-def test_the_figures_are_for_the_network_inside() -> None:
-    """What broke: they were served to the container's own loopback, where no Prometheus is."""
+def test_the_metrics_are_served_to_the_network_inside() -> None:
+    """What broke: they were served on the container's own loopback, where no Prometheus is."""
     live = SERVICES["live"]
     assert live["environment"][f"{PREFIX}METRICS_ADDRESS"] == "0.0.0.0"  # noqa: S104 - of a container
     assert live["networks"] == ["inside"]
@@ -311,7 +313,7 @@ def test_the_figures_are_for_the_network_inside() -> None:
 
 
 def test_dagster_yaml_is_that_of_up_but_for_storage_and_logs() -> None:
-    """Limits that were measured once hold in containers too."""
+    """Limits that were measured once apply in containers too."""
     ours = yaml.safe_load((DOCKER / "dagster.yaml").read_text())
     of_up = yaml.safe_load((ROOT / "dagster.yaml").read_text())
     for name in ("compute_logs", "local_artifact_storage"):
@@ -342,33 +344,37 @@ def test_chroma_and_the_code_server_are_run_as_up_runs_them(tmp_path: Path) -> N
 
 
 def test_the_dockerfile_is_sane() -> None:
-    """Pinned, without root, without secrets, from files that the builder is given."""
+    """Pinned, without root, without secrets, from files that the builder gets."""
     found = statements()
     assert all(what != "ADD" for what, _ in found)
-    assert {said.split()[0] for what, said in found if what == "FROM"} == {
+    assert {argument.split()[0] for what, argument in found if what == "FROM"} == {
         "python:3.11-slim",
         "build",
     }
-    for said in (said for what, said in found if what == "RUN"):
-        assert said.count("pip install") == said.count("pip install --constraint constraints.txt")
+    for argument in (argument for what, argument in found if what == "RUN"):
+        assert argument.count("pip install") == argument.count(
+            "pip install --constraint constraints.txt"
+        )
     order = [what for what, _ in last_stage()]
     assert order.index("USER") < order.index("CMD")
-    (user,) = [said for what, said in last_stage() if what == "USER"]
+    (user,) = [argument for what, argument in last_stage() if what == "USER"]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
     secret = re.compile(r"PASSWORD|TOKEN|SECRET|CREDENTIAL|_KEY")
-    assert not [said for what, said in found if what in {"ARG", "ENV"} and secret.search(said)]
+    assert not [
+        argument for what, argument in found if what in {"ARG", "ENV"} and secret.search(argument)
+    ]
 
 
 def test_the_images_own_command_and_health_check_are_those_of_live() -> None:
-    """So that a plain `docker run` of the image is watched as well."""
-    (command,) = [said for what, said in last_stage() if what == "CMD"]
+    """A plain `docker run` of the image has a health check as well."""
+    (command,) = [argument for what, argument in last_stage() if what == "CMD"]
     assert json.loads(command) == SERVICES["live"]["command"]
-    (check,) = [said for what, said in last_stage() if what == "HEALTHCHECK"]
+    (check,) = [argument for what, argument in last_stage() if what == "HEALTHCHECK"]
     assert json.loads(check.partition("CMD ")[2]) == SERVICES["live"]["healthcheck"]["test"][1:]
 
 
-def test_the_builder_is_given_what_is_copied_and_no_secret() -> None:
-    """The .dockerignore names what may go, and everything else stays."""
+def test_the_builder_gets_what_is_copied_and_no_secret() -> None:
+    """The .dockerignore lists what is sent; everything else is not."""
     lines = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
@@ -383,9 +389,9 @@ def test_the_builder_is_given_what_is_copied_and_no_secret() -> None:
 
     copied = [
         source
-        for what, said in statements()
-        if what == "COPY" and not said.startswith("--from")
-        for source in said.split()[:-1]
+        for what, argument in statements()
+        if what == "COPY" and not argument.startswith("--from")
+        for source in argument.split()[:-1]
     ]
     assert all((ROOT / source).exists() and given(source) for source in copied)
     assert not any(map(given, ["docker/.env", "docker/settings.env", ".git", ".venv", ".env"]))
@@ -400,8 +406,8 @@ def test_the_builder_is_given_what_is_copied_and_no_secret() -> None:
 class Machine:
     """Runs each service of compose.yaml as a process, with its command and its environment.
 
-    Only what an engine would give is put in: for a service's name, loopback; for each port, a free
-    one; for each folder of the image, one of this machine.
+    Only what an engine provides is replaced: a service's name by loopback, each port by a free one,
+    each folder of the image by one of this machine.
     """
 
     folder: Path
@@ -424,7 +430,7 @@ class Machine:
             self._write_files(name)
 
     def up(self, name: str) -> None:
-        """Start a service once what it depends on is healthy or has done its work."""
+        """Start a service when its dependencies are healthy or have completed."""
         if name in self.processes:
             return
         for needed, how in SERVICES[name].get("depends_on", {}).items():
@@ -440,7 +446,7 @@ class Machine:
             self._start(name, command, cwd=self.folder / name / "opt")
 
     def wait_until_healthy(self, name: str) -> None:
-        """Wait until the service's own health check says so."""
+        """Wait until the service's own health check passes."""
 
         def settled() -> bool:
             return self.processes[name].poll() is not None or self.healthy(name)
@@ -470,7 +476,7 @@ class Machine:
         )
 
     def stop(self, name: str) -> None:
-        """Ask a service to end, and see that it does in the time that it has."""
+        """Signal a service to end; fail the test if it takes longer than its stop_grace_period."""
         process = self.processes.pop(name)
         process.send_signal(signal.SIGINT if name == "postgres" else signal.SIGTERM)
         try:
@@ -481,14 +487,14 @@ class Machine:
             pytest.fail(f"{name} outstays its stop_grace_period: {self.log(name)}")
 
     def remove(self) -> None:
-        """End whatever is left."""
+        """Kill every process that is left."""
         for process in self.processes.values():
             process.kill()
             process.wait()
         stop_all(marked_processes(self.folder), within=10.0)
 
     def environment(self, name: str) -> dict[str, str]:
-        """Return all that a service finds in its environment, and the mark of this test."""
+        """Return the environment of a service, with the mark of this test."""
         service = SERVICES[name]
         found = image_environment() if name in OURS else {}
         if any(file["path"] == "settings.env" for file in service.get("env_file", ())):
@@ -499,14 +505,14 @@ class Machine:
         return {k: self.here(name, v) for k, v in found.items()} | {MARK: str(self.folder)}
 
     def here(self, name: str, text: str) -> str:
-        """Say in words of this machine what is meant in the service's container."""
-        place = self.folder / name
+        """Replace the container's names, paths and ports in a text by those of this machine."""
+        folder = self.folder / name
         words = {
             "0.0.0.0": "127.0.0.1",  # noqa: S104 - it is replaced
             VENV: sys.prefix,
-            HERE: str(place / "opt"),
-            "/tmp": str(place / "tmp"),  # noqa: S108 - it is replaced
-            "/var/lib/chroma": str(place / "data"),
+            HERE: str(folder / "opt"),
+            "/tmp": str(folder / "tmp"),  # noqa: S108 - it is replaced
+            "/var/lib/chroma": str(folder / "data"),
         }
         words |= self._mounted(name)
         words |= {str(port): str(free) for port, free in self.ports[name].items()}
@@ -516,28 +522,28 @@ class Machine:
         return re.sub(rf"(?<![\w.-])(?:{longest_first})(?![\w-])", lambda m: words[m[0]], text)
 
     def url(self, name: str) -> str:
-        """Return where a service answers."""
+        """Return the address of a service."""
         (port,) = self.ports[name].values()
         return f"http://127.0.0.1:{port}"
 
     def log(self, name: str) -> str:
-        """Return what a service has said last."""
+        """Return the end of a service's log."""
         return (self.folder / name / "log").read_text(errors="replace")[-4000:]
 
     def written(self) -> list[str]:
-        """Name the files beside those that the image has, where a container can write none."""
+        """Return files that the image lacks, in folders that a container cannot write."""
         expected = {Path(path).name for path in image_files()}
         found = [file for name in OURS for file in (self.folder / name / "opt").iterdir()]
         return [str(file) for file in found if file.name not in expected]
 
     def _mounted(self, name: str) -> dict[str, str]:
-        """Return where the files of this folder are that the service has mounted."""
-        parts = [volume.split(":") for volume in SERVICES[name].get("volumes", ())]
-        return {part[1]: str(DOCKER / part[0]) for part in parts if part[0].startswith("./")}
+        """Return the files of docker/ that the service has mounted, by their path there."""
+        volumes = [volume.split(":") for volume in SERVICES[name].get("volumes", ())]
+        return {target: str(DOCKER / s) for s, target, *_ in volumes if s.startswith("./")}
 
     def _write_files(self, name: str) -> None:
-        for part in ("opt", "tmp"):
-            (self.folder / name / part).mkdir(parents=True)
+        for folder in ("opt", "tmp"):
+            (self.folder / name / folder).mkdir(parents=True)
         for path, source in image_files().items() if name in OURS else ():
             target = Path(self.here(name, path))
             if source.suffix == ".yaml":
@@ -574,23 +580,23 @@ class Machine:
 
     def _up_postgres(self) -> None:
         """Do what the image's entrypoint does: make the cluster, start it, run databases.sql."""
-        place, programs, user = self.folder / "postgres", server_programs(), server_user()
-        (place / "password").write_text(self.environment("postgres")["POSTGRES_PASSWORD"])
+        folder, programs, user = self.folder / "postgres", server_programs(), server_user()
+        (folder / "password").write_text(self.environment("postgres")["POSTGRES_PASSWORD"])
         if user is not None:
             owner = pwd.getpwnam(user)
-            for path in (place, place / "tmp", place / "password"):
+            for path in (folder, folder / "tmp", folder / "password"):
                 os.chown(path, owner.pw_uid, owner.pw_gid)
         made = run_program(
             programs / "initdb",
-            *("--pgdata", str(place / "data"), "--username", "postgres", "--encoding", "UTF8"),
-            *("--pwfile", str(place / "password"), "--no-sync"),
+            *("--pgdata", str(folder / "data"), "--username", "postgres", "--encoding", "UTF8"),
+            *("--pwfile", str(folder / "password"), "--no-sync"),
             *("--auth-local", "trust", "--auth-host", "scram-sha-256"),
             user=user,
         )
         assert made is None, made
         program, *options = SERVICES["postgres"]["command"]
         (port,) = self.ports["postgres"].values()
-        served = ("-D", str(place / "data"), "-p", str(port), "-k", str(place / "tmp"))
+        served = ("-D", str(folder / "data"), "-p", str(port), "-k", str(folder / "tmp"))
         as_user = {} if user is None else {"user": user, "group": user, "extra_groups": []}
         command = [str(programs / program), *options, *served, "-c", "fsync=off"]
         self._start("postgres", command, cwd="/", **as_user)
@@ -606,11 +612,11 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
-    """Start everything, in the order that depends_on names; end whatever a test has left."""
-    with tempfile.TemporaryDirectory(prefix="memory-pipeline-compose-") as place:
-        # Open for all to pass: Postgres' user has to reach its data.
-        Path(place).chmod(0o755)
-        machine = Machine(Path(place), {f"{PREFIX}EMBEDDER": "hashing"})
+    """Start all services, in the order of depends_on; kill every process that a test has left."""
+    with tempfile.TemporaryDirectory(prefix="memory-pipeline-compose-") as folder:
+        # Open for all users: Postgres' user has to reach its data.
+        Path(folder).chmod(0o755)
+        machine = Machine(Path(folder), {f"{PREFIX}EMBEDDER": "hashing"})
         try:
             for name in STAYING:
                 machine.up(name)
@@ -640,7 +646,7 @@ def found(machine: Machine, text: str) -> bool:
 
 
 def ask(machine: Machine, name: str, query: str) -> Any:
-    """Ask a webserver."""
+    """Query a webserver."""
     url = f"{machine.url(name)}/graphql"
     return httpx.post(url, json={"query": query}, timeout=60).json()["data"]
 
@@ -674,21 +680,21 @@ def test_a_webserver_shows_the_code_and_the_readonly_one_changes_nothing(
 
 @slow
 def test_a_row_is_found_by_search(machine: Machine, wait_until: WaitUntil) -> None:
-    """From an INSERT to a search, with everything at work."""
+    """From an INSERT to a search, with all services running."""
     insert(machine, "the cat sleeps on the router")
     wait_until(lambda: found(machine, "the cat sleeps on the router"), within=FOUND_SECONDS)
 
 
 @slow
-def test_live_finds_it_without_the_daemon(machine: Machine, wait_until: WaitUntil) -> None:
-    """And the daemon stops in its time."""
+def test_the_worker_syncs_a_row_without_the_daemon(machine: Machine, wait_until: WaitUntil) -> None:
+    """And the daemon stops within its stop_grace_period."""
     machine.stop("daemon")
     insert(machine, "the kettle whistles at noon")
     wait_until(lambda: found(machine, "the kettle whistles at noon"), within=FOUND_SECONDS)
 
 
 @slow
-def test_dagster_finds_it_without_live(machine: Machine, wait_until: WaitUntil) -> None:
+def test_dagster_syncs_a_row_without_the_worker(machine: Machine, wait_until: WaitUntil) -> None:
     """The daemon has the code server start a run, which reaches Postgres and Chroma."""
     machine.stop("live")
     machine.up("daemon")
@@ -697,12 +703,12 @@ def test_dagster_finds_it_without_live(machine: Machine, wait_until: WaitUntil) 
 
 
 @slow
-def test_everything_stops_in_its_time_and_leaves_nothing(
+def test_every_service_stops_in_its_time_and_leaves_nothing(
     machine: Machine, wait_until: WaitUntil
 ) -> None:
-    """In the order of Compose: who depends on somebody ends first. The image stays as it was."""
+    """In the order of Compose: a service ends before its dependencies. The image is unchanged."""
     assert machine.written() == []
-    # The code server waits for its runs as long as it may; then they are cut off, as by any kill.
+    # The code server waits for its runs until its time is over; then they are killed.
     wait_until(
         lambda: not ask(machine, "webserver", UNDER_WAY)["runsOrError"]["results"],
         within=FOUND_SECONDS,
@@ -713,6 +719,6 @@ def test_everything_stops_in_its_time_and_leaves_nothing(
             machine.processes.pop(name)
         else:
             machine.stop(name)
-    # A container's end is the end of its runs; here they are processes like others.
+    # In a container the runs end with it; here they are processes like others.
     stop_all(marked_processes(machine.folder), within=10.0)
     assert marked_processes(machine.folder) == []

@@ -163,3 +163,26 @@ def test_the_daemon_of_a_second_up_leaves_it_to_the_first(
     monkeypatch.setattr(daemonize, "configure_logging", nothing)
     with FileLock(tmp_path / "up.lock"):
         assert main() == 0
+
+
+def test_the_pause_before_a_restart_grows_and_is_short_again_after_a_settled_run() -> None:
+    """Each end within a minute of the start doubles it, up to 30 s."""
+    clock = ManualClock()
+    service = FakeService()
+    watched = WatchedService(service, clock)
+
+    def pause() -> float:
+        service.lives = False
+        assert not watched.restart_if_ended()
+        assert watched.start_again_at is not None
+        seconds = watched.start_again_at - clock.now
+        clock.now = watched.start_again_at - 0.01
+        assert not watched.restart_if_ended()
+        clock.now = watched.start_again_at
+        assert watched.restart_if_ended()
+        return seconds
+
+    assert [pause() for _ in range(8)] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    clock.now += 60.1
+    assert not watched.restart_if_ended()
+    assert pause() == 0.5
