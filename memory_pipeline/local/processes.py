@@ -20,7 +20,7 @@ POLL_SECONDS = 0.05
 # psutil derives the moment from the wall clock, which may be corrected while a process lives.
 CLOCK_TOLERANCE_SECONDS = 2.0
 KILL_SECONDS = 10.0
-# Every process of a stack carries its home under this name: also a worker whose parent is gone.
+# Every process of a stack carries its home under this name: also a run whose parent has ended.
 MARK = "MEMORY_PIPELINE_STACK"
 
 

@@ -80,7 +80,7 @@ def test_status_without_services_names_what_is_down(lonely: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value", "expected"),
     [
         ("BATCH_SIZE", "many", "MEMORY_PIPELINE_BATCH_SIZE='many'"),
         ("TENANT_BY", "nobody", "'user_id', 'project_id' or 'both'"),
@@ -91,11 +91,11 @@ def test_status_without_services_names_what_is_down(lonely: Cli) -> None:
     ],
 )
 def test_a_bad_setting_names_variable_value_and_what_is_allowed(
-    lonely: Cli, name: str, value: str, says: str
+    lonely: Cli, name: str, value: str, expected: str
 ) -> None:
     """Exit 2, and no secret in the message."""
     printed = lonely.with_settings(**{name: value})("status", code=2).stderr
-    assert says in printed
+    assert expected in printed
     assert "secret" not in printed
 
 

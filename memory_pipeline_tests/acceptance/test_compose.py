@@ -645,7 +645,7 @@ def found(machine: Machine, text: str) -> bool:
     return any(hit["memory"]["summary"] == text for hit in json.loads(done.stdout))
 
 
-def ask(machine: Machine, name: str, query: str) -> Any:
+def graphql(machine: Machine, name: str, query: str) -> Any:
     """Query a webserver."""
     url = f"{machine.url(name)}/graphql"
     return httpx.post(url, json={"query": query}, timeout=60).json()["data"]
@@ -668,11 +668,11 @@ def test_a_webserver_shows_the_code_and_the_readonly_one_changes_nothing(
     machine: Machine, name: str
 ) -> None:
     """The code location is loaded from the service `code`."""
-    (location,) = ask(machine, name, LOCATIONS)["workspaceOrError"]["locationEntries"]
+    (location,) = graphql(machine, name, LOCATIONS)["workspaceOrError"]["locationEntries"]
     assert location["name"] == "memory_pipeline"
     assert location["locationOrLoadError"]["__typename"] == "RepositoryLocation"
     allowed = {
-        p["permission"] for p in ask(machine, name, PERMISSIONS)["permissions"] if p["value"]
+        p["permission"] for p in graphql(machine, name, PERMISSIONS)["permissions"] if p["value"]
     }
     assert ("launch_pipeline_execution" in allowed) == (name == "webserver")
     assert name == "webserver" or not allowed
@@ -710,7 +710,7 @@ def test_every_service_stops_in_its_time_and_leaves_nothing(
     assert machine.written() == []
     # The code server waits for its runs until its time is over; then they are killed.
     wait_until(
-        lambda: not ask(machine, "webserver", UNDER_WAY)["runsOrError"]["results"],
+        lambda: not graphql(machine, "webserver", UNDER_WAY)["runsOrError"]["results"],
         within=FOUND_SECONDS,
     )
     order = list(machine.processes)
