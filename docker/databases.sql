@@ -1,6 +1,6 @@
--- Run once by the image of Postgres, as its administrator, when the volume is new.
--- Each of the two databases has an owner of its own, who is no administrator; only the extension
--- needs one.
+-- The image of Postgres runs this once, as its administrator, when the volume is new.
+-- Each of the two databases has an owner of its own without an administrator's rights, which only
+-- CREATE EXTENSION needs.
 \getenv pipeline_password PIPELINE_PASSWORD
 \getenv dagster_password DAGSTER_PASSWORD
 

@@ -1,9 +1,11 @@
-"""Ends with 0 where this container's service is well, else with 1; Docker asks it. Changes nothing.
+"""Docker's health check: exits with 0 if this container's service is healthy, else with 1.
 
-healthy.py http URL [LINE]    the page is there, and LINE is a line of it
+It changes nothing.
+
+healthy.py http URL [LINE]    the page exists, and LINE is a line of it
 healthy.py grpc PORT          Dagster's code server serves on this port
-healthy.py daemon             Dagster's daemon has written its heartbeat lately
-"""  # noqa: INP001 - a script of the image, no part of the package
+healthy.py daemon             Dagster's daemon has written its heartbeat recently
+"""  # noqa: INP001 - a script of the image, not of the package
 
 import os
 import sys
@@ -14,7 +16,7 @@ SECONDS = 5.0
 
 
 def http(url: str, line: str = "") -> bool:
-    """Get a page, past any proxy that Docker has put into the environment."""
+    """Get a page, ignoring any proxy that Docker has put into the environment."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=SECONDS) as page:
@@ -24,15 +26,15 @@ def http(url: str, line: str = "") -> bool:
 
 
 def grpc(port: str) -> bool:
-    """Ask the code server as `memory-pipeline up` does."""
-    from memory_pipeline.local.dagster_services import probe_code_server  # noqa: PLC0415 - slow
+    """Probe the code server as `memory-pipeline up` does."""
+    from memory_pipeline.local.probes import probe_code_server  # noqa: PLC0415 - slow
 
     return probe_code_server(int(port)) == "up"
 
 
 def daemon() -> bool:
-    """Look at the heartbeat as `memory-pipeline status` does."""
-    from memory_pipeline.local.dagster_services import probe_daemon  # noqa: PLC0415 - slow
+    """Check the heartbeat as `memory-pipeline status` does."""
+    from memory_pipeline.local.probes import probe_daemon  # noqa: PLC0415 - slow
 
     return probe_daemon(os.environ["MEMORY_PIPELINE_DAGSTER_DATABASE_URL"]) == "up"
 

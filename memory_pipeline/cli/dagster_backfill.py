@@ -6,11 +6,11 @@ Importing dagster would cost seconds; its own `dagster job backfill` makes a run
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
 from memory_pipeline.errors import PipelineError, Transient
+from memory_pipeline.local.loopback import http_client
 
 LOCATION = "memory_pipeline"
 JOB = "full_rebuild"
@@ -156,10 +156,8 @@ def _expected(answer: Any, *names: str) -> Any:
 
 def _query(ui_url: str, query: str, **variables: Any) -> Any:
     """Query the webserver; return the answer's data."""
-    # A proxy of the environment cannot reach the ports of this machine.
-    local = urlsplit(ui_url).hostname in {"127.0.0.1", "localhost", "::1"}
     try:
-        with httpx.Client(trust_env=not local, timeout=ANSWER_SECONDS) as client:
+        with http_client(ui_url, timeout=ANSWER_SECONDS) as client:
             response = client.post(
                 f"{ui_url.rstrip('/')}/graphql", json={"query": query, "variables": variables}
             )

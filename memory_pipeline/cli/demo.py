@@ -12,8 +12,8 @@ from memory_pipeline.cli.memories import hits_table
 from memory_pipeline.cli.setup import pull
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import EXIT_UNAVAILABLE
+from memory_pipeline.local.daemonize import down, running, up
 from memory_pipeline.local.discovery import discover, ui_url
-from memory_pipeline.local.stack import down, running, up
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.store import MemoryStore

@@ -7,11 +7,11 @@ import typer
 from psycopg.conninfo import conninfo_to_dict
 
 from memory_pipeline.cli.console import err, out
+from memory_pipeline.local.daemonize import down as stop_stack
+from memory_pipeline.local.daemonize import up as start_stack
 from memory_pipeline.local.discovery import discover, running
 from memory_pipeline.local.home import URLS, home_of, url_of
 from memory_pipeline.local.processes import ServiceFailed
-from memory_pipeline.local.stack import down as stop_stack
-from memory_pipeline.local.stack import up as start_stack
 from memory_pipeline.settings import MOST_CHROMA_SERVERS, PREFIX, Settings
 
 # The variables of libpq, and so of psql.
@@ -60,12 +60,12 @@ def up(
     settings = Settings.load(**given)
     if running(settings) is None:
         err.print("starting …" if detach else "starting … (Ctrl-C stops everything)")
-    start_stack(settings, detach=detach, say=_print)
+    start_stack(settings, detach=detach, print_line=_print_line)
 
 
 def down() -> None:
     """Stop the services that `up` has started here."""
-    stop_stack(Settings.load(), say=_print)
+    stop_stack(Settings.load(), print_line=_print_line)
 
 
 def env() -> None:
@@ -104,5 +104,5 @@ def exports(settings: Settings) -> dict[str, str]:
     return variables | ({"DAGSTER_HOME": str(dagster_home)} if dagster_home.exists() else {})
 
 
-def _print(line: str) -> None:
+def _print_line(line: str) -> None:
     out.print(line, markup=False)

@@ -15,7 +15,8 @@ from memory_pipeline.errors import (
     PostgresUnavailable,
     Transient,
 )
-from memory_pipeline.local.discovery import discover, service_states
+from memory_pipeline.local.discovery import discover
+from memory_pipeline.local.service_states import service_states
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 

@@ -1,4 +1,4 @@
-"""A local Chroma server: ``chroma run`` on the loopback interface, quiet, with files enough."""
+"""A local Chroma server: ``chroma run`` on loopback, without a log line per request."""
 
 import os
 import re
@@ -10,43 +10,41 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import httpx
 import yaml
 
-from memory_pipeline.local.chroma_lock import WriteLock
+from memory_pipeline.local.child_process import Service
+from memory_pipeline.local.chroma_stuck import WriteLockWatch
 from memory_pipeline.local.environment import child_environment
 from memory_pipeline.local.home import chroma_names, home_of, private_folder, usual_port
-from memory_pipeline.local.processes import free_port
-from memory_pipeline.local.service import Service
+from memory_pipeline.local.loopback import LOOPBACK, free_port, loopback_url
+from memory_pipeline.local.probes import probe_chroma
 from memory_pipeline.logs import get_logger
 from memory_pipeline.settings import Settings
 
-# A collection holds 4 files open; the usual limit of 1,024 ends at some 250 tenants.
+# A collection holds 4 files open; the usual limit of 1,024 is reached with about 250 tenants.
 OPEN_FILES = 65_536
 # After SIGTERM the server finishes the requests that it has.
 STOP_SECONDS = 60.0
-PROBE_SECONDS = 2.0
 
-SEGMENT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+SEGMENT_FOLDER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 log = get_logger("memory_pipeline.local.chroma")
 
-# The engine alone: the console script imports the whole client first, a second of CPU.
+# The engine alone: the console script first imports the whole client, which takes a second of CPU.
 RUN = "import sys, chromadb_rust_bindings as chroma; chroma.cli(sys.argv[1:])"
 
 
 @dataclass(frozen=True, slots=True)
 class ChromaProcess:
-    """A Chroma server that was started here, and where it answers."""
+    """A Chroma server that was started here, and its address."""
 
     url: str
     service: Service
 
     @property
     def pid(self) -> int:
-        """The server's process; after a restart, the new one's."""
+        """The server's pid, of its latest start; 0 before the first."""
         identity = self.service.identity
         return 0 if identity is None else identity.pid
 
@@ -55,11 +53,11 @@ class ChromaProcess:
         return self.service.alive()
 
     def stop(self) -> None:
-        """Stop it; requests under way are finished first, for up to a minute."""
+        """Stop the server; it may take a minute to finish requests under way."""
         self.service.stop()
 
     def restart(self) -> None:
-        """Start it again at the same address and wait until it answers."""
+        """Start the server again at the same address and wait until it answers."""
         self.service.stop()
         self.service.start()
         self.service.wait_until_healthy()
@@ -69,12 +67,12 @@ def start_chroma(data_dir: Path, log_file: Path, port: int = 0) -> ChromaProcess
     """Start a server on ``data_dir`` and wait until it answers.
 
     Args:
-        data_dir: where its data is; made where it does not exist.
+        data_dir: the folder of its data; made if it does not exist.
         log_file: where its output goes.
         port: where it listens on 127.0.0.1; 0 picks a free one.
 
     Raises:
-        ServiceFailed: it does not start; the message has the end of its log.
+        ServiceFailed: the server does not start; the message has the end of its log.
 
     """
     service = chroma_service(data_dir, log_file, port=port)
@@ -98,32 +96,31 @@ def chroma_service(
     """Write the server's configuration and describe the service. Starts nothing."""
     port = port or free_port()
     data_dir = data_dir.absolute()
-    private_folder(data_dir)  # Chroma's files may be read by all, and hold every memory
+    private_folder(data_dir)  # Chroma makes its files readable for all, and they hold every memory
     configuration = data_dir.with_name(f"{data_dir.name}.yaml")
     configuration.write_text(
         yaml.safe_dump(
             {
                 "port": port,
-                "listen_address": "127.0.0.1",
+                "listen_address": LOOPBACK,
                 "persist_path": str(data_dir),
                 "allow_reset": False,
                 "stdout_tracing": False,
             }
         )
     )
-    url = f"http://127.0.0.1:{port}"
     service = Service(
         name=name,
         command=(sys.executable, "-c", RUN, "chroma", "run", str(configuration)),
         log_file=log_file,
-        healthy=lambda _: probe_chroma(url) == "up",
+        healthy=lambda _: probe_chroma(loopback_url(port)) == "up",
         port=port,
         stop_seconds=STOP_SECONDS,
         open_files=OPEN_FILES,
-        tidy=partial(remove_orphans, data_dir),
-        stuck=WriteLock(data_dir).stuck,
+        before_start=partial(remove_orphan_folders, data_dir),
+        stuck=WriteLockWatch(data_dir).stuck,
     )
-    # Chroma takes CHROMA_* from the environment before what stands in its file.
+    # Chroma prefers CHROMA_* of the environment to its configuration file.
     given = os.environ if environment is None else environment
     service.environment = {k: v for k, v in given.items() if not k.startswith("CHROMA_")}
     return service
@@ -147,11 +144,11 @@ def chroma_services(settings: Settings, logs: Path) -> list[Service]:
     return services
 
 
-def remove_orphans(data_dir: Path) -> None:
-    """Remove the folders of collections that are deleted: Chroma 1.5.9 leaves them where they are.
+def remove_orphan_folders(data_dir: Path) -> None:
+    """Delete the folders of deleted collections, which Chroma 1.5.9 leaves on the disk.
 
-    Each rebuild would take disk for ever. Only while no server runs on them. A folder bears the id
-    of a segment; where the database cannot be read as it stands, none is touched.
+    Otherwise each rebuild would take disk for ever. Only while no server runs on ``data_dir``. The
+    name of a folder is the id of a segment; while the database cannot be read, none is deleted.
     """
     database = data_dir / "chroma.sqlite3"
     if not database.exists():
@@ -160,33 +157,22 @@ def remove_orphans(data_dir: Path) -> None:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
             known = {str(row[0]) for row in connection.execute("SELECT id FROM segments")}
     except sqlite3.Error as error:
-        log.warning("orphans_stay", reason=str(error))
+        log.warning(
+            "orphan_folders_kept",
+            service=data_dir.name,
+            reason=str(error),
+            next="they are deleted at a start that can read the database",
+        )
         return
-    orphans = [f for f in data_dir.iterdir() if SEGMENT.fullmatch(f.name) and f.name not in known]
+    orphans = [
+        f for f in data_dir.iterdir() if SEGMENT_FOLDER.fullmatch(f.name) and f.name not in known
+    ]
     for folder in orphans:
         shutil.rmtree(folder, ignore_errors=True)
     if orphans:
-        log.info("orphans_removed", folders=len(orphans))
+        log.info("orphan_folders_removed", service=data_dir.name, folders=len(orphans))
 
 
 def chroma_url(service: Service) -> str:
-    """Return where a local server answers."""
-    return f"http://127.0.0.1:{service.port}"
-
-
-def probe_chroma(url: str) -> str:
-    """Ask a server for a sign of life: ``up``, ``down`` or ``hangs``."""
-    return probe_http(f"{url}/api/v2/heartbeat")
-
-
-def probe_http(url: str) -> str:
-    """Get a page: ``up`` (also where it wants a token), ``down``, or ``hangs`` (no answer)."""
-    local = urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
-    try:
-        # A proxy of the environment knows nothing about this machine's own ports.
-        with httpx.Client(trust_env=not local, timeout=PROBE_SECONDS) as client:
-            return "down" if client.get(url).is_server_error else "up"
-    except httpx.TimeoutException:
-        return "hangs"
-    except httpx.HTTPError:
-        return "down"
+    """Return the address of a local server."""
+    return loopback_url(service.port)

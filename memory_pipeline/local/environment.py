@@ -1,4 +1,4 @@
-"""What the services find in their environment: every setting of the stack, and its mark."""
+"""The environment variables of the services: every setting of the stack, and its mark."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ def settings_environment(settings: Settings) -> dict[str, str]:
 
 
 def base_environment(settings: Settings) -> dict[str, str]:
-    """Return this process's environment with these settings in place of what it says of them."""
+    """Return this process's environment with these settings in place of its own."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
     return inherited | settings_environment(settings)
 

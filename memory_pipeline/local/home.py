@@ -1,8 +1,8 @@
-"""The files of a home that say what runs in it: services.json and addresses.json.
+"""The files of a home that name what runs in it: services.json and addresses.json.
 
 services.json is written when everything is healthy and removed at the end. addresses.json stays:
-by it the next start takes the same ports again, and an address that a shell still has from
-``memory-pipeline env`` is known to be our own. Neither holds a password.
+from it the next start takes the same ports again, and recognises an address that a shell still has
+from ``memory-pipeline env`` as our own. Neither holds a password.
 """
 
 import json
@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from memory_pipeline.local.processes import Identity, free_port, is_free
+from memory_pipeline.local.loopback import free_port, is_port_free, loopback_url
+from memory_pipeline.local.processes import Identity
 from memory_pipeline.settings import Settings
 
 URLS = ("database_url", "chroma_url", "dagster_database_url")
@@ -25,8 +26,8 @@ FURTHER_CHROMA = re.compile(r"chroma-([2-9]|[1-9][0-9])")
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """One service that was started here: its process, its port where it has one, its log."""
+class ListedService:
+    """One service in services.json: its process, its port (None: no TCP port), its log."""
 
     pid: int
     created: float
@@ -40,7 +41,10 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A running stack: who supervises it, where its services answer, what one has to know."""
+    """The content of services.json: the supervisor, the services, where they answer.
+
+    ``note`` is a line that a person has to read; empty: none.
+    """
 
     supervisor: Identity
     ui_url: str
@@ -48,7 +52,7 @@ class Stack:
     chroma_url: str
     dagster_database_url: str
     chroma_urls: tuple[str, ...] = ()
-    services: dict[str, Listed] = field(default_factory=dict)
+    services: dict[str, ListedService] = field(default_factory=dict)
     note: str = ""
 
     def url(self, name: str) -> str:
@@ -56,7 +60,7 @@ class Stack:
         return str(getattr(self, name))
 
     def write(self, home: Path) -> None:
-        """Write services.json, and what of it is worth knowing after the end."""
+        """Write services.json, and to addresses.json the part that outlives the stack."""
         write_json(home / "services.json", asdict(self))
         own = {
             name: self.url(name)
@@ -67,25 +71,27 @@ class Stack:
         ports = {name: service.port for name, service in self.services.items() if service.port}
         write_json(home / "addresses.json", {"urls": own, "chroma_urls": further, "ports": ports})
 
-    def chromas(self) -> list[Listed]:
-        """Return the Chroma servers that were started here, the first one first."""
+    def chromas(self) -> list[ListedService]:
+        """Return the Chroma servers that were started here, in the order of their numbers."""
         return [service for name, service in self.services.items() if is_chroma(name)]
 
     def own_chromas(self) -> list[str]:
-        """Return where they answer."""
-        return [f"http://127.0.0.1:{service.port}" for service in self.chromas()]
+        """Return the addresses of the Chroma servers that were started here."""
+        return [loopback_url(service.port) for service in self.chromas()]
 
 
-def listed(home: Path) -> Stack | None:
-    """Read services.json, whether what it names still runs or not; None where there is none."""
-    said = read_json(home / "services.json")
+def read_stack(home: Path) -> Stack | None:
+    """Read services.json; its processes may have ended. None where there is no such file."""
+    content = read_json(home / "services.json")
     try:
-        services = {name: Listed(**service) for name, service in said.pop("services").items()}
+        services = {
+            name: ListedService(**service) for name, service in content.pop("services").items()
+        }
         return Stack(
-            **said
+            **content
             | {
-                "supervisor": Identity(**said["supervisor"]),
-                "chroma_urls": tuple(said.get("chroma_urls", ())),
+                "supervisor": Identity(**content["supervisor"]),
+                "chroma_urls": tuple(content.get("chroma_urls", ())),
                 "services": services,
             }
         )
@@ -100,13 +106,13 @@ def own_urls(home: Path) -> dict[str, str]:
 
 def own_chromas(home: Path) -> tuple[str, ...]:
     """Return the addresses that Chroma servers of this home had when they last were healthy."""
-    said = read_json(home / "addresses.json")
-    first = said.get("urls", {}).get("chroma_url")
-    return (*(() if first is None else (str(first),)), *map(str, said.get("chroma_urls", ())))
+    content = read_json(home / "addresses.json")
+    first = content.get("urls", {}).get("chroma_url")
+    return (*(() if first is None else (str(first),)), *map(str, content.get("chroma_urls", ())))
 
 
 def without_own(settings: Settings) -> Settings:
-    """Forget addresses that are our own services': they are ours to start, not somebody's."""
+    """Return the settings without addresses of this home's own services, which `up` starts."""
     own, chromas = own_urls(home_of(settings)), own_chromas(home_of(settings))
     left: dict[str, Any] = {
         name: None for name in URLS if url_of(settings, name) in {own.get(name), *chromas} - {None}
@@ -116,12 +122,12 @@ def without_own(settings: Settings) -> Settings:
 
 
 def is_chroma(name: str) -> bool:
-    """Whether a service of a stack, or a folder of a home, is a Chroma server's."""
+    """Whether a service, or a folder of a home, has the name of a Chroma server."""
     return name == CHROMA or FURTHER_CHROMA.fullmatch(name) is not None
 
 
 def chroma_names(settings: Settings) -> list[str]:
-    """Name the Chroma servers of this home: as many as are set, and all that have data here."""
+    """Return the names of this home's Chroma servers: as many as are set, and all with data."""
     home = home_of(settings)
     folders = [FURTHER_CHROMA.fullmatch(folder.name) for folder in home.glob(f"{CHROMA}-*/")]
     count = max([settings.chroma_servers, *(int(found[1]) for found in folders if found)])
@@ -129,18 +135,16 @@ def chroma_names(settings: Settings) -> list[str]:
 
 
 def chroma_name(number: int) -> str:
-    """Name a home's Chroma servers, from 1 on."""
+    """Return the name of a home's Chroma server; numbers begin at 1."""
     return CHROMA if number == 1 else f"{CHROMA}-{number}"
 
 
 def usual_port(home: Path, name: str, *, but: Collection[int | None] = ()) -> int:
-    """Pick the port that the service had the last time, or a free one; none of ``but``."""
+    """Return the port that the service had last time, else a free one; none of ``but``."""
     port: object = read_json(home / "addresses.json").get("ports", {}).get(name)
-    if isinstance(port, int) and port not in but and is_free(port):
+    if isinstance(port, int) and port not in but and is_port_free(port):
         return port
-    while (free := free_port()) in but:
-        pass
-    return free
+    return free_port(but=but)
 
 
 def url_of(settings: Settings, name: str) -> str | None:
@@ -150,12 +154,12 @@ def url_of(settings: Settings, name: str) -> str | None:
 
 
 def home_of(settings: Settings) -> Path:
-    """Return the home as one path, however it is named."""
+    """Return the home as an absolute path without symbolic links."""
     return settings.home.expanduser().resolve()
 
 
 def private_folder(folder: Path) -> None:
-    """Make a folder that its owner alone may enter; one that exists becomes so."""
+    """Make a folder that its owner alone may enter; close one that exists."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
 
@@ -163,18 +167,18 @@ def private_folder(folder: Path) -> None:
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object; an absent or broken file is an empty one."""
     try:
-        said = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object, whole or not at all, readable for its owner alone."""
-    part = file.with_name(f"{file.name}.part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    unfinished = file.with_name(f"{file.name}.part")
+    unfinished.unlink(missing_ok=True)
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as opened:
         json.dump(content, opened, indent=2)
         opened.write("\n")
-    part.replace(file)
+    unfinished.replace(file)

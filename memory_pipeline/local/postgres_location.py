@@ -1,7 +1,7 @@
-"""Where the embedded Postgres may live when root starts it. Opens no folder that is closed.
+"""Where the embedded Postgres keeps its data and its socket. Opens no folder that is closed.
 
 Postgres refuses to run as root, so another user runs it, and that user has to reach both the
-server's files and its data. Where a folder above them is closed to others, another place is used;
+server's files and its data. If a folder above them is closed to others, the data goes elsewhere;
 the permissions of folders that are not ours stay as they are.
 """
 
@@ -17,24 +17,24 @@ from memory_pipeline.local.processes import ServiceFailed
 
 SERVER_USER = "pgserver"
 SHARED = Path("/var/lib/memory_pipeline")
-# What makes the path of a Unix socket at most 107 bytes long, on every Linux.
+# The path of a Unix socket has at most 107 bytes on Linux.
 SOCKET_NAME = ".s.PGSQL.5432"
 SOCKET_PATH_BYTES = 107
 
 
 @dataclass(frozen=True, slots=True)
 class DataLocation:
-    """Where the data is, and what a person has to know about it (empty: as asked)."""
+    """Where the data is; ``note`` is a line for a person, empty if it is where it was wanted."""
 
     data: Path
     note: str = ""
 
 
-def choose_place(wanted: Path, shared: Path = SHARED) -> DataLocation:
-    """Decide where the data lives: where it is wanted, else below ``shared``. Makes nothing.
+def choose_data_location(wanted: Path, shared: Path = SHARED) -> DataLocation:
+    """Return where the data is: where it is wanted, else below ``shared``. Makes nothing.
 
     Raises:
-        ServiceFailed: there is data already, but where the server's user cannot reach it.
+        ServiceFailed: there is data already, in a folder that the server's user cannot reach.
 
     """
     closed = closed_above(wanted)
@@ -54,7 +54,7 @@ def choose_place(wanted: Path, shared: Path = SHARED) -> DataLocation:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder of ours that everybody may pass through, whatever the umask says."""
+    """Make a folder of ours that every user may pass through, whatever the umask is."""
     try:
         folder.mkdir(mode=0o755)
     except FileExistsError:
@@ -73,7 +73,7 @@ def closed_above(path: Path) -> Path | None:
 
 
 def socket_folder(data: Path, user: str | None) -> Path:
-    """Return where the socket is made: beside the data, or in /tmp where that path is too long."""
+    """Return the folder of the socket: the data's own, or one in /tmp if that path is too long."""
     if len(os.fsencode(data / SOCKET_NAME)) <= SOCKET_PATH_BYTES:
         return data
     name = hashlib.sha256(os.fsencode(data)).hexdigest()[:12]
@@ -85,7 +85,7 @@ def socket_folder(data: Path, user: str | None) -> Path:
         os.chown(folder, owner, -1, follow_symlinks=False)
         found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner:
-        raise ServiceFailed(f"{folder} belongs to somebody else; remove it or use a shorter home")
+        raise ServiceFailed(f"{folder} belongs to another user; remove it or use a shorter home")
     return folder
 
 

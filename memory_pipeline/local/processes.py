@@ -1,12 +1,11 @@
-"""Processes and ports: who is who, waiting with a deadline, stopping. Knows no service by name.
+"""Processes of this machine: name one for good, wait with a deadline, stop. Knows no service.
 
-A pid alone names nobody: it is used again. A process is its pid and the moment it was created.
+A pid alone identifies nothing, for the system uses it again: a process is its pid and the moment it
+was created.
 """
 
 import os
 import signal
-import socket
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ from pathlib import Path
 
 import psutil
 
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.errors import Transient
 
 POLL_SECONDS = 0.05
 # psutil derives the moment from the wall clock, which may be corrected while a process lives.
 CLOCK_TOLERANCE_SECONDS = 2.0
 KILL_SECONDS = 10.0
-# Every process of a stack carries its home under this name: also a worker whose parent is gone.
+# Every process of a stack carries its home under this name: also a run whose parent has ended.
 MARK = "MEMORY_PIPELINE_STACK"
 
 
@@ -33,13 +33,13 @@ class ServiceFailed(Transient):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One process, for as long as it lives: its pid and when it was created."""
+    """One process, for as long as it lives; unlike psutil.Process it can be written to a file."""
 
     pid: int
     created: float
 
     def process(self) -> psutil.Process | None:
-        """Return the process while it lives; a zombie does not."""
+        """Return the process while it lives; None when it has ended, also when it is a zombie."""
         try:
             process = psutil.Process(self.pid)
             if process.status() == psutil.STATUS_ZOMBIE:
@@ -54,12 +54,12 @@ class Identity:
         return self.process() is not None
 
     def as_json(self) -> dict[str, float]:
-        """Return it as it is written to a file."""
+        """Return the fields as they are written to a file."""
         return {"pid": self.pid, "created": self.created}
 
 
 def identify(pid: int) -> Identity | None:
-    """Name a living process; None where there is none."""
+    """Return the identity of a living process; None where there is none."""
     try:
         identity = Identity(pid, psutil.Process(pid).create_time())
     except psutil.Error:
@@ -68,22 +68,28 @@ def identify(pid: int) -> Identity | None:
 
 
 def own_identity() -> Identity:
-    """Name this process."""
+    """Return the identity of this process."""
     return Identity(os.getpid(), psutil.Process().create_time())
 
 
-def wait_until(condition: Callable[[], bool], *, within: float) -> bool:
-    """Poll a condition until it holds; False when the time is over."""
-    deadline = time.monotonic() + within
+def wait_until(
+    condition: Callable[[], bool], *, within: float, clock: Clock = SYSTEM_CLOCK
+) -> bool:
+    """Poll a condition until it holds; False when ``within`` seconds are over."""
+    deadline = clock.monotonic() + within
     while not condition():
-        if time.monotonic() > deadline:
+        if clock.monotonic() > deadline:
             return False
-        time.sleep(POLL_SECONDS)
+        clock.sleep(POLL_SECONDS)
     return True
 
 
-def all_end(identities: Iterable[Identity], *, within: float) -> bool:
-    """Wait for the end of processes; False when one of them outstays the time."""
+def wait_for_end(identities: Iterable[Identity], *, within: float) -> bool:
+    """Wait for processes to end; False when one still runs after ``within`` seconds.
+
+    Not psutil.wait_procs: it counts a zombie as running until its parent reaps it, which a paused
+    parent never does, and it reaps our own children, whose exit codes subprocess then lacks.
+    """
     waiting = list(identities)
     return wait_until(lambda: not any(identity.alive() for identity in waiting), within=within)
 
@@ -91,7 +97,7 @@ def all_end(identities: Iterable[Identity], *, within: float) -> bool:
 def stop_all(
     identities: Iterable[Identity], *, within: float, with_signal: signal.Signals = signal.SIGTERM
 ) -> None:
-    """Signal processes and wait for their end; those that outstay it are killed."""
+    """Signal processes and wait for their end; kill those that still run after ``within``."""
     waiting = list(identities)
     for step, seconds in ((with_signal, within), (signal.SIGKILL, KILL_SECONDS)):
         for identity in waiting:
@@ -99,14 +105,14 @@ def stop_all(
             if process is not None:
                 with suppress(psutil.Error):
                     process.send_signal(step)
-                    # A process that somebody has paused hears no signal until it goes on.
+                    # A paused process receives the signal only when it is resumed.
                     process.send_signal(signal.SIGCONT)
-        if all_end(waiting, within=seconds):
+        if wait_for_end(waiting, within=seconds):
             return
 
 
-def marked(home: Path) -> list[Identity]:
-    """Find every process of the stack in ``home``, this one and its ancestors left out."""
+def marked_processes(home: Path) -> list[Identity]:
+    """Return every process of the stack in ``home``, without this one and its ancestors."""
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     found = []
     for process in psutil.process_iter():
@@ -116,26 +122,6 @@ def marked(home: Path) -> list[Identity]:
                 if identity is not None:
                     found.append(identity)
     return found
-
-
-def free_port() -> int:
-    """Pick a port of the loopback interface that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def is_free(port: int) -> bool:
-    """Whether a service could listen on a port of the loopback interface now."""
-    with socket.socket() as listener:
-        # As servers do: connections that have just ended do not hold the port.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def tail(log_file: Path, lines: int = 15) -> str:

@@ -1,25 +1,26 @@
-"""What the supervisor keeps running: a service or the embedded Postgres, and when to try again."""
+"""When a service that has ended is started again: after a pause that doubles each time."""
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.errors import PipelineError
+from memory_pipeline.local.home import ListedService
 from memory_pipeline.local.postgres import EmbeddedPostgres
 from memory_pipeline.local.processes import Identity
 from memory_pipeline.logs import get_logger
 
 PAUSE_SECONDS = 0.5
 PAUSE_LIMIT_SECONDS = 30.0
-# A service that has lived this long has not been ending all the time.
+# A service that ran for longer than this was healthy: the pauses begin with the first one again.
 SETTLED_SECONDS = 60.0
 
 log = get_logger("memory_pipeline.local")
 
 
 class ManagedService(Protocol):
-    """Something that is started, watched and stopped."""
+    """A service that the supervisor starts, watches and stops."""
 
     @property
     def name(self) -> str:
@@ -35,24 +36,24 @@ class ManagedService(Protocol):
 
     @property
     def log_file(self) -> Path:
-        """Where it writes what it does."""
+        """Where it logs."""
 
     def start(self) -> None:
-        """Start it."""
+        """Start the service."""
 
     def alive(self) -> bool:
         """Whether its process runs."""
 
-    def end_if_stuck(self) -> bool:
-        """End it where it runs and will never work again; True: it was ended."""
+    def kill_if_stuck(self) -> bool:
+        """Kill the process if it will never work again; return whether it was killed."""
 
     def stop(self) -> None:
-        """Stop it and wait for its end."""
+        """Stop the service and wait for its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManagedPostgres:
-    """The embedded Postgres as a part; it is no child and outlives a supervisor that is killed."""
+    """The embedded Postgres as a service; no child: it outlives a supervisor that is killed."""
 
     server: EmbeddedPostgres
     name: str = "postgres"
@@ -66,60 +67,90 @@ class ManagedPostgres:
     @property
     def log_file(self) -> Path:
         """The folder of its logs."""
-        return self.server.place.data / "log"
+        return self.server.data / "log"
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         self.server.ensure_running()
 
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Whether the server runs."""
         return self.server.alive()
 
-    def end_if_stuck(self) -> bool:
-        """Leave it alone: it ends by itself when it can work no more."""
+    def kill_if_stuck(self) -> bool:
+        """Return False: a Postgres that cannot work any more ends by itself."""
         return False
 
     def stop(self) -> None:
-        """Stop it; what is committed stays."""
+        """Stop the server; nothing committed is lost."""
         self.server.stop()
 
 
 @dataclass(slots=True)
-class Watched:
-    """A part with the memory of how often it has ended."""
+class WatchedService:
+    """A service, how often it has ended, and when it is started again."""
 
-    part: ManagedService
+    service: ManagedService
+    clock: Clock = SYSTEM_CLOCK
     ended: int = 0
-    started_at: float = field(default_factory=time.monotonic)
     start_again_at: float | None = None
+    _started_at: float = field(init=False)
 
-    def look(self) -> bool:
-        """Start the part again where it has ended and its pause is over; True: it was."""
-        now = time.monotonic()
+    def __post_init__(self) -> None:
+        """Take this moment for its start."""
+        self._started_at = self.clock.monotonic()
+
+    def restart_if_ended(self) -> bool:
+        """Start the service if it has ended and its pause is over; return whether it was started.
+
+        A stuck service is killed, and so has ended. Never waits for the pause.
+        """
+        now = self.clock.monotonic()
         if self.start_again_at is None:
-            alive = self.part.alive()
-            stuck = alive and self.part.end_if_stuck()
+            alive = self.service.alive()
+            stuck = alive and self.service.kill_if_stuck()
             if alive and not stuck:
                 return False
-            self.ended = 1 if now - self.started_at > SETTLED_SECONDS else self.ended + 1
-            self._pause(now, "service was stuck and is killed" if stuck else "service ended")
+            settled = now - self._started_at > SETTLED_SECONDS
+            self.ended = 1 if settled else self.ended + 1
+            if stuck:
+                self._pause(now, "service_killed", reason="it was stuck")
+            else:
+                self._pause(now, "service_ended", reason="its process ended by itself")
             return False
         if now < self.start_again_at:
             return False
-        self.started_at, self.start_again_at = now, None
+        self._started_at, self.start_again_at = now, None
         try:
-            self.part.start()
-        except (PipelineError, OSError) as error:  # a full disk ends by itself, the stack need not
+            self.service.start()
+        except (PipelineError, OSError) as error:  # a full disk passes: the other services go on
             self.ended += 1
-            self._pause(now, str(error))
+            self._pause(now, "service_start_failed", reason=str(error))
             return False
-        log.warning("service started again", service=self.part.name, ended=self.ended)
+        log.warning(
+            "service_restarted",
+            service=self.service.name,
+            ended=self.ended,
+            next="the service is watched as before",
+        )
         return True
 
-    def _pause(self, now: float, what: str) -> None:
+    def listed(self) -> ListedService | None:
+        """Return the service as services.json lists it; None while it has no process."""
+        identity = self.service.identity
+        if identity is None:
+            return None
+        return ListedService(
+            identity.pid, identity.created, self.service.port, str(self.service.log_file)
+        )
+
+    def _pause(self, now: float, event: str, *, reason: str) -> None:
         seconds = min(PAUSE_SECONDS * 2 ** min(self.ended - 1, 10), PAUSE_LIMIT_SECONDS)
         self.start_again_at = now + seconds
         log.warning(
-            what, service=self.part.name, pause_seconds=seconds, log=str(self.part.log_file)
+            event,
+            service=self.service.name,
+            reason=reason,
+            log=str(self.service.log_file),
+            next=f"the service is started again in {seconds:g} s",
         )

@@ -1,30 +1,28 @@
-"""The process that holds a stack together: start in order, watch, start again, stop in reverse.
+"""The process that starts the services of `up`, restarts those that end, and stops them in reverse.
 
 1. Postgres and Chroma
 2. the migrations and Dagster's tables, while the code server loads
-3. daemon, webserver and the live process
+3. daemon, webserver and worker
 4. services.json, when all of them are healthy; then a service that ends is started again
 
-Services whose address the settings name are somebody else's: they are not touched.
+A service whose address the settings name belongs to the user: it is neither started nor stopped.
 """
 
 import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pkgutil import resolve_name
 from types import FrameType
 from typing import Any
 
 from pydantic import SecretStr
 
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.local import dagster_services as dagster
+from memory_pipeline.local.child_process import Service
 from memory_pipeline.local.chroma import chroma_services, chroma_url
 from memory_pipeline.local.environment import child_environment
 from memory_pipeline.local.home import (
-    Listed,
     Stack,
     home_of,
     is_chroma,
@@ -33,18 +31,19 @@ from memory_pipeline.local.home import (
     usual_port,
     without_own,
 )
-from memory_pipeline.local.orphans import end_marked
+from memory_pipeline.local.loopback import loopback_url
+from memory_pipeline.local.orphan_processes import stop_marked
 from memory_pipeline.local.postgres import embedded_postgres
-from memory_pipeline.local.processes import ServiceFailed, own_identity, wait_until
-from memory_pipeline.local.restarts import ManagedPostgres, ManagedService, Watched
-from memory_pipeline.local.service import Service
-from memory_pipeline.local.worker import live_service
+from memory_pipeline.local.prepare_databases import prepare_databases
+from memory_pipeline.local.processes import own_identity
+from memory_pipeline.local.restarts import ManagedPostgres, ManagedService, WatchedService
+from memory_pipeline.local.worker_service import worker_service
 from memory_pipeline.logs import get_logger
 from memory_pipeline.settings import Settings, without_password
 
 WATCH_SECONDS = 0.25
-# Runs that are nearly done may end by themselves; the others are told to.
-WORKER_GRACE_SECONDS = 3.0
+# A run that is nearly done may end by itself; then it is sent SIGTERM.
+RUN_GRACE_SECONDS = 3.0
 DATABASES = {"database_url": "memory_pipeline", "dagster_database_url": "dagster"}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -52,27 +51,30 @@ log = get_logger("memory_pipeline.local")
 
 
 class StopRequested(Exception):
-    """The supervisor was told to stop while it was starting."""
+    """The supervisor was asked to stop while it was starting."""
 
 
 class Supervisor:
     """Runs one stack, from start to end."""
 
-    def __init__(self, settings: Settings, *, definitions: str, migrate: str) -> None:
+    def __init__(
+        self, settings: Settings, *, definitions: str, migrate: str, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._home = home_of(settings)
         self._settings = without_own(settings)
         self._own_databases = [n for n in DATABASES if url_of(self._settings, n) is None]
         self._definitions = definitions
         self._migrate = migrate
-        self._watched: list[Watched] = []
+        self._clock = clock
+        self._watched: list[WatchedService] = []
         self._stopping = False
         self._note = ""
 
     def run(self, on_healthy: Callable[[Stack], None]) -> None:
-        """Start, say so, watch until a signal says stop, stop.
+        """Start all services, call ``on_healthy``, watch until a signal, stop all services.
 
         Raises:
-            PipelineError: something cannot be started; what was started is stopped again.
+            PipelineError: a service cannot be started; those that were started are stopped again.
 
         """
         with self._signals():
@@ -81,16 +83,20 @@ class Supervisor:
                 on_healthy(self._write())
                 written = True
                 while not self._stopping:
-                    again = [watched.look() for watched in self._watched]
-                    if any(again) or not written:
+                    restarted = [watched.restart_if_ended() for watched in self._watched]
+                    if any(restarted) or not written:
                         written = self._write_again(warn=written)
-                    time.sleep(WATCH_SECONDS)
+                    self._clock.sleep(WATCH_SECONDS)
             except StopRequested:
                 pass
             finally:
                 self._stopping = True
                 (self._home / "services.json").unlink(missing_ok=True)
                 self._stop()
+
+    def request_stop(self) -> None:
+        """End ``run`` soon; safe in a signal handler, and a second call changes nothing."""
+        self._stopping = True
 
     def _start(self) -> None:
         logs = self._home / "logs"
@@ -103,7 +109,16 @@ class Supervisor:
             self._definitions, environment, logs / "code-server.log", port=port
         )
         self._begin(code)
-        self._prepare(environment, logs / "dagster-storage.log")
+        prepare_databases(
+            self._settings,
+            self._migrate,
+            environment,
+            logs / "dagster-storage.log",
+            # Only in a database of our own is every run ours, and none of them alive now.
+            fail_unfinished="dagster_database_url" in self._own_databases,
+            cancelled=lambda: self._stopping,
+        )
+        self._check()
         daemon = dagster.daemon(
             workspace,
             environment,
@@ -118,15 +133,15 @@ class Supervisor:
         )
         services = [daemon, webserver]
         if self._settings.live == "on":
-            live_port = self._settings.metrics_port or usual_port(self._home, "live")
-            services.append(live_service(environment, logs / "live.log", port=live_port))
+            metrics_port = self._settings.metrics_port or usual_port(self._home, "live")
+            services.append(worker_service(environment, logs / "live.log", port=metrics_port))
         for service in services:
             self._begin(service)
         for service in (code, *services):
             self._await(service)
 
     def _start_stores(self, logs: Path) -> None:
-        """Start Postgres and Chroma where they are ours; fill in their addresses."""
+        """Start Postgres and Chroma unless the settings name them; fill in their addresses."""
         found: dict[str, Any] = {}
         chromas = chroma_services(self._settings, logs) if self._settings.chroma_url is None else []
         for chroma in chromas:
@@ -146,48 +161,13 @@ class Supervisor:
             self._await(chroma)
         self._settings = self._settings.model_copy(update=found)
 
-    def _prepare(self, environment: dict[str, str], log_file: Path) -> None:
-        """Migrate our database and make Dagster's tables, side by side."""
-        problems: list[BaseException] = []
-
-        def migrate() -> None:
-            try:
-                resolve_name(self._migrate)(self._settings)
-            except BaseException as error:  # noqa: BLE001 - raised again below, in the main thread
-                problems.append(error)
-
-        thread = threading.Thread(target=migrate, daemon=True, name="migrate")
-        thread.start()
-        # Only in a database of our own is every run ours, and none of them alive now.
-        process = dagster.prepare_storage(
-            environment, log_file, fail_unfinished="dagster_database_url" in self._own_databases
-        )
-        try:
-            done = wait_until(
-                lambda: (
-                    self._stopping
-                    or bool(problems)
-                    or not (thread.is_alive() or process.poll() is None)
-                ),
-                within=dagster.PREPARE_SECONDS,
-            )
-        finally:
-            process.kill()
-            process.wait()
+    def _begin(self, service: ManagedService) -> None:
         self._check()
-        if problems:
-            raise problems[0]
-        if not done and thread.is_alive():
-            raise ServiceFailed("the migrations of memory_logs do not come to an end")
-        dagster.check_prepared(process, log_file)
-
-    def _begin(self, part: ManagedService) -> None:
-        self._check()
-        self._watched.append(Watched(part))
-        part.start()
+        self._watched.append(WatchedService(service, self._clock))
+        service.start()
 
     def _await(self, service: Service) -> None:
-        service.wait_until_healthy(give_up=lambda: self._stopping)
+        service.wait_until_healthy(cancelled=lambda: self._stopping)
         self._check()
 
     def _check(self) -> None:
@@ -198,17 +178,15 @@ class Supervisor:
         return url_of(self._settings, name) or ""
 
     def _write(self) -> Stack:
-        """Write down what runs, passwords left out."""
-        services = {}
-        for part in (watched.part for watched in self._watched):
-            identity = part.identity
-            if identity is not None:
-                services[part.name] = Listed(
-                    identity.pid, identity.created, part.port, str(part.log_file)
-                )
+        """Write services.json, without passwords."""
+        services = {
+            watched.service.name: listed
+            for watched in self._watched
+            if (listed := watched.listed()) is not None
+        }
         stack = Stack(
             supervisor=own_identity(),
-            ui_url=dagster.webserver_url(services["webserver"].port),
+            ui_url=loopback_url(services["webserver"].port),
             database_url=without_password(self._url("database_url")),
             chroma_url=self._url("chroma_url"),
             chroma_urls=self._settings.chroma_urls,
@@ -220,42 +198,48 @@ class Supervisor:
         return stack
 
     def _write_again(self, *, warn: bool) -> bool:
-        """Write down what runs now; False where the disk takes nothing, which stops nothing."""
+        """Write services.json again; return False, and stop nothing, when the disk is full."""
         try:
             self._write()
         except OSError as error:
             if warn:
-                log.warning("services not written", home=str(self._home), reason=str(error))
+                log.warning(
+                    "services_file_not_written",
+                    service="supervisor",
+                    home=str(self._home),
+                    reason=str(error),
+                    next="the services go on; the file is written as soon as the disk takes it",
+                )
             return False
         return True
 
     def _stop(self) -> None:
-        """Stop in reverse: nothing that still works loses what it works on."""
-        parts = {watched.part.name: watched.part for watched in self._watched}
+        """Stop in reverse: no service loses another that it still works with."""
+        services = {watched.service.name: watched.service for watched in self._watched}
         for name in ("webserver", "daemon", "live"):  # at once: none needs another
-            if isinstance(service := parts.get(name), Service):
-                service.ask_to_stop()
-        if isinstance(code := parts.get("code-server"), Service):
-            code.stop_workers(grace_seconds=WORKER_GRACE_SECONDS)
+            if isinstance(service := services.get(name), Service):
+                service.terminate()
+        if isinstance(code := services.get("code-server"), Service):
+            code.stop_descendants(grace_seconds=RUN_GRACE_SECONDS)
         for name in ("webserver", "daemon", "live", "code-server"):
-            if name in parts:
-                parts[name].stop()
-        chromas = [part for part in parts.values() if is_chroma(part.name)]
-        # Workers whose own code server had ended belong to nobody, but they still write.
-        end_marked(self._home, but=[c.identity for c in chromas if c.identity is not None])
+            if name in services:
+                services[name].stop()
+        chromas = [service for service in services.values() if is_chroma(service.name)]
+        # A run whose code server was killed is no descendant of ours, and still writes to Chroma.
+        stop_marked(self._home, but=[c.identity for c in chromas if c.identity is not None])
         for chroma in chromas:  # at once: each finishes the requests that it has
             if isinstance(chroma, Service):
-                chroma.ask_to_stop()
-        for part in (*chromas, parts.get("postgres")):
-            if part is not None:
-                part.stop()
+                chroma.terminate()
+        for store in (*chromas, services.get("postgres")):
+            if store is not None:
+                store.stop()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Take the signals that mean stop; a second one changes nothing."""
+        """Stop at SIGINT, SIGTERM and SIGHUP; a second signal changes nothing."""
 
         def stop(_number: int, _frame: FrameType | None) -> None:
-            self._stopping = True
+            self.request_stop()
 
         before = {number: signal.signal(number, stop) for number in SIGNALS}
         try:

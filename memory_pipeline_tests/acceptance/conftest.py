@@ -1,4 +1,4 @@
-"""The product as a user has it: the installed command, and one stack started by it."""
+"""The product as a user has it: the installed command, and one stack that it has started."""
 
 import json
 import os
@@ -66,7 +66,7 @@ class Cli:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Cli]:
-    """Start everything but the live process, once; stop it at the end."""
+    """Start all services except the worker, once; stop them at the end."""
     with started(SENSOR_SECONDS="1", LIVE="off") as cli:
         yield cli
 
@@ -74,20 +74,20 @@ def stack() -> Iterator[Cli]:
 @contextmanager
 def started(**settings: str) -> Iterator[Cli]:
     """Start the services as a user does; stop them at the end."""
-    # Open for all to enter, as pytest's own folders are not: else root's data would go elsewhere.
-    place = Path(tempfile.mkdtemp(prefix="memory-pipeline-"))
-    place.chmod(0o755)
-    cli = Cli(place / "home", settings)
+    # Open for all users, unlike pytest's own folders: else root's data would go elsewhere.
+    folder = Path(tempfile.mkdtemp(prefix="memory-pipeline-"))
+    folder.chmod(0o755)
+    cli = Cli(folder / "home", settings)
     try:
         cli("up", "--detach")
         yield cli
     finally:
         cli("down")
-        shutil.rmtree(place)
+        shutil.rmtree(folder)
 
 
 def partitions(cli: Cli) -> dict[str, int]:
-    """Ask the UI's server how many tenants it shows, and how."""
+    """Query the webserver for the number of tenants, by the state of their partitions."""
     ui = json.loads((cli.home / "services.json").read_text())["ui_url"]
     answer = httpx.post(
         f"{ui}/graphql",

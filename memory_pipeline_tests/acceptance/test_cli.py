@@ -1,4 +1,4 @@
-"""The command line without services: what it prints, and its exit codes."""
+"""The command line without services: its messages and its exit codes."""
 
 import re
 import subprocess
@@ -30,8 +30,8 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_and_stands_in_the_readme(lonely: Cli, command: str) -> None:
-    """Every command can be found without reading the code."""
+def test_every_command_has_help_and_is_in_the_readme(lonely: Cli, command: str) -> None:
+    """A user finds each command without reading the code."""
     assert lonely(command, "--help").stdout.strip()
     assert re.search(rf"`[^`]*\b{command}\b", (ROOT / "README.md").read_text())
 
@@ -54,33 +54,33 @@ def test_every_command_of_the_readme_exists(lonely: Cli) -> None:
         ("migrate",),
     ],
 )
-def test_with_nothing_running_a_command_ends_with_3_and_says_what_to_do(
+def test_with_nothing_running_a_command_ends_with_3_and_names_the_remedy(
     lonely: Cli, words: tuple[str, ...]
 ) -> None:
     """One clear line, no traceback."""
-    said = lonely(*words, code=3).stderr.strip()
-    assert "memory-pipeline up" in said
-    assert len(said.splitlines()) == 1
+    printed = lonely(*words, code=3).stderr.strip()
+    assert "memory-pipeline up" in printed
+    assert len(printed.splitlines()) == 1
 
 
 def test_postgres_down_is_one_clear_line_and_3(lonely: Cli) -> None:
     """The password of the address is not in it."""
     dead = lonely.with_settings(DATABASE_URL="postgresql://ada:secret@127.0.0.1:9/app")
-    said = dead("remember", "--user", "ada", "a memory", code=3).stderr.strip()
-    assert "Postgres" in said
-    assert "127.0.0.1:9" in said
-    assert "secret" not in said
-    assert len(said.splitlines()) == 1
+    printed = dead("remember", "--user", "ada", "a memory", code=3).stderr.strip()
+    assert "Postgres" in printed
+    assert "127.0.0.1:9" in printed
+    assert "secret" not in printed
+    assert len(printed.splitlines()) == 1
 
 
-def test_status_without_services_says_what_is_down(lonely: Cli) -> None:
-    """By the exit code for a program, and in words for a person."""
-    said = lonely("status", code=3)
-    assert "down" in said.stdout
+def test_status_without_services_names_what_is_down(lonely: Cli) -> None:
+    """A program sees it in the exit code, a person in the output."""
+    printed = lonely("status", code=3)
+    assert "down" in printed.stdout
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value", "expected"),
     [
         ("BATCH_SIZE", "many", "MEMORY_PIPELINE_BATCH_SIZE='many'"),
         ("TENANT_BY", "nobody", "'user_id', 'project_id' or 'both'"),
@@ -92,29 +92,33 @@ def test_status_without_services_says_what_is_down(lonely: Cli) -> None:
     ],
 )
 def test_a_bad_setting_names_variable_value_and_what_is_allowed(
-    lonely: Cli, name: str, value: str, says: str
+    lonely: Cli, name: str, value: str, expected: str
 ) -> None:
     """Exit 2, and no secret in the message."""
-    said = lonely.with_settings(**{name: value})("status", code=2).stderr
-    assert says in said
-    assert "secret" not in said
+    printed = lonely.with_settings(**{name: value})("status", code=2).stderr
+    assert expected in printed
+    assert "secret" not in printed
 
 
-def test_a_benchmark_of_a_model_that_is_not_here_says_how_to_get_it(
+def test_a_benchmark_of_an_absent_model_names_the_command_that_gets_it(
     lonely: Cli, tmp_path: Path
 ) -> None:
-    """Before anything is started, in one line."""
+    """In one line, before any service is started."""
     without = lonely.with_settings(MODEL_DIR=str(tmp_path / "none"))
-    said = without("bench", "freshness", "--model", "real", code=2).stderr
-    assert "memory-pipeline model pull" in said
-    assert "File " not in said
+    printed = without("bench", "freshness", "--model", "real", code=2).stderr
+    assert "memory-pipeline model pull" in printed
+    assert "File " not in printed
 
 
 def test_migrate_prints_sql_for_a_dba(lonely: Cli) -> None:
-    """Without any database."""
+    """No database is needed."""
     printed = lonely("migrate", "--sql").stdout
-    for part in ("CREATE TABLE memory_pipeline.change", "memory_pipeline_capture", "ENABLE ALWAYS"):
-        assert part in printed
+    for expected in (
+        "CREATE TABLE memory_pipeline.change",
+        "memory_pipeline_capture",
+        "ENABLE ALWAYS",
+    ):
+        assert expected in printed
 
 
 def test_a_built_wheel_holds_all_that_is_needed(tmp_path: Path) -> None:

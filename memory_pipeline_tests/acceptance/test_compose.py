@@ -20,7 +20,7 @@ import yaml
 from memory_pipeline.local.chroma import OPEN_FILES, STOP_SECONDS, chroma_service
 from memory_pipeline.local.dagster_services import DAEMON_STOP_SECONDS, code_server
 from memory_pipeline.local.postgres_binaries import server_programs
-from memory_pipeline.local.worker import STOP_SECONDS as LIVE_STOP_SECONDS
+from memory_pipeline.local.worker_service import STOP_SECONDS as LIVE_STOP_SECONDS
 from memory_pipeline.settings import PREFIX, Settings
 from memory_pipeline_tests.acceptance.compose import (
     DOCKER,

@@ -19,8 +19,9 @@ import psycopg
 import pytest
 import yaml
 
+from memory_pipeline.local.loopback import free_port
 from memory_pipeline.local.postgres_binaries import run_program, server_programs, server_user
-from memory_pipeline.local.processes import MARK, free_port, marked, stop_all, wait_until
+from memory_pipeline.local.processes import MARK, marked_processes, stop_all, wait_until
 from memory_pipeline.settings import PREFIX
 from memory_pipeline_tests.acceptance.compose import (
     DOCKER,
@@ -130,7 +131,7 @@ class Machine:
         for process in self.processes.values():
             process.kill()
             process.wait()
-        stop_all(marked(self.folder), within=10.0)
+        stop_all(marked_processes(self.folder), within=10.0)
 
     def environment(self, name: str) -> dict[str, str]:
         """Return all that a service finds in its environment, and the mark of this test."""
@@ -359,5 +360,5 @@ def test_everything_stops_in_its_time_and_leaves_nothing(
         else:
             machine.stop(name)
     # A container's end is the end of its runs; here they are processes like others.
-    stop_all(marked(machine.folder), within=10.0)
-    assert marked(machine.folder) == []
+    stop_all(marked_processes(machine.folder), within=10.0)
+    assert marked_processes(machine.folder) == []

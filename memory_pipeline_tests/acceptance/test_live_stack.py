@@ -1,4 +1,4 @@
-"""What `up` gives a user: changes are searchable at once, and Dagster shows it without a run."""
+"""What a user gets from `up`: changes are searchable at once and shown in Dagster, without runs."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,13 +11,13 @@ WaitUntil = Callable[..., None]
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Cli]:
-    """Start everything; the sensor looks so rarely that it cannot be what syncs."""
+    """Start all services; the sensor is evaluated too rarely to be what syncs."""
     with started(SENSOR_SECONDS="3600") as cli:
         yield cli
 
 
 def test_a_change_is_searchable_without_a_run(live: Cli, wait_until: WaitUntil) -> None:
-    """The live process brings it, status tells how soon, Dagster shows the new tenant."""
+    """The worker syncs it, status reports how soon, Dagster shows the new tenant."""
     live("remember", "--user", "ada", "the cat sleeps on the router")
 
     def found() -> bool:
@@ -36,7 +36,7 @@ def test_a_change_is_searchable_without_a_run(live: Cli, wait_until: WaitUntil) 
 
 
 def test_down_leaves_no_lease_and_up_goes_on(live: Cli, wait_until: WaitUntil) -> None:
-    """What was written while nothing ran is brought by the next start."""
+    """The next start syncs what was written while nothing ran."""
     live("down")
     live("up", "--detach", "--no-live")
     live("remember", "--user", "ben", "the dog sleeps on the stairs")

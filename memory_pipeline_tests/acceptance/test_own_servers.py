@@ -1,4 +1,4 @@
-"""The command against servers of the user's own: attach, outages, and two stores that agree."""
+"""The command with servers of the user's own: attach, outages, and two stores that agree."""
 
 import json
 from collections.abc import Iterator
@@ -84,7 +84,7 @@ def test_a_filled_table_is_searchable_after_migrate_and_one_sync(
 def test_with_chroma_stopped_nothing_fails_and_afterwards_nothing_is_missing(
     cli: Cli, own_chroma: ChromaProcess
 ) -> None:
-    """P6, P1: remember works at once, status says what is down and how much waits."""
+    """P6, P1: remember works at once, status names what is down and how many changes wait."""
     cli("migrate")
     cli("remember", "--user", "ada", "before the outage")
     cli("sync")
@@ -108,7 +108,7 @@ def test_with_chroma_stopped_nothing_fails_and_afterwards_nothing_is_missing(
 
 
 def test_a_move_never_shows_a_memory_to_the_wrong_tenant(cli: Cli, empty_database: str) -> None:
-    """P3: not even between the move and its sync."""
+    """P3: also between the move and its sync."""
     cli("migrate")
     memory_id = cli.json("remember", "--user", "ada", "the secret recipe")["memory_id"]
     cli("sync")
@@ -124,12 +124,14 @@ def test_a_move_never_shows_a_memory_to_the_wrong_tenant(cli: Cli, empty_databas
     assert documents == {"ada": 0, "ben": 1}
 
 
-def test_a_table_that_does_not_fit_is_refused_and_left_alone(cli: Cli, empty_database: str) -> None:
-    """Everything that is wrong is said at once; nothing is changed."""
+def test_a_table_that_does_not_match_is_refused_and_not_changed(
+    cli: Cli, empty_database: str
+) -> None:
+    """All problems are listed at once; nothing is changed."""
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.execute("CREATE TABLE memory_logs (id integer, user_id text, raw_data json)")
-        said = cli("migrate", code=2).stderr
-        for part in ("memory_logs.id is integer", "raw_data is json", "no column embedding"):
-            assert part in said
+        printed = cli("migrate", code=2).stderr
+        for expected in ("memory_logs.id is integer", "raw_data is json", "no column embedding"):
+            assert expected in printed
         found = connection.execute("SELECT to_regnamespace('memory_pipeline')").fetchone()
     assert found == (None,)

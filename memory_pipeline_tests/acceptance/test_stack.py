@@ -1,4 +1,4 @@
-"""The main job end to end, by the installed command, with Dagster's sensor alone at work."""
+"""The main job end to end, by the installed command; only Dagster's sensor syncs."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def exports(cli: Cli) -> dict[str, str]:
 
 
 def in_sync(cli: Cli) -> bool:
-    """Say whether nothing waits and Chroma has as many documents as Postgres has memories."""
+    """Whether no change is pending and Chroma has as many documents as Postgres has memories."""
     status = cli.json("status")
     return bool(status["pending_changes"] == 0 and status["documents"] == status["memories"])
 
@@ -39,7 +39,7 @@ def filled(stack: Cli) -> Cli:
 
 
 def test_the_sensor_syncs_what_was_imported(filled: Cli, wait_until: WaitUntil) -> None:
-    """Import → outbox → sensor → run → Chroma, with nobody's help."""
+    """Import → outbox → sensor → run → Chroma, without a command."""
     wait_until(lambda: in_sync(filled), within=180)
     status = filled.json("status")
     assert status["memories"] == status["documents"] >= 150
@@ -52,7 +52,7 @@ def test_the_sensor_syncs_what_was_imported(filled: Cli, wait_until: WaitUntil) 
 
 
 def test_dagster_shows_every_tenant_as_materialized(filled: Cli, wait_until: WaitUntil) -> None:
-    """A partition a tenant, in every asset that a sync writes."""
+    """One partition per tenant, in every asset that a sync writes."""
     wait_until(lambda: in_sync(filled), within=180)
     tenants = filled.json("status")["tenants"]
     wait_until(lambda: partitions(filled)["numMaterialized"] == tenants, within=60)
@@ -95,7 +95,7 @@ def test_documents_equal_memories(filled: Cli, wait_until: WaitUntil) -> None:
         np.testing.assert_allclose(vector, stored, atol=1e-5)
 
 
-def test_search_answers_with_the_tenants_own_memories_best_first(
+def test_search_returns_the_tenants_own_memories_best_first(
     filled: Cli, wait_until: WaitUntil
 ) -> None:
     """And filters by metadata."""
@@ -129,20 +129,22 @@ def test_a_memory_can_be_remembered_found_and_forgotten(filled: Cli, wait_until:
 
 
 def test_bad_input_is_named_and_nothing_is_half_done(filled: Cli, tmp_path: Path) -> None:
-    """A file with one bad line imports nothing and says which line."""
+    """A file with one bad line imports nothing, and the message names the line."""
     before = filled.json("status")["memories"]
     file = tmp_path / "bad.jsonl"
     file.write_text('{"user_id": "x", "raw_data": {}}\n{"user_id": "x"}\n')
-    said = filled("import", str(file), code=2).stderr
-    assert "line 2" in said
-    assert "raw_data is missing" in said
+    printed = filled("import", str(file), code=2).stderr
+    assert "line 2" in printed
+    assert "raw_data is missing" in printed
     assert filled.json("status")["memories"] == before
-    said = filled("search", "--tenant", "ada", "x", "--where", '{"colour": "red"}', code=2).stderr
-    assert "colour" in said
-    assert "component" in said
+    printed = filled(
+        "search", "--tenant", "ada", "x", "--where", '{"colour": "red"}', code=2
+    ).stderr
+    assert "colour" in printed
+    assert "component" in printed
 
 
-def test_a_second_up_in_the_same_place_says_that_it_runs(filled: Cli) -> None:
-    """And starts nothing."""
-    said = filled("up", "--detach")
-    assert "already running" in said.stdout
+def test_a_second_up_in_the_same_home_prints_that_it_runs(filled: Cli) -> None:
+    """It starts nothing."""
+    printed = filled("up", "--detach").stdout
+    assert "already running" in printed

@@ -1,4 +1,4 @@
-"""What a person sees in Dagster, in a real browser; skipped where there is none."""
+"""What a person sees in Dagster, in a real browser; skipped if none is installed."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def page() -> Iterator[Page]:
 def test_the_ui_shows_every_tenant_as_materialized_with_its_figures(
     stack: Cli, page: Page, wait_until: Callable[..., None]
 ) -> None:
-    """A person finds the tenant, green, with what was written."""
+    """A person finds the tenant as materialized, with the number of documents written."""
     stack("remember", "--user", "seen-in-the-ui", "a memory to look at")
     wait_until(lambda: stack.json("status")["pending_changes"] == 0, within=120)
     ui = json.loads((stack.home / "services.json").read_text())["ui_url"]

@@ -12,8 +12,8 @@ from dagster._core.execution.backfill import BulkActionStatus
 
 from memory_pipeline.cli.dagster_backfill import BackfillState, backfill_state, launch_backfill
 from memory_pipeline.errors import PipelineError, Transient
-from memory_pipeline.local.processes import free_port
-from memory_pipeline.local.service import Service
+from memory_pipeline.local.child_process import Service
+from memory_pipeline.local.loopback import free_port
 
 WORKSPACE = """
 load_from:

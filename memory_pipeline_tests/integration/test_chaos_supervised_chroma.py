@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from memory_pipeline.local.chroma import probe_chroma, start_chroma
+from memory_pipeline.local.chroma import start_chroma
+from memory_pipeline.local.probes import probe_chroma
 from memory_pipeline.testing.chaos.supervised_chroma import SupervisedChroma
 
 

@@ -22,21 +22,22 @@ from chromadb.errors import InternalError
 from memory_pipeline.local.chroma import (
     ChromaProcess,
     chroma_service,
-    probe_chroma,
-    remove_orphans,
+    remove_orphan_folders,
     start_chroma,
 )
-from memory_pipeline.local.chroma_lock import WriteLock
+from memory_pipeline.local.chroma_stuck import WriteLockWatch
+from memory_pipeline.local.probes import probe_chroma
 from memory_pipeline.local.processes import ServiceFailed
-from memory_pipeline.local.restarts import Watched
+from memory_pipeline.local.restarts import WatchedService
 from memory_pipeline.testing.chaos.disk import Disk, small_disk
+from memory_pipeline_tests.manual_clock import ManualClock
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaProcess]:
     """Start a server that these tests may stop."""
-    place = tmp_path_factory.mktemp("own-chroma")
-    server = start_chroma(place / "data", place / "logs" / "chroma.log")
+    folder = tmp_path_factory.mktemp("own-chroma")
+    server = start_chroma(folder / "data", folder / "logs" / "chroma.log")
     yield server
     server.stop()
 
@@ -48,7 +49,7 @@ def test_it_listens_on_this_machine_alone(server: ChromaProcess) -> None:
 
 
 def test_it_may_open_as_many_files_as_the_machine_allows(server: ChromaProcess) -> None:
-    """A collection takes four files, and the usual limit ends at some 250 tenants."""
+    """A collection takes four files, and the usual limit is reached with about 250 tenants."""
     soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     assert soft == (65_536 if hard == resource.RLIM_INFINITY else min(65_536, hard))
 
@@ -67,12 +68,12 @@ def test_its_data_is_its_owners_alone(tmp_path: Path, *, existed: bool) -> None:
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
 
 
-def test_nobody_can_reset_it(server: ChromaProcess) -> None:
+def test_no_request_resets_it(server: ChromaProcess) -> None:
     """One request must not be able to delete every collection."""
     assert not httpx.post(f"{server.url}/api/v2/reset").is_success
 
 
-def test_it_logs_no_line_a_request(server: ChromaProcess) -> None:
+def test_it_logs_no_line_per_request(server: ChromaProcess) -> None:
     """Four lines for each request would fill the disk."""
     before = server.service.log_file.stat().st_size
     for _ in range(5):
@@ -81,7 +82,7 @@ def test_it_logs_no_line_a_request(server: ChromaProcess) -> None:
 
 
 def test_a_paused_server_hangs_and_can_still_be_stopped(server: ChromaProcess) -> None:
-    """A process that takes connections and answers nothing is not the same as none."""
+    """A process that takes connections and does not answer differs from no process."""
     os.kill(server.pid, signal.SIGSTOP)
     assert probe_chroma(server.url) == "hangs"
     server.stop()
@@ -89,7 +90,7 @@ def test_a_paused_server_hangs_and_can_still_be_stopped(server: ChromaProcess) -
 
 
 def test_it_comes_back_at_its_address_with_its_collections(server: ChromaProcess) -> None:
-    """Who holds the address finds the same server after a restart."""
+    """A client that has the address finds the same server after a restart."""
     collections = "/api/v2/tenants/default_tenant/databases/default_database/collections"
     server.restart()
     httpx.post(server.url + collections, json={"name": "kept"}).raise_for_status()
@@ -98,7 +99,7 @@ def test_it_comes_back_at_its_address_with_its_collections(server: ChromaProcess
 
 
 def test_a_start_removes_what_deleted_collections_have_left(server: ChromaProcess) -> None:
-    """What broke: each rebuild left a folder behind for ever, until the disk was full."""
+    """What broke: each rebuild left a folder for ever, until the disk was full."""
     client = chromadb.HttpClient(port=server.service.port or 0)
     kept, gone = (client.create_collection(name) for name in ("whole", "deleted"))
     vectors = np.random.default_rng(0).standard_normal((1200, 8), dtype=np.float32)
@@ -117,12 +118,12 @@ def test_a_start_removes_what_deleted_collections_have_left(server: ChromaProces
 
 
 def test_a_database_that_cannot_be_read_loses_no_folder(tmp_path: Path) -> None:
-    """Nothing is known then, so nothing is an orphan."""
+    """No segment is known then, so no folder is an orphan."""
     folder = tmp_path / "0f7a4f0e-6c2d-4f0a-9a53-3a1f4e0f5b1c"
     folder.mkdir()
-    remove_orphans(tmp_path)
+    remove_orphan_folders(tmp_path)
     (tmp_path / "chroma.sqlite3").write_bytes(b"no database" * 100)
-    remove_orphans(tmp_path)
+    remove_orphan_folders(tmp_path)
     assert folder.exists()
 
 
@@ -141,7 +142,7 @@ def test_one_that_a_full_disk_has_locked_is_started_again(
     """What broke: with room again it still took no write, for ever."""
     data = full_disk.folder / "chroma"
     server = start_chroma(data, tmp_path / "chroma.log")
-    watched = Watched(server.service)
+    watched = WatchedService(server.service)
     client = chromadb.HttpClient(port=server.service.port or 0)
     vectors = np.random.default_rng(0).standard_normal((20, 768), dtype=np.float32)
     ended = Event()
@@ -149,7 +150,7 @@ def test_one_that_a_full_disk_has_locked_is_started_again(
         first, *others = [client.create_collection(f"tenant-{n}") for n in range(30)]
         first.add(ids=[str(n) for n in range(20)], embeddings=vectors)
         full_disk.fill()
-        # First writes, one after another, beside one that goes on; some are never answered.
+        # First writes, one after another, while another writer goes on; some are never answered.
         for collections in (others, repeat(first)):
             arguments = (collections, vectors, ended)
             Thread(target=_write_on, args=arguments, daemon=True).start()
@@ -157,13 +158,13 @@ def test_one_that_a_full_disk_has_locked_is_started_again(
         ended.set()
         full_disk.make_room()
         assert _locked(data)
-        server.service.stuck = WriteLock(data, seconds=1.0).stuck
-        wait_until(watched.look)
+        server.service.stuck = WriteLockWatch(data, seconds=1.0).stuck
+        wait_until(watched.restart_if_ended)
         server.service.wait_until_healthy()
         for one in (first, *others):
             one.upsert(ids=["after"], embeddings=vectors[:1])
         assert set(first.get(ids=["0", "after"], include=[])["ids"]) == {"0", "after"}
-        assert not watched.look()
+        assert not watched.restart_if_ended()
     finally:
         ended.set()
         server.service.stop_seconds = 1.0
@@ -180,7 +181,7 @@ def _write_on(collections: Iterable[chromadb.Collection], vectors: Any, ended: E
 
 
 def _locked(data: Path) -> bool:
-    """Whether a writer that waits for two seconds gets no turn."""
+    """Whether a writer that waits for two seconds does not get the lock."""
     with closing(sqlite3.connect(data / "chroma.sqlite3", timeout=2.0)) as connection:
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -202,23 +203,23 @@ def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 def test_a_transaction_that_stays_open_and_writes_nothing_is_stuck(
     database: sqlite3.Connection, tmp_path: Path, wait_until: Callable[..., None], *, journal: bool
 ) -> None:
-    """Once it has had its time; and not when it has ended. A full disk may leave no journal."""
+    """After ``seconds``; and not when it has ended. A full disk may leave no journal."""
     database.execute("BEGIN IMMEDIATE")
     if journal:
         database.execute("INSERT INTO written VALUES (1)")
     assert (tmp_path / "chroma.sqlite3-journal").exists() == journal
-    assert not WriteLock(tmp_path, seconds=3600.0).stuck()
-    lock = WriteLock(tmp_path, seconds=0.5)
+    assert not WriteLockWatch(tmp_path, seconds=3600.0).stuck()
+    lock = WriteLockWatch(tmp_path, seconds=0.5)
     wait_until(lock.stuck)
     database.execute("COMMIT")
-    looked = time.monotonic() + 1.0
-    wait_until(lambda: lock.stuck() or time.monotonic() > looked)
+    ends = time.monotonic() + 1.0
+    wait_until(lambda: lock.stuck() or time.monotonic() > ends)
     assert not lock.stuck()
 
 
 def test_a_server_that_works_is_never_stuck(database: sqlite3.Connection, tmp_path: Path) -> None:
-    """One transaction after another, each look amid one."""
-    lock = WriteLock(tmp_path, seconds=0.2)
+    """One transaction after another, each check during one."""
+    lock = WriteLockWatch(tmp_path, seconds=0.2)
     ends = time.monotonic() + 1.0
     while time.monotonic() < ends:
         database.execute("BEGIN IMMEDIATE")
@@ -230,14 +231,14 @@ def test_a_server_that_works_is_never_stuck(database: sqlite3.Connection, tmp_pa
 def test_what_a_crash_has_left_is_not_stuck(
     database: sqlite3.Connection, tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:
-    """A journal of which nobody holds the lock."""
+    """A journal without a process that holds the lock."""
     database.execute("BEGIN IMMEDIATE")
     database.execute("INSERT INTO written VALUES (1)")
     journal = tmp_path / "chroma.sqlite3-journal"
     left = journal.read_bytes()
     database.execute("ROLLBACK")
     journal.write_bytes(left)
-    lock = WriteLock(tmp_path, seconds=0.2)
+    lock = WriteLockWatch(tmp_path, seconds=0.2)
     assert not lock.stuck()
     ends = time.monotonic() + 1.0
     wait_until(lambda: lock.stuck() or time.monotonic() > ends)
@@ -245,27 +246,26 @@ def test_what_a_crash_has_left_is_not_stuck(
 
 
 def test_a_database_that_is_damaged_is_not_stuck(tmp_path: Path) -> None:
-    """What broke: the look at it raised, and the supervisor ended with all services."""
+    """What broke: the check raised, and the supervisor ended with all services."""
     (tmp_path / "chroma.sqlite3").write_bytes(b"no database" * 100)
-    assert not WriteLock(tmp_path)._held()
+    assert not WriteLockWatch(tmp_path)._held()
 
 
-def test_who_was_paused_begins_anew(
-    database: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_after_a_pause_of_the_watcher_the_time_begins_again(
+    database: sqlite3.Connection, tmp_path: Path
 ) -> None:
-    """A machine that slept has not been watched meanwhile."""
+    """While a machine slept, the lock was not watched."""
     database.execute("BEGIN IMMEDIATE")
     database.execute("INSERT INTO written VALUES (1)")
-    clock = [100.0]
-    monkeypatch.setattr("memory_pipeline.local.chroma_lock.time.monotonic", lambda: clock[0])
-    lock = WriteLock(tmp_path, seconds=30.0)
+    clock = ManualClock()
+    lock = WriteLockWatch(tmp_path, seconds=30.0, clock=clock)
     assert not lock.stuck()
-    clock[0] += 3600.0
+    clock.now += 3600.0
     assert not lock.stuck()
     for _ in range(9):
-        clock[0] += 3.0
+        clock.now += 3.0
         assert not lock.stuck()
-    clock[0] += 3.0
+    clock.now += 3.0
     assert lock.stuck()
 
 
@@ -283,14 +283,14 @@ def test_the_shells_chroma_settings_do_not_reach_it(
 
 
 def test_a_taken_port_is_an_error_that_shows_the_log(server: ChromaProcess, tmp_path: Path) -> None:
-    """Whoever starts it reads why it did not start, without looking for a file."""
+    """The message has the reason, so no file has to be opened."""
     if not server.alive():
         server.restart()
     with pytest.raises(ServiceFailed, match=r"chroma ended while starting(?s:.)*ddress"):
         start_chroma(tmp_path / "data", tmp_path / "log", port=server.service.port or 0)
 
 
-def test_ctrl_c_in_the_terminal_is_not_meant_for_it(
+def test_ctrl_c_in_the_terminal_does_not_reach_it(
     server: ChromaProcess, wait_until: Callable[..., None]
 ) -> None:
     """It has a session of its own, so the supervisor alone decides when it stops."""

@@ -14,10 +14,7 @@ import sqlalchemy
 
 from memory_pipeline.local.postgres import EmbeddedPostgres, embedded_postgres, start_postgres
 from memory_pipeline.local.postgres_binaries import server_programs, server_user
-from memory_pipeline.local.postgres_location import (
-    choose_place,
-    closed_above,
-)
+from memory_pipeline.local.postgres_location import choose_data_location, closed_above
 from memory_pipeline.local.processes import ServiceFailed
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's folders can be in the way")
@@ -25,7 +22,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's folders can 
 
 @pytest.fixture(scope="module")
 def open_folder() -> Iterator[Path]:
-    """Make a folder that everybody may pass through; pytest's own are closed to others."""
+    """Make a folder that every user may pass through; pytest's own are closed to others."""
     folder = Path(tempfile.mkdtemp(prefix="memory-pipeline-test-"))
     folder.chmod(0o755)
     yield folder
@@ -46,7 +43,7 @@ def modes(path: Path) -> dict[Path, int]:
 
 
 def setting(server: EmbeddedPostgres, name: str) -> str:
-    """Ask the server for one of its settings."""
+    """Return one of the server's settings."""
     with psycopg.connect(server.url("postgres")) as connection:
         return str(connection.execute("SELECT current_setting(%s)", (name,)).fetchone()[0])  # type: ignore[index]
 
@@ -68,12 +65,12 @@ def test_the_address_serves_psycopg_and_dagsters_driver(server: EmbeddedPostgres
 
 
 def test_the_server_is_small_and_listens_on_its_socket_alone(server: EmbeddedPostgres) -> None:
-    """Nothing of it can be reached over a network, and tests do not wait for the disk."""
+    """No network reaches it, and tests do not wait for the disk."""
     assert setting(server, "listen_addresses") == ""
     assert setting(server, "max_connections") == "200"
     assert setting(server, "shared_buffers") == "128MB"
     assert setting(server, "fsync") == "off"
-    assert stat.S_IMODE(server.place.data.stat().st_mode) == 0o700
+    assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
 
 
 def test_a_second_start_finds_the_server_that_runs(server: EmbeddedPostgres) -> None:
@@ -82,7 +79,7 @@ def test_a_second_start_finds_the_server_that_runs(server: EmbeddedPostgres) -> 
 
 
 def test_it_starts_again_after_kill_9(server: EmbeddedPostgres) -> None:
-    """What was committed is there, whatever the dead server left lying about."""
+    """Committed data is there, whatever files the dead server has left."""
     server.create_database("kept")
     before = server.identity()
     assert before is not None
@@ -95,10 +92,10 @@ def test_it_starts_again_after_kill_9(server: EmbeddedPostgres) -> None:
 def test_a_stale_pid_file_that_names_a_living_process_is_no_server(
     server: EmbeddedPostgres,
 ) -> None:
-    """A pid that somebody else has by now neither passes for the server nor keeps it down."""
+    """A pid that is used again is not taken for the server and does not keep it from starting."""
     server.stop()
-    stale = f"{os.getpid()}\n{server.place.data}\n1\n5432\n\n\n\n\n"
-    for file in (server.place.data / "postmaster.pid", server.sockets / ".s.PGSQL.5432.lock"):
+    stale = f"{os.getpid()}\n{server.data}\n1\n5432\n\n\n\n\n"
+    for file in (server.data / "postmaster.pid", server.sockets / ".s.PGSQL.5432.lock"):
         file.write_text(stale)
         if server.user is not None:
             shutil.chown(file, server.user)
@@ -107,8 +104,8 @@ def test_a_stale_pid_file_that_names_a_living_process_is_no_server(
     assert server.alive()
 
 
-def test_a_killed_initdb_leaves_nothing_that_looks_whole(open_folder: Path) -> None:
-    """Half a data folder is made again, not started."""
+def test_a_killed_initdb_leaves_no_data_folder(open_folder: Path) -> None:
+    """An unfinished data folder is made again, not started."""
     data = open_folder / "half" / "postgres"
     (data.parent / "postgres.part").mkdir(parents=True)
     (data.parent / "postgres.part" / "PG_VERSION").write_text("18\n")
@@ -132,7 +129,7 @@ def test_it_outlives_the_process_that_started_it(open_folder: Path) -> None:
 
 
 def test_a_long_path_gets_a_socket_elsewhere(open_folder: Path) -> None:
-    """Unix ends the path of a socket at 107 bytes; a home may be longer."""
+    """The path of a Unix socket has at most 107 bytes; a home may be longer."""
     data = open_folder / ("long-" * 24) / "postgres"
     server = start_postgres(data, durable=False)
     assert len(str(server.sockets)) < 90
@@ -158,15 +155,15 @@ def test_a_closed_home_stays_closed_and_the_data_goes_elsewhere(
     try:
         assert modes(home) == before
         assert modes(server_programs()) == programs
-        assert closed_above(server.place.data) is None
-        assert str(server.place.data) in server.note
+        assert closed_above(server.data) is None
+        assert str(server.data) in server.note
         psycopg.connect(server.url("postgres")).close()
-        assert embedded_postgres(home / "postgres").place == server.place
+        assert embedded_postgres(home / "postgres").location == server.location
         home.chmod(0o755)
-        assert embedded_postgres(home / "postgres").place == server.place
+        assert embedded_postgres(home / "postgres").location == server.location
     finally:
         server.remove()
-    assert not server.place.data.exists()
+    assert not server.data.exists()
 
 
 @as_root
@@ -177,7 +174,7 @@ def test_data_that_a_folder_was_closed_over_is_named_not_replaced(open_folder: P
     (home / "postgres" / "PG_VERSION").write_text("18\n")
     home.chmod(0o700)
     with pytest.raises(ServiceFailed, match="closed to others"):
-        choose_place(home / "postgres")
+        choose_data_location(home / "postgres")
 
 
 @as_root
@@ -195,7 +192,7 @@ def test_programs_below_a_closed_folder_are_copied_once(open_folder: Path) -> No
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
     assert programs.is_relative_to(shared)
     for program in ("postgres", "initdb", "pg_ctl"):
-        said = subprocess.run(
+        version = subprocess.run(
             [programs / program, "--version"],
             user=server_user(),
             cwd="/",
@@ -203,7 +200,7 @@ def test_programs_below_a_closed_folder_are_copied_once(open_folder: Path) -> No
             text=True,
             check=True,
         )
-        assert "18" in said.stdout
+        assert "18" in version.stdout
     assert list(programs.parent.glob("share/**/vector.control"))
     copied = programs.stat().st_ino
     assert server_programs(closed / package.name, shared).stat().st_ino == copied

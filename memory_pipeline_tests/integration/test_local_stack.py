@@ -16,11 +16,12 @@ from psycopg.conninfo import make_conninfo
 
 from memory_pipeline.cli.services import exports
 from memory_pipeline.errors import PipelineError
-from memory_pipeline.local.discovery import discover, running, service_states
+from memory_pipeline.local.daemonize import down, up
+from memory_pipeline.local.discovery import discover, running
 from memory_pipeline.local.home import Stack, without_own
-from memory_pipeline.local.orphans import end_marked
-from memory_pipeline.local.processes import Identity, marked
-from memory_pipeline.local.stack import down, up
+from memory_pipeline.local.orphan_processes import stop_marked
+from memory_pipeline.local.processes import Identity, marked_processes
+from memory_pipeline.local.service_states import service_states
 from memory_pipeline.settings import Settings
 
 Wait = Callable[..., None]
@@ -59,7 +60,7 @@ NAMES = ["chroma", "chroma-2", "code-server", "daemon", "postgres", "webserver"]
 
 @pytest.fixture(scope="module")
 def settings() -> Iterator[Settings]:
-    """Make a home that everybody may pass through, and definitions for Dagster to load."""
+    """Make a home that every user may pass through, and definitions for Dagster to load."""
     folder = Path(tempfile.mkdtemp(prefix="memory-pipeline-test-"))
     folder.chmod(0o755)
     (folder / "tiny_definitions.py").write_text(DEFINITIONS)
@@ -70,21 +71,21 @@ def settings() -> Iterator[Settings]:
             home=folder / "home", embedder="hashing", chroma_servers=2, live="off"
         )
         yield settings
-        down(settings, say=lambda _: None)
+        down(settings, print_line=lambda _: None)
     shutil.rmtree(folder)
 
 
 def start(settings: Settings) -> list[str]:
-    """Start a stack in the background; return what it says."""
-    said: list[str] = []
+    """Start a stack in the background; return what it prints."""
+    printed: list[str] = []
     up(
         settings,
         detach=True,
         definitions="tiny_definitions",
         migrate="tiny_definitions:migrate",
-        say=said.append,
+        print_line=printed.append,
     )
-    return said
+    return printed
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def stack(settings: Settings) -> Stack:
 
 
 def now(settings: Settings) -> Stack:
-    """Return the stack as it is recorded at this moment."""
+    """Return the stack as services.json has it at this moment."""
     stack = running(settings)
     assert stack is not None
     return stack
@@ -112,13 +113,13 @@ def test_a_failed_start_leaves_nothing_running(settings: Settings) -> None:
             definitions="tiny_definitions",
             migrate="tiny_definitions:refuse",
         )
-    assert marked(settings.home) == []
+    assert marked_processes(settings.home) == []
     assert set(service_states(settings).values()) == {"down"}
     assert not (settings.home / "services.json").exists()
 
 
 def test_up_returns_when_everything_is_healthy(settings: Settings, stack: Stack) -> None:
-    """Whoever comes after `up --detach` need not wait for anything."""
+    """A command after `up --detach` need not wait for any service."""
     assert service_states(settings) == dict.fromkeys(
         ["postgres", "chroma", "chroma-2", "code-server", "daemon", "webserver"], "up"
     )
@@ -146,24 +147,24 @@ def test_everything_listens_on_this_machine_alone(stack: Stack) -> None:
         assert listening == {"127.0.0.1"}, name
 
 
-def test_a_second_up_says_that_it_runs(settings: Settings, stack: Stack) -> None:
+def test_a_second_up_prints_that_it_runs(settings: Settings, stack: Stack) -> None:
     """It starts nothing and names the process and the address of the UI."""
-    (said,) = start(settings)
-    assert str(stack.supervisor.pid) in said
-    assert stack.ui_url in said
+    (printed,) = start(settings)
+    assert str(stack.supervisor.pid) in printed
+    assert stack.ui_url in printed
     assert now(settings) == stack
 
 
 def test_more_chroma_servers_need_a_new_start(settings: Settings, stack: Stack) -> None:
-    """Who asks for them while it runs is told so, and nothing changes."""
-    said = start(settings.model_copy(update={"chroma_servers": 3}))
-    assert "memory-pipeline down" in said[1]
+    """While the stack runs, `up` prints that and changes nothing."""
+    printed = start(settings.model_copy(update={"chroma_servers": 3}))
+    assert "memory-pipeline down" in printed[1]
     assert now(settings) == stack
     assert not (settings.home / "chroma-3").exists()
 
 
 def test_every_chroma_server_has_data_and_log_of_its_own(settings: Settings, stack: Stack) -> None:
-    """Two that shared anything would be one server that lies about being two."""
+    """Two that shared data would be one server under two names."""
     for name in ("chroma", "chroma-2"):
         assert (settings.home / name / "chroma.sqlite3").exists()
         assert stack.services[name].log == str(settings.home / "logs" / f"{name}.log")
@@ -174,7 +175,7 @@ def test_every_chroma_server_has_data_and_log_of_its_own(settings: Settings, sta
 
 
 def test_addresses_that_are_not_set_are_found(settings: Settings, stack: Stack) -> None:
-    """The running services fill in what the settings leave open, and nothing else."""
+    """The running services fill in the addresses that the settings leave open, and no others."""
     found = discover(settings)
     assert found.database_url is not None
     assert found.database_url.get_secret_value() == stack.database_url
@@ -189,8 +190,8 @@ def test_addresses_that_are_not_set_are_found(settings: Settings, stack: Stack) 
 def test_what_env_prints_leads_to_the_services_and_back(settings: Settings, stack: Stack) -> None:
     """A shell that has evaluated it reaches Postgres, and a later `up` there still starts ours."""
     variables = exports(settings)
-    parts = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname"}
-    conninfo = make_conninfo(**{key: variables[name] for name, key in parts.items()})
+    keys = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname"}
+    conninfo = make_conninfo(**{key: variables[name] for name, key in keys.items()})
     psycopg.connect(conninfo).close()
     assert variables["DAGSTER_HOME"] == str(settings.home / "dagster")
     with pytest.MonkeyPatch.context() as patch:
@@ -204,7 +205,7 @@ def test_what_env_prints_leads_to_the_services_and_back(settings: Settings, stac
 
 
 def test_a_paused_service_hangs(settings: Settings, stack: Stack) -> None:
-    """A process that lives and does not answer is told apart from one that is down."""
+    """A process that lives and does not answer differs from one that is down."""
     paused = [now(settings).services[name].pid for name in ("chroma", "code-server", "daemon")]
     for pid in paused:
         os.kill(pid, signal.SIGSTOP)
@@ -229,7 +230,7 @@ def test_a_service_that_dies_is_started_again(
 def test_a_dead_code_server_comes_back_for_the_webserver(
     settings: Settings, stack: Stack, wait_until: Wait
 ) -> None:
-    """It returns at the same port, so nobody has to be told."""
+    """It returns at the same port, so the webserver needs no new address."""
     os.kill(now(settings).services["code-server"].pid, signal.SIGKILL)
     wait_until(lambda: service_states(settings)["code-server"] == "down", within=10)
     wait_until(lambda: service_states(settings)["code-server"] == "up", within=60)
@@ -240,9 +241,9 @@ def test_up_after_kill_9_cleans_up_first(
 ) -> None:
     """What broke: the supervisor was killed while a run worked, and its code server after it.
 
-    Not enough: stopping what services.json names; the worker is in no file, it belongs to nobody,
-    and its run holds a slot for ever. What must not change: the data, and the ports; nor may a
-    server be left out that has data, though nobody asks for two any more.
+    Not enough: stopping what services.json names; the run's process is in no file and has no
+    parent, and its run holds a slot for ever. What must not change: the data and the ports; and a
+    server that has data runs, although the settings do not ask for two any more.
     """
     before = now(settings)
     graphql = f"{before.ui_url}/graphql"
@@ -251,7 +252,7 @@ def test_up_after_kill_9_cleans_up_first(
     )
     wait_until(lambda: "STARTED" in runs(before).values(), within=60)
     (run,) = runs(before)
-    workers = [i for i in marked(settings.home) if _works(i)]
+    workers = [i for i in marked_processes(settings.home) if _works(i)]
     assert workers
     for pid in (before.supervisor.pid, now(settings).services["code-server"].pid):
         os.kill(pid, signal.SIGKILL)
@@ -267,7 +268,7 @@ def test_up_after_kill_9_cleans_up_first(
 
 
 def runs(stack: Stack) -> dict[str, str]:
-    """Return the status of every run that Dagster knows of."""
+    """Return the status of every run in Dagster."""
     answer = httpx.post(f"{stack.ui_url}/graphql", json={"query": RUNS}).raise_for_status()
     return {run["runId"]: run["status"] for run in answer.json()["data"]["runsOrError"]["results"]}
 
@@ -278,25 +279,25 @@ def _works(identity: Identity) -> bool:
 
 
 def test_down_leaves_no_process(settings: Settings, stack: Stack, wait_until: Wait) -> None:
-    """A run under way is told to end; nothing of the stack is left, and a second down says so."""
+    """A run under way is stopped; no process is left, and a second down prints that."""
     before = now(settings)
     graphql = f"{before.ui_url}/graphql"
     assert "LaunchRunSuccess" in httpx.post(graphql, json={"query": LAUNCH}).text
-    wait_until(lambda: any(_works(i) for i in marked(settings.home)), within=60)
-    said: list[str] = []
-    down(settings, say=said.append)
-    assert said == ["stopped"]
-    assert marked(settings.home) == []
+    wait_until(lambda: any(_works(i) for i in marked_processes(settings.home)), within=60)
+    printed: list[str] = []
+    down(settings, print_line=printed.append)
+    assert printed == ["stopped"]
+    assert marked_processes(settings.home) == []
     assert not before.supervisor.alive()
     assert not any(service.alive() for service in before.services.values())
     assert not (settings.home / "services.json").exists()
     assert discover(settings) == settings
-    down(settings, say=said.append)
-    assert said[1] == f"nothing runs in {settings.home}"
+    down(settings, print_line=printed.append)
+    assert printed[1] == f"nothing runs in {settings.home}"
 
 
-def test_down_ends_what_a_killed_supervisor_left(settings: Settings, wait_until: Wait) -> None:
-    """Leftovers are found by their mark, whether or not anything was recorded."""
+def test_down_stops_what_a_killed_supervisor_left(settings: Settings, wait_until: Wait) -> None:
+    """Processes are found by their mark, also those that no file names."""
     settings.home.mkdir(exist_ok=True)
     pid = os.posix_spawn(
         shutil.which("sleep") or "sleep",
@@ -305,9 +306,9 @@ def test_down_ends_what_a_killed_supervisor_left(settings: Settings, wait_until:
         setsigdef=[signal.SIGTERM],  # whatever the tests before have done to this process
         setsigmask=[],
     )
-    wait_until(lambda: [i.pid for i in marked(settings.home)] == [pid])
-    assert not end_marked(settings.home / "other")
-    said: list[str] = []
-    down(settings, say=said.append)
-    assert said == ["stopped"]
+    wait_until(lambda: [i.pid for i in marked_processes(settings.home)] == [pid])
+    assert not stop_marked(settings.home / "other")
+    printed: list[str] = []
+    down(settings, print_line=printed.append)
+    assert printed == ["stopped"]
     os.waitpid(pid, 0)

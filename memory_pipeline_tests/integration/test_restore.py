@@ -512,7 +512,7 @@ def test_files_that_are_put_back_and_a_failover_are_noticed(
 def _exchange(server: EmbeddedPostgres, act: Callable[[Path, Path], object]) -> None:
     """Do something to the files of a server that is stopped."""
     server.stop()
-    data = server.place.data
+    data = server.data
     act(data, data.with_name("kept"))
     if server.user is not None:
         for path in (data, *data.rglob("*")):

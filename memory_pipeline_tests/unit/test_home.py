@@ -1,4 +1,4 @@
-"""The Chroma servers of a home: which run there, and where they are found. Nothing is started."""
+"""The Chroma servers of a home: which run there, and at which addresses. Nothing is started."""
 
 import json
 from dataclasses import replace
@@ -8,17 +8,19 @@ import pytest
 from typer.testing import CliRunner
 
 from memory_pipeline.cli import app
-from memory_pipeline.local.discovery import discover, service_states
+from memory_pipeline.local.discovery import discover
 from memory_pipeline.local.home import (
-    Listed,
+    ListedService,
     Stack,
     chroma_names,
-    listed,
     own_chromas,
+    read_stack,
     usual_port,
     without_own,
 )
-from memory_pipeline.local.processes import free_port, own_identity
+from memory_pipeline.local.loopback import free_port
+from memory_pipeline.local.processes import own_identity
+from memory_pipeline.local.service_states import service_states
 from memory_pipeline.settings import Settings
 
 FIRST, SECOND, THIRD = (f"http://127.0.0.1:{port}" for port in (9101, 9102, 9103))
@@ -35,7 +37,8 @@ def a_stack(**services: int) -> Stack:
     """Return a stack that this very process supervises, with its services by port."""
     me = own_identity()
     named = {
-        name.replace("_", "-"): Listed(me.pid, me.created, port) for name, port in services.items()
+        name.replace("_", "-"): ListedService(me.pid, me.created, port)
+        for name, port in services.items()
     }
     return Stack(me, "http://ui", "postgresql:///m", FIRST, "postgresql:///d", services=named)
 
@@ -68,26 +71,26 @@ def test_a_server_that_has_data_runs_whatever_is_set(settings: Settings) -> None
 
 def test_what_is_written_is_read_again(settings: Settings, two: Stack) -> None:
     """Further addresses, the own ones among them, survive the file."""
-    assert listed(settings.home) == two
+    assert read_stack(settings.home) == two
     assert own_chromas(settings.home) == (FIRST, SECOND)
 
 
-def test_a_record_of_an_older_version_is_read(settings: Settings, two: Stack) -> None:
+def test_files_of_an_older_version_are_read(settings: Settings, two: Stack) -> None:
     """A stack that was started before there were several servers is still found."""
     for name in ("services.json", "addresses.json"):
-        said = json.loads((settings.home / name).read_text())
-        del said["chroma_urls"]
-        (settings.home / name).write_text(json.dumps(said))
-    assert listed(settings.home) == replace(two, chroma_urls=())
+        content = json.loads((settings.home / name).read_text())
+        del content["chroma_urls"]
+        (settings.home / name).write_text(json.dumps(content))
+    assert read_stack(settings.home) == replace(two, chroma_urls=())
     assert own_chromas(settings.home) == (FIRST,)
 
 
 def test_all_servers_that_run_are_found(settings: Settings, two: Stack) -> None:
-    """Those of the home first, then those that the stack was started with."""
+    """The servers of the home first, then the addresses that the stack was started with."""
     assert discover(settings).chroma_addresses() == (FIRST, SECOND, ELSEWHERE)
 
 
-def test_further_servers_that_are_set_stay_beside_those_that_run_here(
+def test_further_servers_that_are_set_are_kept_next_to_our_own(
     settings: Settings, two: Stack
 ) -> None:
     """Also in a shell that has evaluated what `env` printed."""
@@ -100,12 +103,12 @@ def test_further_servers_that_are_set_stay_beside_those_that_run_here(
 def test_a_server_of_the_users_own_is_not_mixed_with_those_that_run_here(
     settings: Settings, two: Stack
 ) -> None:
-    """Who names the first one means another Chroma altogether."""
+    """An address of the first server names another Chroma altogether."""
     named = settings.model_copy(update={"chroma_url": FAR})
     assert discover(named).chroma_addresses() == (FAR,)
 
 
-def test_our_own_addresses_are_not_somebody_elses(settings: Settings, two: Stack) -> None:
+def test_our_own_addresses_are_not_taken_for_the_users(settings: Settings, two: Stack) -> None:
     """A later `up` in a shell that has evaluated `env` starts our servers, and keeps the others."""
     evaluated = settings.model_copy(update={"chroma_url": FIRST, "chroma_urls": (SECOND, FAR)})
     assert without_own(evaluated).chroma_addresses() == (FAR,)
@@ -113,7 +116,7 @@ def test_our_own_addresses_are_not_somebody_elses(settings: Settings, two: Stack
 
 
 def test_every_chroma_server_has_its_state(settings: Settings, two: Stack) -> None:
-    """Those of the home by the names of their folders and logs."""
+    """The servers of the home have the names of their folders and logs."""
     stranger = f"http://127.0.0.1:{free_port()}"
     states = service_states(settings.model_copy(update={"chroma_urls": (stranger,)}))
     assert [states[name] for name in ("chroma", "chroma-2", "chroma-3")] == [
@@ -124,7 +127,7 @@ def test_every_chroma_server_has_its_state(settings: Settings, two: Stack) -> No
 
 
 def test_two_services_do_not_get_one_port(settings: Settings) -> None:
-    """Not even where both remember the same."""
+    """Not even if both had the same one last time."""
     port = free_port()
     ports = {"chroma": port, "chroma-2": port}
     (settings.home / "addresses.json").write_text(json.dumps({"ports": ports}))
@@ -136,10 +139,10 @@ def test_two_services_do_not_get_one_port(settings: Settings) -> None:
     ("words", "count"),
     [((), 2), (("--chroma-servers", "3"), 3), (("--chroma-servers", "65"), None)],
 )
-def test_up_is_told_how_many_servers_to_run(
+def test_an_option_of_up_sets_how_many_servers_run(
     words: tuple[str, ...], count: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The option comes before the variable."""
+    """The option overrides the variable."""
     started: list[Settings] = []
     monkeypatch.setattr(
         "memory_pipeline.cli.services.start_stack", lambda settings, **_: started.append(settings)
@@ -156,9 +159,9 @@ def test_up_is_told_how_many_servers_to_run(
 def test_a_home_that_cannot_be_written_is_named_in_one_line(
     words: tuple[str, ...], home: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What broke: a traceback, or word of another `up` that was none."""
-    for start in ("Supervisor", "_spawn", "end_marked", "end_postgres"):
-        monkeypatch.setattr(f"memory_pipeline.local.stack.{start}", None)
+    """What broke: a traceback, or a message about another `up` when there was none."""
+    for start in ("Supervisor", "_start_daemon", "stop_marked", "stop_postgres"):
+        monkeypatch.setattr(f"memory_pipeline.local.daemonize.{start}", None)
     monkeypatch.setenv("MEMORY_PIPELINE_HOME", home)
     done = CliRunner().invoke(app, list(words))
     assert done.exit_code == 2

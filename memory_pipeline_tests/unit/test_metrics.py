@@ -11,7 +11,7 @@ from memory_pipeline.domain.outcomes import Outcome
 from memory_pipeline.domain.status import Backlog
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import PipelineError
-from memory_pipeline.local.processes import free_port
+from memory_pipeline.local.loopback import free_port
 from memory_pipeline.settings import Settings
 from memory_pipeline.sync.freshness import Freshness
 from memory_pipeline.worker.metrics import LOOPBACK, Metrics

@@ -1,4 +1,4 @@
-"""What holds a stack together: one a home, and it goes on when the disk is full."""
+"""The supervisor: one per home, and it goes on when the disk is full."""
 
 import errno
 import sys
@@ -10,30 +10,26 @@ import pytest
 from filelock import FileLock
 
 from memory_pipeline.errors import Transient
-from memory_pipeline.local import service as services
-from memory_pipeline.local import stack as stacks
-from memory_pipeline.local import supervisor as supervising
-from memory_pipeline.local.home import Stack, listed
+from memory_pipeline.local import child_process, daemonize
+from memory_pipeline.local import supervisor as supervisor_module
+from memory_pipeline.local.child_process import Service
+from memory_pipeline.local.daemonize import down, main, up
+from memory_pipeline.local.home import Stack, read_stack
 from memory_pipeline.local.processes import Identity, ServiceFailed, own_identity
-from memory_pipeline.local.restarts import Watched
-from memory_pipeline.local.service import Service
-from memory_pipeline.local.stack import down, main, up
+from memory_pipeline.local.restarts import WatchedService
 from memory_pipeline.local.supervisor import Supervisor
 from memory_pipeline.settings import Settings
-
-
-def nothing() -> None:
-    """Do nothing."""
+from memory_pipeline_tests.manual_clock import ManualClock, nothing
 
 
 def full(*_: object) -> None:
-    """Fail as everything does that writes to a full disk."""
+    """Fail as every write to a full disk does."""
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @dataclass
-class Fake:
-    """A part without a process."""
+class FakeService:
+    """A service without a process."""
 
     name: str = "chroma"
     starts: Callable[[], None] = nothing
@@ -44,59 +40,59 @@ class Fake:
     identity: Identity | None = field(default_factory=own_identity)
 
     def start(self) -> None:
-        """Live, unless it cannot."""
+        """Run, unless the start fails."""
         self.starts()
         self.lives = True
 
     def alive(self) -> bool:
-        """Whether it lives."""
+        """Whether it runs."""
         return self.lives
 
-    def end_if_stuck(self) -> bool:
-        """Never."""
+    def kill_if_stuck(self) -> bool:
+        """Return False: it never is."""
         return False
 
     def stop(self) -> None:
-        """Take note of it."""
+        """Record the stop."""
         self.stopped = True
 
 
 @pytest.mark.parametrize("starts", [full, Path("no", "such", "folder").touch])
 def test_a_start_that_the_machine_refuses_is_tried_again(
-    starts: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    starts: Callable[[], None],
 ) -> None:
     """What broke: the supervisor ended with a traceback, and the whole stack with it."""
-    clock = [1000.0]
-    monkeypatch.setattr("memory_pipeline.local.restarts.time.monotonic", lambda: clock[0])
-    part = Fake(starts=starts)
-    watched = Watched(part, started_at=clock[0])
-    assert not watched.look()
+    clock = ManualClock()
+    service = FakeService(starts=starts)
+    watched = WatchedService(service, clock)
+    assert not watched.restart_if_ended()
     pauses = []
     for _ in range(3):
         assert watched.start_again_at is not None
-        clock[0] = watched.start_again_at
-        assert not watched.look()
-        pauses.append(watched.start_again_at - clock[0])
+        clock.now = watched.start_again_at
+        assert not watched.restart_if_ended()
+        pauses.append(watched.start_again_at - clock.now)
     assert pauses == [1.0, 2.0, 4.0]
-    part.starts = nothing
-    clock[0] = watched.start_again_at or 0.0
-    assert watched.look()
-    assert part.lives
+    service.starts = nothing
+    clock.now = watched.start_again_at or 0.0
+    assert watched.restart_if_ended()
+    assert service.lives
 
 
-def test_a_record_that_cannot_be_written_is_written_later(
+def test_a_services_file_that_cannot_be_written_is_written_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What broke: Chroma was back, and for the want of a file all services were stopped."""
+    """What broke: Chroma was back, and because of one file all services were stopped."""
     settings = Settings.load(
         home=tmp_path, database_url="postgresql:///m", dagster_database_url="postgresql:///d"
     )
-    supervisor = Supervisor(settings, definitions="", migrate="")
-    parts = [Fake("chroma", lives=True), Fake("webserver", lives=True)]
-    writes, seen = [0], [0]
+    clock = ManualClock()
+    supervisor = Supervisor(settings, definitions="", migrate="", clock=clock)
+    services = [FakeService("chroma", lives=True), FakeService("webserver", lives=True)]
+    writes, sleeps = [0], [0]
 
     def begin() -> None:
-        supervisor._watched = [Watched(part) for part in parts]
+        supervisor._watched = [WatchedService(service, clock) for service in services]
 
     def write(stack: Stack, home: Path) -> None:
         writes[0] += 1
@@ -104,29 +100,28 @@ def test_a_record_that_cannot_be_written_is_written_later(
             full()
         really(stack, home)
 
-    def sleep(_seconds: float) -> None:
-        seen[0] += 1
-        assert not any(part.stopped for part in parts)
-        if seen[0] == 1:
-            parts[0].lives = False
+    def on_sleep() -> None:
+        sleeps[0] += 1
+        assert not any(service.stopped for service in services)
+        if sleeps[0] == 1:
+            services[0].lives = False
             (tmp_path / "services.json").unlink()
-        if seen[0] == 8:
-            assert listed(tmp_path) is not None
-            supervisor._stopping = True
+        if sleeps[0] == 8:
+            assert read_stack(tmp_path) is not None
+            supervisor.request_stop()
 
     really = Stack.write
     monkeypatch.setattr(supervisor, "_start", begin)
     monkeypatch.setattr(Stack, "write", write)
-    monkeypatch.setattr("memory_pipeline.local.supervisor.time.sleep", sleep)
-    monkeypatch.setattr("memory_pipeline.local.restarts.PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(supervising, "end_marked", lambda *_, **__: False)
+    monkeypatch.setattr(supervisor_module, "stop_marked", lambda *_, **__: False)
+    clock.on_sleep = on_sleep
     supervisor.run(lambda _: None)
     assert writes[0] == 4
-    assert all(part.stopped for part in parts)
+    assert all(service.stopped for service in services)
 
 
 def test_a_service_whose_log_cannot_be_opened_has_failed(tmp_path: Path) -> None:
-    """A folder stands in its place."""
+    """A folder has its name."""
     service = Service("thing", (sys.executable, "-c", ""), tmp_path, healthy=lambda _: True)
     with pytest.raises(ServiceFailed, match="thing cannot be started"):
         service.start()
@@ -135,8 +130,8 @@ def test_a_service_whose_log_cannot_be_opened_has_failed(tmp_path: Path) -> None
 def test_a_child_that_is_refused_its_files_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next try would start a second one beside it."""
-    monkeypatch.setattr(services, "_raise_open_files", full)
+    """The next attempt would start a second process next to it."""
+    monkeypatch.setattr(child_process, "_raise_open_files", full)
     service = Service(
         "thing",
         (sys.executable, "-c", "import time; time.sleep(600)"),
@@ -151,7 +146,7 @@ def test_a_child_that_is_refused_its_files_is_ended(
 
 
 @pytest.mark.parametrize("command", [up, down])
-def test_who_finds_another_at_work_has_not_done_it(
+def test_a_command_that_finds_the_lock_taken_has_failed(
     command: Callable[[Settings], None], tmp_path: Path
 ) -> None:
     """What broke: exit code 0 for a stack that was neither started nor stopped."""
@@ -162,9 +157,32 @@ def test_who_finds_another_at_work_has_not_done_it(
 def test_the_daemon_of_a_second_up_leaves_it_to_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its exit code 0, `up --detach` knows that it can wait for the first one's services."""
+    """Exit code 0 lets `up --detach` wait for the services of the first one."""
     monkeypatch.setenv("MEMORY_PIPELINE_HOME", str(tmp_path))
-    monkeypatch.setattr(sys, "argv", ["stack"])
-    monkeypatch.setattr(stacks, "configure_logging", nothing)
+    monkeypatch.setattr(sys, "argv", ["daemonize"])
+    monkeypatch.setattr(daemonize, "configure_logging", nothing)
     with FileLock(tmp_path / "up.lock"):
         assert main() == 0
+
+
+def test_the_pause_before_a_restart_grows_and_is_short_again_after_a_settled_run() -> None:
+    """Each end within a minute of the start doubles it, up to 30 s."""
+    clock = ManualClock()
+    service = FakeService()
+    watched = WatchedService(service, clock)
+
+    def pause() -> float:
+        service.lives = False
+        assert not watched.restart_if_ended()
+        assert watched.start_again_at is not None
+        seconds = watched.start_again_at - clock.now
+        clock.now = watched.start_again_at - 0.01
+        assert not watched.restart_if_ended()
+        clock.now = watched.start_again_at
+        assert watched.restart_if_ended()
+        return seconds
+
+    assert [pause() for _ in range(8)] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    clock.now += 60.1
+    assert not watched.restart_if_ended()
+    assert pause() == 0.5

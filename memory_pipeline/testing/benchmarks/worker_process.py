@@ -9,9 +9,9 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from memory_pipeline.domain.types import Memory, MemoryId, RebuildId, TenantId
+from memory_pipeline.local.child_process import script
 from memory_pipeline.local.environment import base_environment
 from memory_pipeline.local.processes import tail, wait_until
-from memory_pipeline.local.service import script
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import psycopg
 
+from memory_pipeline.local.child_process import script
 from memory_pipeline.local.chroma import start_chroma
-from memory_pipeline.local.chroma_lock import WriteLock
+from memory_pipeline.local.chroma_stuck import WriteLockWatch
 from memory_pipeline.local.environment import base_environment
 from memory_pipeline.local.postgres import EmbeddedPostgres, start_postgres
 from memory_pipeline.local.postgres_location import SOCKET_NAME
 from memory_pipeline.local.processes import MARK, ServiceFailed, wait_until
-from memory_pipeline.local.service import script
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
 from memory_pipeline.testing.chaos.ack_record import install_ack_record
@@ -146,7 +146,7 @@ def private_stack(
         place = disk.folder if disk is not None else home
         chroma = start_chroma(place / "chroma", home / "chroma.log")
         chroma.service.stop_seconds = CHROMA_STOP_SECONDS
-        chroma.service.stuck = WriteLock(place / "chroma", LOCKED_SECONDS).stuck
+        chroma.service.stuck = WriteLockWatch(place / "chroma", LOCKED_SECONDS).stuck
         ending.callback(chroma.service.stop)
         proxy = ending.enter_context(Proxy())
         to_chroma = proxy.add(

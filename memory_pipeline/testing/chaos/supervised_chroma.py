@@ -10,7 +10,7 @@ import psutil
 
 from memory_pipeline.local.chroma import ChromaProcess
 from memory_pipeline.local.processes import ServiceFailed
-from memory_pipeline.local.restarts import Watched
+from memory_pipeline.local.restarts import WatchedService
 
 
 @dataclass(slots=True)
@@ -20,12 +20,12 @@ class SupervisedChroma:
     server: ChromaProcess
     # How often it was restarted because it had ended by itself, or was stuck.
     restarts: int = 0
-    _watched: Watched = field(init=False)
+    _watched: WatchedService = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         """Watch the server from now on."""
-        self._watched = Watched(self.server.service)
+        self._watched = WatchedService(self.server.service)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -66,6 +66,6 @@ class SupervisedChroma:
         if not self._lock.acquire(blocking=False):
             return
         try:
-            self.restarts += self._watched.look()
+            self.restarts += self._watched.restart_if_ended()
         finally:
             self._lock.release()

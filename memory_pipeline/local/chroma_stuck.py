@@ -1,42 +1,44 @@
-"""Whether a local Chroma server has locked itself out: it answers some reads, and no write again.
+"""Find out that a local Chroma server is stuck: it answers some reads and takes no write again.
 
-When the first write to a collection meets a full disk, Chroma 1.5.9 leaves a transaction of its
-SQLite open, for good: its writers wait 1,000 s for their own server, also when there is room again.
+When the first write to a collection meets a full disk, Chroma 1.5.9 never closes a transaction of
+its SQLite: its writers wait 1,000 s for their own server, also when there is room again.
 """
 
 import sqlite3
-import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-# A transaction of Chroma's lasts for a second or two, and writes meanwhile.
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
+
+# A transaction of Chroma lasts for a second or two, and writes to the files throughout.
 LOCKED_SECONDS = 30.0
-LOOKS = 10
+CHECKS = 10
 
 
 @dataclass(slots=True)
-class WriteLock:
-    """Watches the write lock of a server's database from outside; looks, and changes nothing.
+class WriteLockWatch:
+    """Watches the write lock of a server's database from outside; changes nothing.
 
-    While files come, go or are written, the server works, and a look is a glance at their times.
+    A server whose files are created, deleted or written works: such a check only reads their times.
     """
 
     data_dir: Path
     seconds: float = LOCKED_SECONDS
+    clock: Clock = SYSTEM_CLOCK
     _seen: tuple[int, ...] = ()
     _since: float = 0.0
-    _looked: float = 0.0
+    _checked: float = 0.0
 
     def stuck(self) -> bool:
-        """Whether the lock was held at each look for too long, and nothing was written."""
-        now = time.monotonic()
-        apart = now - self._looked
-        if apart < self.seconds / LOOKS:
+        """Whether the lock was held at each check for ``seconds``, and nothing was written."""
+        now = self.clock.monotonic()
+        apart = now - self._checked
+        if apart < self.seconds / CHECKS:
             return False
-        self._looked = now
+        self._checked = now
         seen = self._files()
-        # Whoever has not looked for long was stopped, and so was the server, it may be.
+        # A long gap between two checks: this process was paused, and the server perhaps as well.
         if apart > self.seconds / 2 or seen != self._seen or not self._held():
             self._seen, self._since = seen, now
             return False
@@ -51,7 +53,7 @@ class WriteLock:
         return tuple(found)
 
     def _held(self) -> bool:
-        """Whether somebody has the lock: where nobody has, it is taken and given back at once."""
+        """Whether the lock is held; a free one is taken and released at once."""
         database = (self.data_dir / "chroma.sqlite3").absolute().as_uri()
         try:
             with closing(sqlite3.connect(f"{database}?mode=rw", uri=True, timeout=0)) as connection:

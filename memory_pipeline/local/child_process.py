@@ -15,20 +15,20 @@ import psutil
 from memory_pipeline.local.processes import (
     Identity,
     ServiceFailed,
-    all_end,
     identify,
     stop_all,
     tail,
+    wait_for_end,
     wait_until,
 )
 
 START_SECONDS = 120.0
-# At each start a log that has grown beyond this makes room; the one before it is kept.
+# A log that is larger than this at a start is moved aside; the one before it is kept.
 LOG_BYTES = 10_000_000
 
 
 def never() -> bool:
-    """Say no."""
+    """Return False."""
     return False
 
 
@@ -38,11 +38,22 @@ def nothing() -> None:
 
 @dataclass(slots=True)
 class Service:
-    """A command that shall run, and how to tell that it does.
+    """A command to run, and how to find out whether it works.
 
-    ``healthy`` is a quick probe that returns False instead of raising. ``open_files`` is the limit
-    of file descriptors that the child gets, up to what the machine allows. ``tidy`` is done before
-    each start. ``stuck`` tells, at a glance, that the child lives and will never work again.
+    Attributes:
+        name: what people call it.
+        command: the program and its arguments.
+        log_file: where its output is appended.
+        healthy: a quick probe that returns False instead of raising.
+        environment: its environment variables, all of them.
+        port: the TCP port that it listens on; None: none.
+        stop_seconds: how long it may take after SIGTERM before it is killed.
+        open_files: the limit of file descriptors that the child gets, up to what the machine
+            allows; None leaves the limit as it is.
+        before_start: called before each start.
+        stuck: a cheap check, called several times a second: whether the child lives and will never
+            work again.
+
     """
 
     name: str
@@ -53,26 +64,26 @@ class Service:
     port: int | None = None
     stop_seconds: float = 15.0
     open_files: int | None = None
-    tidy: Callable[[], None] = nothing
+    before_start: Callable[[], None] = nothing
     stuck: Callable[[], bool] = never
     _child: subprocess.Popen[bytes] | None = None
     _identity: Identity | None = None
 
     @property
     def identity(self) -> Identity | None:
-        """Who the child is, dead or alive; None before the first start."""
+        """The child's process, dead or alive; None before the first start."""
         return self._identity
 
     def start(self) -> None:
-        """Start the child, in a session of its own: Ctrl-C in the terminal is not meant for it.
+        """Start the child, in a session of its own: Ctrl-C in the terminal does not reach it.
 
         Raises:
             ServiceFailed: the machine refuses a file or the process; no child is left.
 
         """
         try:
-            _make_room(self.log_file)
-            self.tidy()
+            _rotate(self.log_file)
+            self.before_start()
             with self.log_file.open("ab") as log:
                 self._child = subprocess.Popen(
                     self.command,
@@ -90,13 +101,13 @@ class Service:
             raise ServiceFailed(f"{self.name} cannot be started: {error}") from error
 
     def alive(self) -> bool:
-        """Whether the child runs; also takes note of its end, so that it does not stay a zombie."""
+        """Whether the child runs; reaps it when it has ended."""
         return self._child is not None and self._child.poll() is None
 
-    def end_if_stuck(self) -> bool:
-        """Kill the child where it will never work again; True: it was killed.
+    def kill_if_stuck(self) -> bool:
+        """Kill the child if it will never work again; return whether it was killed.
 
-        Told to end, it would first finish what can never be finished.
+        No SIGTERM: the child would first wait for requests that cannot end.
         """
         if self._child is None or not self.stuck():
             return False
@@ -105,9 +116,9 @@ class Service:
         return True
 
     def wait_until_healthy(
-        self, *, within: float = START_SECONDS, give_up: Callable[[], bool] = never
+        self, *, within: float = START_SECONDS, cancelled: Callable[[], bool] = never
     ) -> None:
-        """Wait for the first sign of health.
+        """Wait for the first sign of health; return at once when ``cancelled`` becomes true.
 
         Raises:
             ServiceFailed: the child ended or the time is over; the message has the log's end.
@@ -115,10 +126,10 @@ class Service:
         """
 
         def settled() -> bool:
-            return not self.alive() or give_up() or (self._listens() and self.healthy(self))
+            return not self.alive() or cancelled() or (self._listens() and self.healthy(self))
 
         in_time = wait_until(settled, within=within)
-        if give_up():
+        if cancelled():
             return
         if not self.alive() or not in_time:
             why = "is not healthy" if self.alive() else "ended while starting"
@@ -136,16 +147,16 @@ class Service:
             return False
         return any(s.status == psutil.CONN_LISTEN and s.laddr.port == self.port for s in sockets)
 
-    def ask_to_stop(self) -> None:
-        """Send SIGTERM and do not wait, so that several can stop at once."""
+    def terminate(self) -> None:
+        """Send SIGTERM and do not wait, so that several services can stop at once."""
         if self.alive() and self._child is not None:
             self._child.send_signal(signal.SIGTERM)
-            # A child that somebody has paused hears nothing until it goes on.
+            # A paused child receives the signal only when it is resumed.
             self._child.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Stop the child and wait for its end; kill it when it takes longer than it may."""
-        self.ask_to_stop()
+        """Stop the child and wait for its end; kill it after ``stop_seconds``."""
+        self.terminate()
         if self._child is None:
             return
         try:
@@ -154,37 +165,37 @@ class Service:
             self._child.kill()
             self._child.wait()
 
-    def stop_workers(self, *, grace_seconds: float) -> None:
-        """End what the child has spawned: wait a little, then tell it, then kill it."""
+    def stop_descendants(self, *, grace_seconds: float) -> None:
+        """End what the child has spawned: wait for ``grace_seconds``, send SIGTERM, then kill."""
         if self._identity is None or (process := self._identity.process()) is None:
             return
         try:
-            workers = [identify(p.pid) for p in process.children(recursive=True)]
+            found = [identify(child.pid) for child in process.children(recursive=True)]
         except psutil.Error:
             return
-        living = [worker for worker in workers if worker is not None]
-        working = [worker for worker in living if not _is_helper(worker)]
-        all_end(working, within=grace_seconds)
-        stop_all([w for w in working if w.alive()], within=self.stop_seconds)
+        living = [identity for identity in found if identity is not None]
+        working = [identity for identity in living if not _is_resource_tracker(identity)]
+        wait_for_end(working, within=grace_seconds)
+        stop_all([i for i in working if i.alive()], within=self.stop_seconds)
 
 
 def script(name: str) -> tuple[str, str]:
-    """Name a command that is installed beside this Python.
+    """Return the command line of a program that is installed in the folder of this Python.
 
     Not ``python -m``: Dagster takes the first folder of the module path for its command's own and
-    hides it from the definitions; after -m that is somebody else's folder.
+    hides it from the definitions; after -m that is another folder.
     """
     return sys.executable, str(Path(sysconfig.get_path("scripts")) / name)
 
 
-def _make_room(log_file: Path) -> None:
+def _rotate(log_file: Path) -> None:
     log_file.parent.mkdir(parents=True, exist_ok=True)
     if log_file.exists() and log_file.stat().st_size > LOG_BYTES:
         log_file.replace(log_file.with_name(f"{log_file.name}.1"))
 
 
-def _is_helper(identity: Identity) -> bool:
-    """Whether this is multiprocessing's own tracker, which lives as long as its parent."""
+def _is_resource_tracker(identity: Identity) -> bool:
+    """Whether a process is multiprocessing's own tracker, which lives as long as its parent."""
     process = identity.process()
     try:
         return process is not None and any("resource_tracker" in a for a in process.cmdline())

@@ -1,0 +1,80 @@
+"""Processes are stopped by identity: no reused pid, no zombie, and no lost exit code."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from memory_pipeline.local.processes import Identity, identify, stop_all, wait_for_end, wait_until
+from memory_pipeline_tests.manual_clock import ManualClock
+
+PARENT = (
+    "import subprocess, time; print(subprocess.Popen(['true']).pid, flush=True); time.sleep(60)"
+)
+
+
+def started(*command: str) -> subprocess.Popen[str]:
+    """Start a process."""
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[str]]:
+    """Start a process that runs for a minute."""
+    with started("sleep", "60") as process:
+        yield process
+        process.kill()
+
+
+def test_a_zombie_has_ended_although_its_parent_does_not_reap_it() -> None:
+    """What would break with psutil.wait_procs: `down` waits its whole time for each of them."""
+    with started(sys.executable, "-c", PARENT) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        identity = Identity(child.pid, child.create_time())
+        assert wait_until(lambda: child.status() == psutil.STATUS_ZOMBIE, within=10.0)
+        before = time.monotonic()
+        assert wait_for_end([identity], within=30.0)
+        stop_all([identity], within=30.0)
+        assert time.monotonic() - before < 10.0
+        assert not identity.alive()
+        parent.kill()
+
+
+def test_the_exit_code_of_a_child_that_was_stopped_is_kept(
+    sleeper: subprocess.Popen[str],
+) -> None:
+    """What would break with psutil.wait_procs: it reaps the child, and subprocess returns 0."""
+    identity = identify(sleeper.pid)
+    assert identity is not None
+    stop_all([identity], within=10.0)
+    assert sleeper.wait(10.0) == -signal.SIGTERM
+
+
+def test_a_process_with_a_reused_pid_is_left_alone(sleeper: subprocess.Popen[str]) -> None:
+    """The pid alone is in a file of an earlier start."""
+    stop_all([Identity(sleeper.pid, created=1.0)], within=10.0)
+    assert sleeper.poll() is None
+
+
+def test_a_paused_process_is_stopped_by_sigterm(sleeper: subprocess.Popen[str]) -> None:
+    """It receives the signal only when it is resumed."""
+    identity = identify(sleeper.pid)
+    assert identity is not None
+    os.kill(sleeper.pid, signal.SIGSTOP)
+    stop_all([identity], within=10.0)
+    assert sleeper.wait(10.0) == -signal.SIGTERM
+
+
+def test_a_wait_ends_with_its_time() -> None:
+    """By the clock that it was handed."""
+    clock = ManualClock()
+    before = clock.now
+    assert not wait_until(lambda: False, within=5.0, clock=clock)
+    assert 5.0 < clock.now - before < 5.2
+    assert wait_until(lambda: clock.now > before + 6.0, within=5.0, clock=clock)
