@@ -42,7 +42,7 @@ def test_diagrams_are_drawn_by_a_script_of_the_site(site: Path) -> None:
     """The theme would fetch it from elsewhere if it were not there."""
     assert (site / "assets" / "mermaid.min.js").stat().st_size > MERMAID_BYTES
     protocol = (site / "explanation" / "protocol.html").read_text()
-    assert protocol.count('class="mermaid"') == 5
+    assert protocol.count('class="mermaid"') == 4
     assert 'src="../assets/mermaid.min.js"' in protocol
 
 
