@@ -39,7 +39,7 @@ def test_every_command_and_option_has_a_help() -> None:
 
 def test_the_log_events_are_found() -> None:
     """The page is read from the syntax tree: a change of style must not empty it."""
-    assert {"synced", "rebuild_interrupted", "postgres_went_back"} <= {e.name for e in log_events()}
+    assert len({event.name for event in log_events()}) > 20
 
 
 def test_every_exit_code_is_explained() -> None:
