@@ -4,7 +4,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo up test faults check bench clean
+.PHONY: demo up test faults check docs bench clean
 
 demo: .venv/installed
 	$(BIN)/memory-pipeline demo $(if $(DEMO_EXIT),--exit)
@@ -25,11 +25,15 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q memory_pipeline_tests/unit memory_pipeline_tests/contract
 
+# Into site/, with nothing fetched from elsewhere. The variable silences an announcement of the theme.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: .venv/installed
 	$(BIN)/memory-pipeline bench capture
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # torch by its own name and version first: the newest one would bring gigabytes of CUDA along.
 .venv/installed: pyproject.toml constraints.txt
