@@ -11,9 +11,9 @@ from memory_pipeline.defs.dead_letters import dead_letter_alerts, run_failure_al
 from memory_pipeline.defs.resources import PipelineResource
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember, tried
 from memory_pipeline_tests.dagster.running import evaluations, execute, over, passes, red, synced
 from memory_pipeline_tests.webhook import webhook
+from memory_pipeline_tests.words import remember, tried
 
 SECRET = "the patient's secret illness"
 BURIED = """

@@ -14,8 +14,8 @@ from memory_pipeline.domain.types import TenantId
 from memory_pipeline.maintenance.alerts import NAMED_LETTERS, Alerts, send_dead_letter_alerts
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember, tried
 from memory_pipeline_tests.webhook import webhook
+from memory_pipeline_tests.words import remember, tried
 
 ADA = TenantId("ada")
 SECRET = "the patient's secret illness"

@@ -24,8 +24,8 @@ from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.detach import PostgresDetach
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.dumps import dump
+from memory_pipeline_tests.words import remember
 
 ADA = TenantId("ada")
 OWN_TABLE = """

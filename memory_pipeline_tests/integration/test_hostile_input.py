@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from memory_pipeline.cli import app
 from memory_pipeline.content.document import compose
-from memory_pipeline.domain.types import Generation, MemoryId, TenantId
+from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.embedding.cache import CachedEmbedder
 from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.embedding.sentence import SentenceEmbedder
@@ -30,7 +30,7 @@ from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.postgres.registry import SAFE_KEY
 from memory_pipeline.settings import Settings
 from memory_pipeline.store import MemoryStore
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.words import live, remember
 
 ADA, EVE = TenantId("ada"), TenantId("eve")
 SECONDS = 10.0
@@ -81,13 +81,6 @@ def drained(pipeline: Pipeline) -> None:
         with pipeline.database.transaction() as connection:
             connection.execute("UPDATE memory_pipeline.change SET not_before = NULL")
     pytest.fail("it does not come to an end")
-
-
-def live(pipeline: Pipeline, tenant: TenantId) -> Generation:
-    """Return a tenant's live generation."""
-    generation = pipeline.registry.live(tenant)
-    assert generation is not None
-    return generation
 
 
 def documents(pipeline: Pipeline, tenant: TenantId) -> dict[int, tuple[str, dict[str, Any]]]:

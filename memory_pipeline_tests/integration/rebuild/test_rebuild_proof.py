@@ -11,7 +11,7 @@ from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.verify.tenant import Verify
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.words import remember
 
 ADA = TenantId("ada")
 

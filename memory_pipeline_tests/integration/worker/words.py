@@ -6,10 +6,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import psycopg
-from psycopg.types.json import Jsonb
 
 from memory_pipeline.domain.outcomes import Outcome
 from memory_pipeline.domain.types import Generation, MemoryId, TenantId
@@ -20,11 +18,11 @@ from memory_pipeline.ports import Reporter
 from memory_pipeline.worker.background import BackgroundTasks
 from memory_pipeline.worker.loop import Worker
 from memory_pipeline.worker.metrics import Metrics
+from memory_pipeline_tests.words import SECONDS
 
 WaitUntil = Callable[..., None]
 Open = Callable[..., Pipeline]
-ADA, BOB, EVE = TenantId("ada"), TenantId("bob"), TenantId("eve")
-SECONDS = 5.0
+EVE = TenantId("eve")
 FRESH_SECONDS = 2.0  # promised is a quarter of it; the machine of a test is loaded
 STOP_SECONDS = 30.0
 CROWD = 1_000
@@ -119,27 +117,6 @@ def return_of(server: ChromaProcess) -> None:
     server.service.wait_until_healthy()
 
 
-def one(db: psycopg.Connection, query: str, *values: object) -> Any:
-    """Ask for one value."""
-    row = db.execute(query.encode(), values).fetchone()
-    assert row is not None
-    return row[0]
-
-
-def pending(db: psycopg.Connection, tenant: str | None = None) -> int:
-    """Count the changes that wait."""
-    query = "SELECT count(*) FROM memory_pipeline.change WHERE %s::text IS NULL OR tenant = %s"
-    return int(one(db, query, tenant, tenant))
-
-
-def change(db: psycopg.Connection, memory_id: int, summary: str) -> None:
-    """Change a memory as an application would."""
-    db.execute(
-        "UPDATE memory_logs SET raw_data = %s, updated_at = now() WHERE id = %s",
-        (Jsonb({"summary": summary}), memory_id),
-    )
-
-
 def fill(db: psycopg.Connection, tenant: str, count: int) -> None:
     """Insert many memories of a tenant in one transaction, each about something else."""
     db.execute(
@@ -186,13 +163,6 @@ def finds(pipeline: Pipeline, tenant: TenantId, memory_id: int, words: str) -> b
     except Corrupt:  # while the first memory lands; one test is about that
         return False
     return [hit.memory_id for hit in hits] == [memory_id]
-
-
-def live_of(pipeline: Pipeline, tenant: TenantId) -> Generation:
-    """Return the generation that searches of a tenant go to."""
-    generation = pipeline.registry.live(tenant)
-    assert generation is not None
-    return generation
 
 
 def delete_collection(pipeline: Pipeline, generation: Generation) -> None:
