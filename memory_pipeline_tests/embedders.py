@@ -52,6 +52,7 @@ class RefusingEmbedder(CountingEmbedder):
         """Embed, or refuse all of it."""
         refused = [text for text in texts if self.word in text]
         if refused and self.word:
+            self.texts.extend(texts)
             self.refusals += len(texts) == 1
             raise Poison(f'the model refuses a text: "{refused[0]}"')
         return super().embed(texts)

@@ -10,14 +10,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from memory_pipeline.cli import app
-from memory_pipeline.domain.types import TenantId
 from memory_pipeline.maintenance.alerts import NAMED_LETTERS, Alerts, send_dead_letter_alerts
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.webhook import webhook
 from memory_pipeline_tests.words import remember, tried
 
-ADA = TenantId("ada")
 SECRET = "the patient's secret illness"
 BURIED = """
     INSERT INTO memory_pipeline.failure

@@ -7,12 +7,10 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from memory_pipeline.domain.outcomes import Replayed
-from memory_pipeline.domain.types import MemoryId, TenantId
+from memory_pipeline.domain.types import MemoryId
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline_tests.fakes import no_lease
-from memory_pipeline_tests.words import drained, hashes, remember
-
-ADA, BOB = TenantId("ada"), TenantId("bob")
+from memory_pipeline_tests.words import ADA, drained, hashes, remember
 
 
 def waiting(db: psycopg.Connection) -> list[tuple[str, int]]:

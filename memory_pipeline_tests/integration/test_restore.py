@@ -33,9 +33,9 @@ from memory_pipeline.settings import Settings
 from memory_pipeline.worker import background as background_module
 from memory_pipeline_tests.dumps import dump, load
 from memory_pipeline_tests.integration.worker.words import living
-from memory_pipeline_tests.words import held, remember
+from memory_pipeline_tests.words import ADA, BOB, held, remember
 
-ADA, BOB, EVE = TenantId("ada"), TenantId("bob"), TenantId("eve")
+EVE = TenantId("eve")
 IN_PLACE = ("--clean", "--if-exists")
 
 

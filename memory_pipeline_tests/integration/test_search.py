@@ -19,9 +19,8 @@ from memory_pipeline.errors import (
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
 from memory_pipeline.store import MemoryStore
-from memory_pipeline_tests.words import drained, remember
+from memory_pipeline_tests.words import ADA, BOB, drained, remember
 
-ADA, BOB = TenantId("ada"), TenantId("bob")
 NOBODY_LISTENS = "http://127.0.0.1:1"
 
 
@@ -128,7 +127,7 @@ def test_a_filter_outside_the_grammar_is_refused(pipeline: Pipeline) -> None:
 def test_what_was_deleted_or_moved_is_not_found_even_before_the_sync(
     pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
-    """P3, P4, races 11: Chroma proposes; Postgres decides."""
+    """P3, P4: Chroma proposes; Postgres decides."""
     kept, deleted, moved = (remember(db, "ada", f"a walk number {n}") for n in range(3))
     drained(pipeline)
     db.execute("DELETE FROM memory_logs WHERE id = %s", (deleted,))

@@ -16,9 +16,8 @@ from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.verify.tenant import Verify
-from memory_pipeline_tests.words import drained, live, remember
+from memory_pipeline_tests.words import ADA, BOB, drained, live, remember
 
-ADA, BOB = TenantId("ada"), TenantId("bob")
 CHANGE_SECONDS = 0.03
 
 

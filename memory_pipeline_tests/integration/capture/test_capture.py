@@ -345,14 +345,14 @@ def long_text() -> str:
     ],
 )
 def test_the_application_may_write_any_user_id(db: psycopg.Connection, user_id: str) -> None:
-    """P6, races 4: the trigger raises nothing of its own."""
+    """P6: the trigger raises nothing of its own."""
     remember(db, user_id)
 
     assert one(db, "SELECT count(*) FROM memory_logs") == 1
 
 
 def test_a_write_that_cannot_be_captured_is_not_stored(db: psycopg.Connection) -> None:
-    """P1, races 4: the trigger swallows nothing."""
+    """P1: the trigger swallows nothing."""
     db.execute("ALTER TABLE memory_pipeline.change RENAME TO gone")
     with pytest.raises(psycopg.Error):
         remember(db)

@@ -136,7 +136,7 @@ def test_broken_capture_is_reported_and_cured_by_migrate(
     damage: list[str],
     broken: list[str],
 ) -> None:
-    """P8, races 8: a trigger that is gone, off or no longer ALWAYS is said, and set right."""
+    """P8: a trigger that is gone, off or no longer ALWAYS is said, and set right."""
     status = PostgresStatus(database)
     assert status.broken_capture() == []
     for statement in damage:

@@ -11,9 +11,7 @@ from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.verify.tenant import Verify
-from memory_pipeline_tests.words import remember
-
-ADA = TenantId("ada")
+from memory_pipeline_tests.words import ADA, remember
 
 
 def test_a_generation_that_does_not_pass_its_proof_is_given_up_for_another(

@@ -14,9 +14,9 @@ from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.postgres.workers import HEALTHY_SECONDS, PostgresWorkers
-from memory_pipeline_tests.words import one, remember
+from memory_pipeline_tests.words import ADA, BOB, one, remember
 
-ADA, BOB, EVE = TenantId("ada"), TenantId("bob"), TenantId("eve")
+EVE = TenantId("eve")
 LAGS = Lags(7, 0.1, 0.2, 0.3, 0.4)
 
 
