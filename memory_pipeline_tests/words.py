@@ -1,6 +1,6 @@
-"""Words of the tests: what an application does, what the pipeline does, what stands where.
+"""Words of the tests: what an application and the pipeline do, what Postgres and Chroma hold.
 
-What concerns one theme alone stands in the words.py of its folder.
+Words of one theme alone are in the words.py of its folder.
 """
 
 from dataclasses import replace
@@ -43,7 +43,7 @@ def change(db: psycopg.Connection, memory_id: int, summary: str) -> None:
     )
 
 
-# ---- what stands in Postgres
+# ---- what Postgres holds
 
 
 def one(db: psycopg.Connection, query: str, *values: object) -> Any:
@@ -79,7 +79,7 @@ def pass_time(db: psycopg.Connection, seconds: float) -> None:
 
 
 def tried(pipeline: Pipeline, db: psycopg.Connection) -> None:
-    """Mark all dead letters as refused under what is in force now."""
+    """Mark all dead letters as refused under the model and the settings of now."""
     cause = Cause.of_now(pipeline.embedder.model, pipeline.recipe.config_hash).word
     db.execute(
         "UPDATE memory_pipeline.failure SET cause = %(cause)s, tried_under = ARRAY[%(cause)s]",
@@ -87,16 +87,16 @@ def tried(pipeline: Pipeline, db: psycopg.Connection) -> None:
     )
 
 
-# ---- what the pipeline does, and what then stands in Chroma
+# ---- what the pipeline does, and what Chroma then holds
 
 
 def drained(pipeline: Pipeline, sync: Sync | None = None) -> list[Outcome]:
-    """Drain what can be claimed, that of tenants in a pause too; return the outcomes."""
+    """Drain the changes that can be claimed, of tenants in a pause too; return the outcomes."""
     return list(_draining(pipeline, sync).run(paused=True))
 
 
 def drained_due(pipeline: Pipeline, sync: Sync | None = None) -> list[Outcome]:
-    """Drain what is due, and leave tenants in a pause alone; return the outcomes."""
+    """Drain the changes that are due, but not of tenants in a pause; return the outcomes."""
     return list(_draining(pipeline, sync).run())
 
 
@@ -105,7 +105,7 @@ def _draining(pipeline: Pipeline, sync: Sync | None) -> Drain:
 
 
 def drained_well(pipeline: Pipeline) -> None:
-    """Drain what can be claimed; no tenant may fail, but for collections that are damaged."""
+    """Drain; no tenant may fail, except for a collection that is damaged."""
     for outcome in drained(pipeline):
         assert outcome.verdict in {"done", "damaged"}, outcome
 

@@ -14,7 +14,7 @@ from memory_pipeline.maintenance.alerts import NAMED_LETTERS, Alerts, send_dead_
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.webhook import webhook
-from memory_pipeline_tests.words import remember, tried
+from memory_pipeline_tests.words import drained, remember, tried
 
 SECRET = "the patient's secret illness"
 BURIED = """
@@ -64,14 +64,14 @@ def run(settings: Settings, unmarked_chroma: None, monkeypatch: pytest.MonkeyPat
 def letters(pipeline: Pipeline, db: psycopg.Connection) -> dict[str, int]:
     """Bury a memory of each of two tenants, both in sync with other memories."""
     ids = {user: remember(db, user, SECRET) for user in ("ada", "bob")}
-    list(pipeline.drain().run(paused=True))
+    drained(pipeline)
     for user, memory in ids.items():
         db.execute(BURIED, (user, memory))
     tried(pipeline, db)
     return ids
 
 
-def pending(db: psycopg.Connection) -> list[tuple[str, int, bool]]:
+def changes(db: psycopg.Connection) -> list[tuple[str, int, bool]]:
     """Return the changes that wait."""
     rows = db.execute("SELECT tenant, memory_id, recheck FROM memory_pipeline.change ORDER BY seq")
     return [(tenant, memory, again) for tenant, memory, again in rows]
@@ -161,7 +161,7 @@ def test_a_replay_enqueues_and_the_next_sync_lands_it(
 ) -> None:
     """And it is gone from the list."""
     assert run.json("dead-letters", "replay", "--tenant", "ada") == {"replayed": 1}
-    assert pending(db) == [("ada", letters["ada"], True)]
+    assert changes(db) == [("ada", letters["ada"], True)]
     run("sync")
     assert run.json("dead-letters", "list")["dead_letters"] == 1
     assert run.json("dead-letters", "replay", "--all") == {"replayed": 1}
@@ -211,7 +211,7 @@ def test_who_changes_something_has_to_say_what(
     reason = ("--reason", "known") if verb == "waive" else ()
     assert "--all" in run("dead-letters", verb, *reason, code=2).stderr
     assert "--all" in run("dead-letters", verb, *reason, "--all", "--id", "1", code=2).stderr
-    assert pending(db) == []
+    assert changes(db) == []
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_memories_are_replayed_and_counted(
     assert said == {"memories": 2, "enqueued": 0, "waited_already": 2}
     assert "enqueued 0 of 2 memories; 2 wait" in run("replay", "--since", "1h").stderr
     assert "no memory fits" in run("replay", "--ids", "999999", code=1).stderr
-    assert pending(db) == [("ada", letters["ada"], True), ("bob", letters["bob"], True)]
+    assert changes(db) == [("ada", letters["ada"], True), ("bob", letters["bob"], True)]
 
 
 # ---- telling

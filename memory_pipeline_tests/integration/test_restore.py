@@ -64,7 +64,7 @@ def heal(pipeline: Pipeline, wait_until: Callable[..., None]) -> None:
     wait_until(proven, within=30.0)
 
 
-def texts(pipeline: Pipeline, tenant: TenantId) -> set[str]:
+def found(pipeline: Pipeline, tenant: TenantId) -> set[str]:
     """Tell what a search returns."""
     hits: list[Any] = [h.memory for h in pipeline.search.search(tenant, "a memory", k=50)]
     return {hit["summary"] for hit in hits}
@@ -131,15 +131,15 @@ def test_a_dump_that_is_loaded_in_place_is_noticed_and_every_tenant_made_right(
     assert "2 tenants" in said
     told = command(settings, "verify", code=1)["findings"]
     assert {(f["kind"], f["tenant"]) for f in told} >= {("unproven", "ada"), ("unproven", "bob")}
-    assert texts(pipeline, ADA) <= {"stays", "was", "returns"}
+    assert found(pipeline, ADA) <= {"stays", "was", "returns"}
 
     heal(pipeline, wait_until)
 
     assert findings(pipeline, ADA, BOB) == []
     assert held(pipeline, ADA) == {stays, changes, goes}
     assert since not in held(pipeline, ADA)
-    assert texts(pipeline, ADA) == {"stays", "was", "returns"}
-    assert texts(pipeline, BOB) == {"bob's"}
+    assert found(pipeline, ADA) == {"stays", "was", "returns"}
+    assert found(pipeline, BOB) == {"bob's"}
     pipeline.restore_watch.watch(seconds=0)
     assert len(rollback_signs(db)) == 2
     assert command(settings, "verify")["findings"] == []
@@ -173,7 +173,7 @@ def test_a_tenant_that_the_dump_does_not_know_can_come_again(
     pipeline.restore_watch.watch()
     heal(pipeline, wait_until)
 
-    assert texts(pipeline, EVE) == {"the second time"}
+    assert found(pipeline, EVE) == {"the second time"}
     assert findings(pipeline, ADA, EVE) == []
 
 
@@ -337,7 +337,7 @@ def test_while_a_dump_is_being_loaded_nothing_is_noted_yet(
     assert rollback_signs(db) != []
 
     heal(pipeline, wait_until)
-    assert texts(pipeline, ADA) == {"the first", "the last"}
+    assert found(pipeline, ADA) == {"the first", "the last"}
     assert findings(pipeline, ADA) == []
 
 
@@ -387,11 +387,11 @@ def test_a_live_process_lives_through_it_and_mends_everything(
     for tenant in ("ada", "bob"):
         remember(db, tenant, f"{tenant}'s old memory")
     with living(pipeline):
-        wait_until(lambda: "ada's old memory" in texts(pipeline, ADA), within=20)
+        wait_until(lambda: "ada's old memory" in found(pipeline, ADA), within=20)
         pipeline.restore_watch.watch(seconds=0)
         old = dump(database_url, *IN_PLACE)
         remember(db, "ada", "vanishes")
-        wait_until(lambda: "vanishes" in texts(pipeline, ADA), within=20)
+        wait_until(lambda: "vanishes" in found(pipeline, ADA), within=20)
         pipeline.restore_watch.watch(seconds=0)
 
         load(database_url, f"BEGIN;\n{old}\nCOMMIT;" if at_once else _slowly(old))
@@ -399,8 +399,8 @@ def test_a_live_process_lives_through_it_and_mends_everything(
         wait_until(lambda: rollback_signs(db), within=20)
         remember(db, "ada", "written after")
         wait_until(lambda: not pipeline.epochs.unproven().tenants, within=30)
-        wait_until(lambda: "written after" in texts(pipeline, ADA), within=20)
-    assert texts(pipeline, ADA) == {"ada's old memory", "written after"}
+        wait_until(lambda: "written after" in found(pipeline, ADA), within=20)
+    assert found(pipeline, ADA) == {"ada's old memory", "written after"}
     assert findings(pipeline, ADA, BOB) == []
 
 
@@ -468,7 +468,7 @@ def test_files_that_are_put_back_and_a_failover_are_noticed(
         remember(db, "ada", "vanishes")
         with opened(own, embedder=HashingEmbedder()) as pipeline:
             sync(pipeline)
-            assert texts(pipeline, ADA) == {"vanishes"}
+            assert found(pipeline, ADA) == {"vanishes"}
             assert rollback_signs(db) == []
 
     def put_back(data: Path, kept: Path) -> None:
@@ -486,7 +486,7 @@ def test_files_that_are_put_back_and_a_failover_are_noticed(
         assert pipeline.epochs.unproven().tenants == {ADA}
         heal(pipeline, wait_until)
         assert findings(pipeline, ADA) == []
-        assert texts(pipeline, ADA) == {"returns"}
+        assert found(pipeline, ADA) == {"returns"}
         pipeline.restore_watch.watch(seconds=0)
 
     def follow(data: Path, kept: Path) -> None:
@@ -541,7 +541,7 @@ def test_a_copy_of_the_database_touches_nothing_until_it_is_told_to_take_over(
         copy.restore_watch.watch(seconds=0)
     pipeline.restore_watch.watch(seconds=0)
     assert rollback_signs(db) == []
-    assert texts(pipeline, ADA) == {"old", "newer"}
+    assert found(pipeline, ADA) == {"old", "newer"}
     assert findings(pipeline, ADA) == []
 
     command_line = CliRunner().invoke(
@@ -553,7 +553,7 @@ def test_a_copy_of_the_database_touches_nothing_until_it_is_told_to_take_over(
         heal(copy, wait_until)
         copy.restore_watch.watch(seconds=0)
         assert findings(copy, ADA) == []
-        assert texts(copy, ADA) == {"old"}
+        assert found(copy, ADA) == {"old"}
         # From now on it is the other one that has to keep off.
         pipeline.restore_watch.watch()
         assert rollback_signs(db) == []

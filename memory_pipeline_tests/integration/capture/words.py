@@ -18,7 +18,7 @@ COLUMNS = {
 
 
 def changes(db: psycopg.Connection) -> Changes:
-    """Tell which memory of which tenant waits, in the order of the outbox."""
+    """Return tenant and memory of each change, in the order of the outbox."""
     return [
         (str(tenant), memory_id)
         for tenant, memory_id in db.execute(

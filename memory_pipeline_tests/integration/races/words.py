@@ -1,4 +1,4 @@
-"""Words of the tests of races: what waits, what is held, what is stored."""
+"""Words of the tests of races: changes, leases, documents and vectors."""
 
 import time
 from collections.abc import Callable
@@ -38,7 +38,7 @@ TABLES = ("change", "tenant", "generation", "failure", "provenance", "rebuild", 
 
 
 def state(db: psycopg.Connection) -> dict[str, list[str]]:
-    """Tell everything that the pipeline keeps."""
+    """Return every row of the tables of the pipeline."""
     return {
         table: sorted(map(repr, db.execute(f"SELECT * FROM memory_pipeline.{table}")))
         for table in TABLES
@@ -46,12 +46,12 @@ def state(db: psycopg.Connection) -> dict[str, list[str]]:
 
 
 def waiting(db: psycopg.Connection) -> list[int | None]:
-    """Tell which memories wait, confirms included."""
+    """Return the memory of each change, confirms included."""
     return [m for (m,) in db.execute("SELECT memory_id FROM memory_pipeline.change ORDER BY seq")]
 
 
 def confirms(db: psycopg.Connection) -> dict[int, tuple[datetime, int | None]]:
-    """Tell the confirms that are scheduled: when, and the token that has them."""
+    """Return the confirms that are scheduled: when, and the token that has claimed them."""
     return {
         memory_id: (not_before, token)
         for memory_id, not_before, token in db.execute(

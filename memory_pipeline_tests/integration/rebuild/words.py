@@ -52,7 +52,7 @@ def let_ownership_end(db: psycopg.Connection) -> None:
 
 
 def assert_true(pipeline: Pipeline, tenant: TenantId = ADA) -> None:
-    """Say that the live collection is Postgres' in everything, found and not only stored."""
+    """Assert that the live collection equals Postgres, and that every document is found."""
     verified = pipeline.verify().run(tenant, sample=None)
     assert verified.findings == ()
     assert verified.documents == verified.memories == pipeline.memories.count(tenant)

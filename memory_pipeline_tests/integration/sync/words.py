@@ -22,7 +22,7 @@ SAME_VECTOR = 1e-5
 
 
 def settled(pipeline: Pipeline, sync: Sync | None = None) -> bool:
-    """Drain, pauses or not, and say whether nothing at all is pending."""
+    """Drain, pauses or not; return whether nothing at all is pending."""
     drained(pipeline, sync)
     return pipeline.status.totals().pending_changes == 0
 

@@ -28,7 +28,17 @@ from memory_pipeline_tests.integration.worker.words import (
     started,
     texts,
 )
-from memory_pipeline_tests.words import ADA, BOB, SECONDS, change, live, one, pending, remember
+from memory_pipeline_tests.words import (
+    ADA,
+    BOB,
+    SECONDS,
+    change,
+    drained,
+    live,
+    one,
+    pending,
+    remember,
+)
 
 pytestmark = pytest.mark.usefixtures("hurried")
 
@@ -225,7 +235,7 @@ def test_a_stop_while_a_rebuild_begins_ends_the_rebuild(
     """A rebuild that was made at the moment of the stop is told to end, too."""
     pipeline = reopened(rebuild_batch_size=5, rebuild_batch_size_idle=5)
     fill(db, "ada", 150)
-    list(pipeline.drain().run(paused=True))
+    drained(pipeline)
     generation = live(pipeline, ADA)
     db.execute("UPDATE memory_pipeline.generation SET state = 'corrupt'")
     begun, made = threading.Event(), Pipeline.rebuild

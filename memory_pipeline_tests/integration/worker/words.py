@@ -30,7 +30,7 @@ CROWD = 1_000
 
 @dataclass
 class Told:
-    """Remembers what it was told was synced; raises the first times."""
+    """A reporter that remembers the outcomes that it received; it raises the first times."""
 
     failures: int = 0
     raised: int = 0
@@ -105,7 +105,7 @@ def living(pipeline: Pipeline, reporter: Told | None = None) -> Iterator[Running
 
 
 def kill(server: ChromaProcess) -> None:
-    """End a Chroma server without a word."""
+    """Kill a Chroma server."""
     assert server.pid > 0  # 0 would be this process and all its group
     os.kill(server.pid, signal.SIGKILL)
     server.stop()
@@ -138,7 +138,7 @@ def fill_alike(db: psycopg.Connection, tenant: str, count: int) -> None:
 
 
 def texts(pipeline: Pipeline, tenant: TenantId) -> dict[int, str | None]:
-    """Tell the text of each document of a tenant's live collection."""
+    """Return the text of each document of a tenant's live collection."""
     live = pipeline.registry.live(tenant)
     if live is None:
         return {}
@@ -151,13 +151,13 @@ def texts(pipeline: Pipeline, tenant: TenantId) -> dict[int, str | None]:
 
 
 def rows(db: psycopg.Connection, tenant: str) -> dict[int, str]:
-    """Tell the text of each memory of a tenant."""
+    """Return the text of each memory of a tenant."""
     found = db.execute("SELECT id, raw_data::text FROM memory_logs WHERE user_id = %s", (tenant,))
     return {int(i): str(raw) for i, raw in found}
 
 
 def finds(pipeline: Pipeline, tenant: TenantId, memory_id: int, words: str) -> bool:
-    """Say whether a search for these words finds this memory first."""
+    """Whether a search for these words finds this memory first."""
     try:
         hits = pipeline.search.search(tenant, words, k=1)
     except Corrupt:  # while the first memory lands; one test is about that
