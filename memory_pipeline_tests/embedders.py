@@ -42,10 +42,11 @@ class CountingEmbedder:
 class RefusingEmbedder(CountingEmbedder):
     """Refuses every batch that has a text with this word in it; no word, no refusal.
 
-    ``refusals``: how often a text was refused that came alone.
+    ``quotes``: the error quotes the text. ``refusals``: how often a text alone was refused.
     """
 
     word: str = "arsenic"
+    quotes: bool = False
     refusals: int = 0
 
     def embed(self, texts: Sequence[str]) -> Sequence[Vector]:
@@ -54,7 +55,8 @@ class RefusingEmbedder(CountingEmbedder):
         if refused and self.word:
             self.texts.extend(texts)
             self.refusals += len(texts) == 1
-            raise Poison(f'the model refuses a text: "{refused[0]}"')
+            quote = f': "{refused[0]}"' if self.quotes else ""
+            raise Poison(f"the model refuses a text{quote}")
         return super().embed(texts)
 
 

@@ -24,7 +24,7 @@ POISON, TEA = "a large cup with some arsenic in it", "a cup of tea"
 @pytest.fixture
 def embedder() -> RefusingEmbedder:
     """Return the model of the test, which refuses arsenic until the test says otherwise."""
-    return RefusingEmbedder()
+    return RefusingEmbedder(quotes=True)
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def letters(pipeline: Pipeline, db: psycopg.Connection) -> dict[str, int]:
     return ids
 
 
-def changes(db: psycopg.Connection) -> list[tuple[str, int, bool]]:
+def pending(db: psycopg.Connection) -> list[tuple[str, int, bool]]:
     """Return the changes that wait."""
     rows = db.execute("SELECT tenant, memory_id, recheck FROM memory_pipeline.change ORDER BY seq")
     return [(tenant, memory, again) for tenant, memory, again in rows]
@@ -161,7 +161,7 @@ def test_a_replay_enqueues_and_the_next_sync_lands_it(
 ) -> None:
     """And it is gone from the list."""
     assert run.json("dead-letters", "replay", "--tenant", "ada") == {"replayed": 1}
-    assert changes(db) == [("ada", letters["ada"], True)]
+    assert pending(db) == [("ada", letters["ada"], True)]
     run("sync")
     assert run.json("dead-letters", "list")["dead_letters"] == 1
     assert run.json("dead-letters", "replay", "--all") == {"replayed": 1}
@@ -211,7 +211,7 @@ def test_who_changes_something_has_to_say_what(
     reason = ("--reason", "known") if verb == "waive" else ()
     assert "--all" in run("dead-letters", verb, *reason, code=2).stderr
     assert "--all" in run("dead-letters", verb, *reason, "--all", "--id", "1", code=2).stderr
-    assert changes(db) == []
+    assert pending(db) == []
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_memories_are_replayed_and_counted(
     assert said == {"memories": 2, "enqueued": 0, "waited_already": 2}
     assert "enqueued 0 of 2 memories; 2 wait" in run("replay", "--since", "1h").stderr
     assert "no memory fits" in run("replay", "--ids", "999999", code=1).stderr
-    assert changes(db) == [("ada", letters["ada"], True), ("bob", letters["bob"], True)]
+    assert pending(db) == [("ada", letters["ada"], True), ("bob", letters["bob"], True)]
 
 
 # ---- telling

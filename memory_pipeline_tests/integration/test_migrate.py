@@ -1,3 +1,5 @@
+"""migrate: what it creates and registers, what it waits for, and what it refuses."""
+
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

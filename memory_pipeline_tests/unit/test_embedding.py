@@ -1,3 +1,5 @@
+"""The embedders: the stand-in, the real model behind a stub, the cache, and their settings."""
+
 import subprocess
 import sys
 import threading

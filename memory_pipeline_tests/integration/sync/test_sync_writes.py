@@ -175,8 +175,8 @@ def test_without_documents_only_vectors_and_metadata_are_stored(
     drained_due(pipeline)
     generation = live(pipeline)
     with pipeline.servers.client(generation.server).collection(generation, SECONDS) as collection:
-        held = collection.get(include=["documents", "metadatas"])
-    [text] = held["documents"] or []
+        stored = collection.get(include=["documents", "metadatas"])
+    [text] = stored["documents"] or []
     assert text is None
     assert held(pipeline) == {memory}
 
