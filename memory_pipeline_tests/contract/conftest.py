@@ -1,4 +1,4 @@
-"""The two sides that every contract about Postgres' part is told to."""
+"""Every contract of a port of Postgres runs against the fake and against Postgres."""
 
 import pytest
 

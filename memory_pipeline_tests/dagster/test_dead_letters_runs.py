@@ -11,9 +11,9 @@ from memory_pipeline.defs.resources import PipelineResource
 from memory_pipeline.defs.sensors import dead_letter_alerts, run_failure_alerts
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember, tried
 from memory_pipeline_tests.dagster.running import evaluations, execute, over, passes, red, synced
 from memory_pipeline_tests.webhook import webhook
+from memory_pipeline_tests.words import remember, tried
 
 SECRET = "the patient's secret illness"
 BURIED = """
@@ -49,7 +49,7 @@ def named(evaluation: dg.AssetCheckEvaluation) -> Any:
     return evaluation.metadata["newest"].value
 
 
-def pending(db: psycopg.Connection) -> set[str]:
+def tenants_with_changes(db: psycopg.Connection) -> set[str]:
     """Return whose memories are to be looked at again."""
     return {tenant for (tenant,) in db.execute("SELECT tenant FROM memory_pipeline.change")}
 
@@ -69,7 +69,7 @@ def test_the_job_replays_those_that_are_meant(
     """And says how many; the next sync tries them."""
     result = replay(instance, **config)
     assert result.success
-    assert pending(db) == replayed
+    assert tenants_with_changes(db) == replayed
     said = [e for e in result.all_events if e.is_successful_output]
     [figure] = [e.step_output_data.metadata["dead letters replayed"].value for e in said]
     assert figure == len(replayed)
@@ -82,7 +82,7 @@ def test_the_job_refuses_what_there_is_not(
     result = replay(instance, tenants=["nobody"])
     assert not result.success
     assert "no such tenant: nobody" in str(result.failure_data_for_node("replay_selected"))
-    assert pending(db) == set()
+    assert tenants_with_changes(db) == set()
 
 
 def test_the_check_names_the_newest_and_lets_waived_ones_pass(

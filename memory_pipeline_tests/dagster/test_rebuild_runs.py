@@ -10,7 +10,6 @@ import pytest
 from memory_pipeline.defs.rebuild_run import rebuild_id
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.dagster.running import (
     GREEN,
     RED,
@@ -26,6 +25,7 @@ from memory_pipeline_tests.dagster.running import (
     status,
     synced,
 )
+from memory_pipeline_tests.words import remember
 
 USERS = ("ada", "ben", "chloe")
 TAKEN = (

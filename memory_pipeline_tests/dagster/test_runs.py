@@ -11,7 +11,6 @@ from memory_pipeline.defs.resources import PipelineResource
 from memory_pipeline.defs.run_requests import RANGE_END, RANGE_START
 from memory_pipeline.defs.schedules import sync_sweep
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.dagster.running import (
     GREEN,
     RED,
@@ -23,6 +22,7 @@ from memory_pipeline_tests.dagster.running import (
     synced,
     tick,
 )
+from memory_pipeline_tests.words import remember
 
 REFUSED = "UPDATE memory_pipeline.generation SET config_hash = 'another' WHERE tenant = %s"
 DAMAGED = "UPDATE memory_pipeline.generation SET state = 'corrupt' WHERE tenant = %s"

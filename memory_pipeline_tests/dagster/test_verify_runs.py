@@ -9,7 +9,6 @@ import pytest
 from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.dagster.running import (
     evaluations,
     execute,
@@ -20,6 +19,7 @@ from memory_pipeline_tests.dagster.running import (
     synced,
 )
 from memory_pipeline_tests.fakes import no_lease
+from memory_pipeline_tests.words import remember
 
 USERS = ("ada", "ben", "chloe")
 CHECKS = ("parity", "reachability", "dead_letters", "last_rebuild", "freshness")

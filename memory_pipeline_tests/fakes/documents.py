@@ -34,7 +34,7 @@ def cosine_distance(one: Vector, other: Vector) -> float:
 
 
 def meets(metadata: Mapping[str, Scalar], where: Mapping[str, Any] | None) -> bool:
-    """Tell whether metadata meets a Chroma filter."""
+    """Whether metadata meets a Chroma filter."""
     return all(_meets(metadata, key, asked) for key, asked in (where or {}).items())
 
 
@@ -66,12 +66,12 @@ def a_document(
     rewritten: bool = False,
     **metadata: Scalar,
 ) -> Document:
-    """Make a document whose vector is told by its seed, which is its id unless given."""
+    """Make a document whose vector depends on its seed; the seed is its id unless given."""
     vector = a_vector(abs(memory_id) if seed is None else seed)
     found: dict[str, Scalar] = {"hash": f"hash of {memory_id}", **metadata}
     return Document(MemoryId(memory_id), vector, text, found, rewritten)
 
 
 def no_lease() -> float:
-    """Hold as somebody whose lease never ends."""
+    """Renew a lease that never ends."""
     return 5.0

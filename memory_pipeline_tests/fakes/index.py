@@ -47,13 +47,13 @@ class FakeIndex:
         self.world = world
 
     def check_identity(self, server: UUID) -> None:
-        """Check that a server is who it is. Raises ServerLost."""
+        """Check the identity of a server. Raises ServerLost."""
         with self.world.step("index.check_identity"):
             if server != self.world.server:
                 raise ServerLost(f"no server {server} answers here")
 
     def takes_writes(self, server: UUID) -> bool:
-        """Whether a server that is who it should be takes a write now."""
+        """Whether a server of the right identity takes a write now."""
         try:
             with self.world.step("index.takes_writes"):
                 return server == self.world.server
@@ -173,7 +173,7 @@ class FakeIndex:
         seconds: float,
         whole: bool = False,
     ) -> dict[MemoryId, Stored]:
-        """Return what is stored for these memories; with vectors and texts where ``whole``."""
+        """Return the documents of these memories; with vectors and texts where ``whole``."""
         del seconds  # nothing here takes any
         with self.world.step("index.fetch"):
             held = self._collection(generation).documents
@@ -196,7 +196,7 @@ class FakeIndex:
     def unreachable_by_vector(
         self, generation: Generation, vectors: Mapping[MemoryId, Vector], *, seconds: float
     ) -> set[MemoryId]:
-        """Return those that a query by their own vector does not find, twins apart."""
+        """Return the memories that a query by their own vector does not find, twins apart."""
         if not vectors:
             return set()
         del seconds  # nothing here takes any
@@ -259,7 +259,7 @@ class FakeIndex:
 
 
 def _is_beaten(held: Mapping[str, FakeDocument], memory_id: MemoryId, vector: Vector) -> bool:
-    """Say whether nearer documents, and not merely twins, keep one out of its own answer."""
+    """Whether nearer documents, and not merely twins, keep a document out of its own answer."""
     near = sorted((cosine_distance(vector, d.vector), name) for name, d in held.items())
     near = near[:NEIGHBOURS]
     names = {name for _, name in near}

@@ -37,7 +37,7 @@ class FakeMemories:
             return fit, tuple(left_out)
 
     def versions(self, ids: Sequence[MemoryId]) -> dict[MemoryId, tuple[TenantId | None, str]]:
-        """Return whose each of these rows is now, and its version; nothing of those that went."""
+        """Return tenant and version of each of these rows that exists."""
         with self.world.step("memories.versions"):
             rows = self.world.rows
             return {i: (rows[i].tenant, rows[i].version) for i in ids if i in rows}
@@ -77,7 +77,7 @@ class FakeMemories:
     def back_up(
         self, vectors: dict[MemoryId, tuple[Memory, Vector, Provenance]]
     ) -> frozenset[MemoryId]:
-        """Store vectors where the row is still the one that was read; return those that are."""
+        """Store vectors in rows whose version is still the one that was read; return their ids."""
         world = self.world
         with world.step("memories.back_up"):
             if world.settings.backup == "off":

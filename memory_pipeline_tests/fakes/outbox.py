@@ -43,7 +43,7 @@ class FakeOutbox:
         self.world = world
 
     def pending_tenants(self, *, paused: bool = False) -> list[TenantId]:
-        """Tell who has changes to claim, oldest first; TRUNCATEs are fanned out on the way."""
+        """Return the tenants with changes to claim, oldest first; fan TRUNCATEs out on the way."""
         world = self.world
         with world.step("outbox.pending_tenants"):
             if world.truncations:
@@ -69,7 +69,7 @@ class FakeOutbox:
     def expected_differences(
         self, tenant: TenantId, memory_ids: Sequence[MemoryId]
     ) -> ExpectedDifferences:
-        """Tell for which of these memories a document may differ, and why."""
+        """Return for which of these memories a document may differ, and why."""
         world = self.world
         with world.step("outbox.expected_differences"):
             building = world.tenant(tenant).building
@@ -98,7 +98,7 @@ class FakeOutbox:
             return FakeLease(world, tenant, Token(known.token), known.retries)
 
     def claim(self, lease: Lease) -> Claim:
-        """Claim the oldest due changes; schedule confirms for those that were claimed before."""
+        """Claim the oldest due changes; schedule confirms of changes that were claimed before."""
         world = self.world
         with world.step("outbox.claim"):
             world.fence(lease)
@@ -126,7 +126,7 @@ class FakeOutbox:
         missed: Sequence[MemoryId],
         recheck: Sequence[MemoryId],
     ) -> int:
-        """Forget what landed, charge what failed, let go what was missed, enqueue ``again``."""
+        """Delete what landed, charge failures, unclaim what was missed, enqueue ``recheck``."""
         world = self.world
         with world.step("outbox.ack"):
             world.fence(lease)
@@ -163,18 +163,18 @@ class FakeOutbox:
             return tenant in self.world.tenants and bool(self.world.claimable(tenant))
 
     def enqueue(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> None:
-        """Have memories looked at again, as if they had changed."""
+        """Enqueue a recheck of memories, as if they had changed."""
         with self.world.step("outbox.enqueue"):
             for memory_id in sorted(set(memory_ids)):
                 self.world.enqueue(tenant, memory_id, recheck=True)
 
     def unclaim(self, lease: Lease, claim: Claim) -> None:
-        """Give changes back for which nothing was sent."""
+        """Unclaim changes for which nothing was sent."""
         with self.world.step("outbox.unclaim"):
             self._give_back(lease, claim, {c.memory_id for c in claim.changes}, 0.0)
 
     def release_lease(self, lease: Lease, *, error: str | None = None) -> None:
-        """Give the lease back; with an error, not before a pause that grows. Harmless when lost."""
+        """Release the lease; after an error, with a pause that grows. Harmless when lost."""
         world = self.world
         with world.step("outbox.release_lease"):
             tenant = world.tenant(lease.tenant)

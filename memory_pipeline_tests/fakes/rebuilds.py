@@ -18,7 +18,7 @@ from memory_pipeline_tests.fakes.world import FakePart, FakeWorld
 
 
 class FakeRebuilds:
-    """The parts of rebuilds, one a tenant, each with one owner who has to go on saying so."""
+    """The parts of rebuilds, one a tenant, each with one owner that renews its ownership."""
 
     def __init__(self, world: FakeWorld) -> None:
         self.world = world
@@ -30,13 +30,13 @@ class FakeRebuilds:
         return max(settings.lease_seconds, settings.request_seconds + settings.grace_seconds)
 
     def request(self, rebuild: RebuildId, tenants: Sequence[TenantId], *, re_embed: bool) -> None:
-        """Note which tenants a rebuild is for; those it has already stay as they are."""
+        """Record the tenants of a rebuild; its parts so far stay as they are."""
         with self.world.step("rebuilds.request"):
             for tenant in tenants:
                 self.world.parts.setdefault((rebuild, tenant), FakePart(re_embed))
 
     def acquire_part(self, rebuild: RebuildId, tenant: TenantId) -> RebuildPart | None:
-        """Become the owner of a tenant's part; None where it is done or somebody else's."""
+        """Become the owner of a tenant's part; None where it is done or has another owner."""
         world = self.world
         with world.step("rebuilds.acquire_part"):
             part = world.parts.get((rebuild, tenant))
@@ -57,18 +57,18 @@ class FakeRebuilds:
             return RebuildPart(rebuild, tenant, part.owner, part.re_embed)
 
     def part_state(self, rebuild: RebuildId, tenant: TenantId) -> str | None:
-        """Tell how far a rebuild is with a tenant: waiting, running, done or failed."""
+        """Return the state of a part: waiting, running, done or failed."""
         with self.world.step("rebuilds.part_state"):
             part = self.world.parts.get((rebuild, tenant))
             return None if part is None else part.state
 
     def renew_part(self, part: RebuildPart) -> None:
-        """Go on being the owner. Raises Fenced where somebody else is by now."""
+        """Renew the ownership. Raises Fenced where another owner has it by now."""
         with self.world.step("rebuilds.renew_part"):
             self._mine(part).owned_until = self.world.now + self.redo_seconds
 
     def checkpoint(self, generation: Generation) -> Checkpoint:
-        """Tell how far a building generation was filled."""
+        """Return how far a building generation was filled."""
         with self.world.step("rebuilds.checkpoint"):
             filled = [
                 part
@@ -84,7 +84,7 @@ class FakeRebuilds:
     def resume_part(
         self, part: RebuildPart, generation: Generation, checkpoint: Checkpoint
     ) -> None:
-        """Go on with a generation from where it was left. Raises Fenced."""
+        """Resume a generation at its checkpoint. Raises Fenced."""
         with self.world.step("rebuilds.resume_part"):
             row = self._mine(part)
             row.generation, row.through = generation.id, checkpoint.through
@@ -126,7 +126,7 @@ class FakeRebuilds:
         landed: Sequence[MemoryId],
         embedded: int,
     ) -> None:
-        """Record a chunk as done, enqueue ``again``, give the lease back. Raises Fenced."""
+        """Record a chunk as done, enqueue ``recheck``, release the lease. Raises Fenced."""
         world = self.world
         with world.step("rebuilds.record_chunk"):
             row = self._filled(part, lease, generation)
@@ -168,21 +168,21 @@ class FakeRebuilds:
             world.forget_failures_of_gone(part.tenant)
 
     def return_lease(self, lease: Lease) -> None:
-        """Give a lease back under which no sync took place. Harmless when it is lost."""
+        """Release a lease under which no sync took place. Harmless when it is lost."""
         with self.world.step("rebuilds.return_lease"):
             tenant = self.world.tenant(lease.tenant)
             if tenant.token == lease.token:
                 tenant.lease_until = 0.0
 
     def release_part(self, part: RebuildPart) -> None:
-        """Leave a part to whoever goes on with the rebuild; nothing where somebody else has it."""
+        """Release a part to the next owner; do nothing where another owner has it."""
         with self.world.step("rebuilds.release_part"):
             row = self._part(part)
             if row is not None:
                 row.state, row.owner, row.owned_until = "waiting", None, 0.0
 
     def fail_part(self, part: RebuildPart, error: str) -> None:
-        """Close a part that did not end well; nothing where somebody else has it."""
+        """Close a part as failed; do nothing where another owner has it."""
         with self.world.step("rebuilds.fail_part"):
             row = self._part(part)
             if row is not None:

@@ -44,7 +44,7 @@ class FakeRegistry:
             return None if building is None else self.world.generations[building]
 
     def serves_others(self, server: UUID, tenant: TenantId) -> bool:
-        """Whether other tenants of this server were synced of late."""
+        """Whether other tenants of this server were synced recently."""
         with self.world.step("registry.serves_others"):
             return any(
                 self.world.generations[f.live].server == server
@@ -67,7 +67,7 @@ class FakeRegistry:
     def begin_generation(
         self, tenant: TenantId, server: UUID, *, model: str, config_hash: str, memories: int
     ) -> Generation:
-        """Note a new generation before its collection exists."""
+        """Record a new generation before its collection exists."""
         del memories  # decides where the next real generation is placed
         with self.world.step("registry.begin_generation"):
             generation = Generation(
@@ -91,7 +91,7 @@ class FakeRegistry:
             self.world.enqueue(lease.tenant, None)
 
     def abandon(self, lease: Lease, generation: UUID) -> None:
-        """Mark a damaged generation; give it up if it was building. Raises Fenced."""
+        """Mark a damaged generation; abandon it if it was building. Raises Fenced."""
         with self.world.step("registry.abandon"):
             self.world.fence(lease)
             tenant = self.world.tenant(lease.tenant)
@@ -103,12 +103,12 @@ class FakeRegistry:
             self.world.end(generation, "corrupt" if live else "abandoned")
 
     def damaged(self) -> dict[TenantId, str]:
-        """Return the tenants whose collections wait for a rebuild that nobody does, with keys."""
+        """Return the tenants whose collections wait for a rebuild, with their partition keys."""
         with self.world.step("registry.damaged"):
             return {t: str(t) for t in self.world.tenants if self._waits(t)}
 
     def retire_server(self, server: UUID) -> None:
-        """Give up a server whose data is gone: every generation on it is lost."""
+        """Retire a server whose data is gone: every generation on it is lost."""
         with self.world.step("registry.retire_server"):
             lost = {g.id for g in self.world.generations.values() if g.server == server}
             for generation in lost:
@@ -120,7 +120,7 @@ class FakeRegistry:
                         self.world.enqueue(name, None)
 
     def droppable(self, *, grace_seconds: float, limit: int) -> list[Generation]:
-        """Return ended generations whose collections nobody can be using any more."""
+        """Return ended generations whose collections no process can be using any more."""
         world = self.world
         with world.step("registry.droppable"):
             pointed = {g for t in world.tenants.values() for g in (t.live, t.building)}
@@ -134,7 +134,7 @@ class FakeRegistry:
             return sorted(over, key=lambda g: world.ended.get(g.id, math.inf))[:limit]
 
     def dropped(self, generation: UUID) -> None:
-        """Note that a generation's collection is gone."""
+        """Record that a generation's collection is gone."""
         with self.world.step("registry.dropped"):
             self.world.dropped.add(generation)
 

@@ -37,14 +37,14 @@ PartState = Literal["waiting", "running", "done", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong at a step, and whether the step takes effect all the same."""
+    """The error that a step ends in, and whether the step takes effect all the same."""
 
     error: BaseException
     lands: Lands = "never"
 
 
 class Step:
-    """A step that is done now: it ends in its fault, or does not begin where that says so."""
+    """A step that is done now: it ends in its fault, or does not begin if the fault says so."""
 
     __slots__ = ("_fault",)
 
@@ -167,7 +167,7 @@ class FakeWorld:
         self._faults[step].extend([Fault(error, lands)] * times)
 
     def send_late(self, land: Callable[[], None]) -> None:
-        """Have a request arrive only after its sender was told that it failed."""
+        """Let a request arrive after its sender has received an error."""
         self.in_flight.append(land)
 
     def land(self) -> None:
@@ -178,7 +178,7 @@ class FakeWorld:
             return  # its collection is gone: nobody is left to hear of it
 
     def uuid(self) -> UUID:
-        """Draw an id that nobody has."""
+        """Draw a new id."""
         return uuid4()
 
     def number(self) -> int:
@@ -246,7 +246,7 @@ class FakeWorld:
     # ---- what the ports share
 
     def step(self, name: str) -> Step:
-        """Let others act, then do the step unless a scripted error says otherwise."""
+        """Let others act, then do the step unless a scripted error prevents it."""
         self.watch(name)
         return Step(self._faults[name].popleft() if self._faults[name] else None)
 
@@ -269,17 +269,17 @@ class FakeWorld:
         ]
 
     def in_hand(self, change: FakeChange) -> bool:
-        """Say whether a lease that stands has claimed it."""
+        """Whether a lease that is still held has claimed the change."""
         tenant = self.tenant(change.tenant)
         return change.claim_token == tenant.token and tenant.lease_until > self.now
 
     def end(self, generation: UUID, state: GenerationState) -> None:
-        """Note that a generation is used no more, or not as one that is whole."""
+        """Record that a generation has ended, or is not whole any more."""
         self.generations[generation] = replace(self.generations[generation], state=state)
         self.ended[generation] = self.now
 
     def note_provenance(self, updates: Mapping[MemoryId, ProvenanceUpdate]) -> None:
-        """Note where vectors come from, where nobody has since their rows were read."""
+        """Record the provenance of vectors, unless it was changed since their rows were read."""
         for memory_id, update in updates.items():
             if self.provenance.get(memory_id) == update.expected:
                 self.provenance[memory_id] = update.new
@@ -292,22 +292,22 @@ class FakeWorld:
                 del self.failures[whose, memory_id]
 
     def tenant(self, tenant: TenantId) -> FakeTenant:
-        """Return a registered tenant, or one that nobody can lease."""
+        """Return a registered tenant, or one that cannot be leased."""
         return self.tenants.get(tenant) or FakeTenant(token=-1)
 
     def holds(self, lease: Lease) -> bool:
-        """Say whether this lease still stands."""
+        """Whether this lease is still held."""
         tenant = self.tenant(lease.tenant)
         return tenant.token == lease.token and tenant.lease_until > self.now
 
     def fence(self, lease: Lease) -> None:
-        """Raise Fenced unless the lease still stands."""
+        """Raise Fenced unless the lease is still held."""
         if not self.holds(lease):
             raise Fenced(f"the lease with token {lease.token} is no longer ours")
 
 
 def _differs(before: Memory, after: Memory) -> bool:
-    """Say whether anything that a document depends on has changed, for one tenant."""
+    """Whether anything that a document depends on has changed, for one tenant."""
     one, other = before.embedding, after.embedding
     same_vector = one is other or (
         one is not None and other is not None and np.array_equal(one, other)

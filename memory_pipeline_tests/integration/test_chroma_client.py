@@ -16,8 +16,7 @@ import pytest
 from memory_pipeline.chroma.client import ChromaClient
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, Poison, Transient
 from memory_pipeline.settings import Settings
-
-SECONDS = 5.0
+from memory_pipeline_tests.words import SECONDS
 
 
 def test_a_server_that_is_down_has_received_nothing(settings: Settings) -> None:

@@ -25,8 +25,7 @@ from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.ports import RenewLease
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.fakes import a_document, a_vector, no_lease
-
-SECONDS = 5.0
+from memory_pipeline_tests.words import SECONDS
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Dead letters over a real Postgres and a real Chroma: found, shown, tried again, let be."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 import psycopg
@@ -10,15 +9,14 @@ import pytest
 from memory_pipeline.content.document import compose
 from memory_pipeline.domain import dead_letters as letters_module
 from memory_pipeline.domain.dead_letters import DeadLetter, DeadLetterFilter
-from memory_pipeline.domain.outcomes import Outcome
-from memory_pipeline.domain.types import MemoryId, RebuildId, TenantId
+from memory_pipeline.domain.types import MemoryId, RebuildId
 from memory_pipeline.embedding.hashing import HashingEmbedder
-from memory_pipeline.pipeline import Pipeline, opened
-from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember
-from memory_pipeline_tests.refusing import RefusingEmbedder
+from memory_pipeline.errors import ChromaUnavailable
+from memory_pipeline.pipeline import Pipeline
+from memory_pipeline_tests.doubles import meddled, raises
+from memory_pipeline_tests.embedders import RefusingEmbedder
+from memory_pipeline_tests.words import ADA, BOB, change, drained, held, remember
 
-ADA, BOB = TenantId("ada"), TenantId("bob")
 # Longer than what an error may quote.
 POISON, TEA = "a large cup with some arsenic in it", "a cup of tea"
 
@@ -26,30 +24,13 @@ POISON, TEA = "a large cup with some arsenic in it", "a cup of tea"
 @pytest.fixture
 def embedder() -> RefusingEmbedder:
     """Return the model of the test, which refuses arsenic until the test says otherwise."""
-    return RefusingEmbedder()
-
-
-@pytest.fixture
-def reopened(settings: Settings, unmarked_chroma: None) -> Iterator[Callable[..., Pipeline]]:
-    """Return a function that opens another pipeline on the same database."""
-    with ExitStack() as stack:
-
-        def reopen(embedder: RefusingEmbedder, **changes: object) -> Pipeline:
-            changed = settings.model_copy(update=changes)
-            return stack.enter_context(opened(changed, embedder=embedder))
-
-        yield reopen
+    return RefusingEmbedder(quotes=True)
 
 
 @pytest.fixture
 def pipeline(reopened: Callable[..., Pipeline], embedder: RefusingEmbedder) -> Pipeline:
     """Return the parts, with the embedder that refuses."""
     return reopened(embedder)
-
-
-def drained(pipeline: Pipeline) -> list[Outcome]:
-    """Bring everything that can be claimed now, pauses or not."""
-    return list(pipeline.drain().run(paused=True))
 
 
 def settle(pipeline: Pipeline, wait_until: Callable[..., None]) -> None:
@@ -60,22 +41,6 @@ def settle(pipeline: Pipeline, wait_until: Callable[..., None]) -> None:
         return pipeline.status.totals().pending_changes == 0
 
     wait_until(settled, within=20)
-
-
-def change(db: psycopg.Connection, memory: int, summary: str) -> None:
-    """Update a memory as an application would."""
-    db.execute(
-        "UPDATE memory_logs SET raw_data = jsonb_build_object('summary', %s::text) WHERE id = %s",
-        (summary, memory),
-    )
-
-
-def held(pipeline: Pipeline, tenant: TenantId = ADA) -> set[int]:
-    """Return the memories whose documents the tenant's collection holds."""
-    generation = pipeline.registry.live(tenant)
-    assert generation is not None
-    hashes = pipeline.index.hashes(generation, renew=lambda: 5.0)
-    return {int(name.removeprefix("memory_log_")) for name in hashes}
 
 
 def found(pipeline: Pipeline, text: str) -> list[object]:
@@ -447,18 +412,13 @@ def test_a_document_that_cannot_be_withdrawn_leaves_its_change_pending(
     wait_until: Callable[..., None],
 ) -> None:
     """P1: it is not buried before its older document is gone, whatever happens in between."""
-    from memory_pipeline.errors import ChromaUnavailable
-    from memory_pipeline_tests.integration.sync.words import MeddledIndex
-
     pipeline = reopened(embedder, dead_letter_search="hidden", max_attempts=1)
     memory = remember(db, summary=TEA)
     settle(pipeline, wait_until)
     change(db, memory, POISON)
 
-    def down(*_: object) -> None:
-        raise ChromaUnavailable("Chroma went away")
-
-    sync = replace(pipeline.sync(), index=MeddledIndex(pipeline.index, before=down))
+    down = raises(ChromaUnavailable("Chroma went away"))
+    sync = replace(pipeline.sync(), index=meddled(pipeline.index, before=down))
     assert sync.run(ADA).verdict == "postponed"
     assert letters(pipeline) == []
     assert pipeline.outbox.pending(ADA) == 1

@@ -10,14 +10,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from memory_pipeline.cli import app
-from memory_pipeline.domain.types import TenantId
 from memory_pipeline.maintenance.alerts import NAMED_LETTERS, Alerts, send_dead_letter_alerts
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember, tried
 from memory_pipeline_tests.webhook import webhook
+from memory_pipeline_tests.words import drained, remember, tried
 
-ADA = TenantId("ada")
 SECRET = "the patient's secret illness"
 BURIED = """
     INSERT INTO memory_pipeline.failure
@@ -66,7 +64,7 @@ def run(settings: Settings, unmarked_chroma: None, monkeypatch: pytest.MonkeyPat
 def letters(pipeline: Pipeline, db: psycopg.Connection) -> dict[str, int]:
     """Bury a memory of each of two tenants, both in sync with other memories."""
     ids = {user: remember(db, user, SECRET) for user in ("ada", "bob")}
-    list(pipeline.drain().run(paused=True))
+    drained(pipeline)
     for user, memory in ids.items():
         db.execute(BURIED, (user, memory))
     tried(pipeline, db)

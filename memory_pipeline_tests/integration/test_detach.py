@@ -14,7 +14,6 @@ from memory_pipeline.admin.detach import Detach
 from memory_pipeline.chroma.client import ChromaClient
 from memory_pipeline.chroma.marker import MARKER
 from memory_pipeline.cli import app
-from memory_pipeline.domain.types import TenantId
 from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import ContractError, StillInUse
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
@@ -24,10 +23,9 @@ from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.detach import PostgresDetach
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.dumps import dump
+from memory_pipeline_tests.words import ADA, remember
 
-ADA = TenantId("ada")
 OWN_TABLE = """
     CREATE EXTENSION vector;
     CREATE TABLE memory_logs (

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from memory_pipeline.cli import app
 from memory_pipeline.content.document import compose
-from memory_pipeline.domain.types import Generation, MemoryId, TenantId
+from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.embedding.cache import CachedEmbedder
 from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.embedding.sentence import SentenceEmbedder
@@ -30,7 +30,7 @@ from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.postgres.registry import SAFE_KEY
 from memory_pipeline.settings import Settings
 from memory_pipeline.store import MemoryStore
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.words import drained, live, remember
 
 ADA, EVE = TenantId("ada"), TenantId("eve")
 SECONDS = 10.0
@@ -72,22 +72,15 @@ def insert(db: psycopg.Connection, tenant: str, raw: str) -> MemoryId:
     return MemoryId(row[0])
 
 
-def drained(pipeline: Pipeline) -> None:
+def drained_to_the_end(pipeline: Pipeline) -> None:
     """Drain, pauses or not, until nothing is pending."""
     for _ in range(10):
-        list(pipeline.drain().run(paused=True))
+        drained(pipeline)
         if pipeline.status.totals().pending_changes == 0:
             return
         with pipeline.database.transaction() as connection:
             connection.execute("UPDATE memory_pipeline.change SET not_before = NULL")
     pytest.fail("it does not come to an end")
-
-
-def live(pipeline: Pipeline, tenant: TenantId) -> Generation:
-    """Return a tenant's live generation."""
-    generation = pipeline.registry.live(tenant)
-    assert generation is not None
-    return generation
 
 
 def documents(pipeline: Pipeline, tenant: TenantId) -> dict[int, tuple[str, dict[str, Any]]]:
@@ -182,11 +175,11 @@ SHAPES = [
 def test_every_shape_lands_exactly(pipeline: Pipeline, db: psycopg.Connection) -> None:
     """Document, metadata and vector are right for each, twins included, in one batch."""
     other = remember(db, "eve", "an untouched memory")
-    drained(pipeline)
+    drained_to_the_end(pipeline)
     before = documents(pipeline, EVE)
     ids = [insert(db, "ada", raw) for raw in SHAPES]
     twins = [insert(db, "ada", raw) for raw in SHAPES[10:20]]
-    drained(pipeline)
+    drained_to_the_end(pipeline)
     assert_landed(pipeline, ADA, [*ids, *twins])
     assert documents(pipeline, EVE) == before
     assert set(before) == {other}
@@ -198,7 +191,7 @@ def test_every_shape_lands_exactly(pipeline: Pipeline, db: psycopg.Connection) -
 def test_every_shape_survives_a_rebuild(pipeline: Pipeline, db: psycopg.Connection) -> None:
     """The other way into a collection holds the same."""
     ids = [insert(db, "ada", raw) for raw in SHAPES]
-    drained(pipeline)
+    drained_to_the_end(pipeline)
     assert pipeline.rebuild_alone(ADA).verdict == "done"
     assert_landed(pipeline, ADA, ids)
 
@@ -214,7 +207,7 @@ def test_as_deep_as_postgres_allows(pipeline: Pipeline, db: psycopg.Connection) 
             refused += 1
     assert ids
     assert refused
-    drained(pipeline)
+    drained_to_the_end(pipeline)
     assert_landed(pipeline, ADA, ids)
 
 
@@ -226,7 +219,7 @@ def test_memories_of_any_size_land(reopened: Reopen, db: psycopg.Connection, siz
     texts = [(words * (size // len(words) + 1))[:size], '"\\' * (size // 2), "😀" * (size // 4)]
     ids = [insert(db, "ada", json.dumps(text, ensure_ascii=False)) for text in texts]
     ids.append(MemoryId(remember(db, "ada", "a small neighbour")))
-    drained(pipeline)
+    drained_to_the_end(pipeline)
     assert_landed(pipeline, ADA, ids)
 
 
@@ -238,7 +231,7 @@ def test_a_memory_too_large_for_chroma_is_a_dead_letter(
     small = [remember(db, "ada", f"a small neighbour {n}") for n in range(5)]
     large = insert(db, "ada", json.dumps(f"{SECRET}" + '"' * 11_000_000))
     small += [remember(db, "ada", f"another neighbour {n}") for n in range(5)]
-    drained(pipeline)
+    drained_to_the_end(pipeline)
     assert set(buried(pipeline, ADA)) == {large}
     assert "Payload too large" in buried(pipeline, ADA)[large]
     assert_landed(pipeline, ADA, [MemoryId(i) for i in small])
@@ -335,7 +328,7 @@ VALUES: dict[str, object] = {
 def test_hostile_values_of_filter_fields(pipeline: Pipeline, db: psycopg.Connection) -> None:
     """What can be filtered by is found by it; what cannot is the empty text, never a near value."""
     ids = {name: remember(db, "ada", name, task=value) for name, value in VALUES.items()}
-    drained(pipeline)
+    drained_to_the_end(pipeline)
     assert_landed(pipeline, ADA, [MemoryId(i) for i in ids.values()])
 
     def found(value: object) -> set[str]:
@@ -361,7 +354,7 @@ def test_filter_fields_may_have_any_name_that_chroma_takes(
     pipeline = reopened(metadata_fields=names)
     memory = remember(db, "ada", "a memory", **{name: f"of {name}" for name in names})
     remember(db, "ada", "another")
-    drained(pipeline)
+    drained_to_the_end(pipeline)
     for name in names:
         hits = pipeline.search.search(ADA, "anything", where={name: f"of {name}"})
         assert [hit.memory_id for hit in hits] == [memory]
@@ -386,7 +379,7 @@ def test_every_tenant_has_its_own_and_nothing_else(
 ) -> None:
     """P3: names that look alike to people, file systems, SQL or slugs are different tenants."""
     ids = {tenant: remember(db, tenant, "the same words") for tenant in TENANTS}
-    drained(pipeline)
+    drained_to_the_end(pipeline)
     keys = pipeline.registry.keys()
     assert set(keys) == set(TENANTS)
     assert len(set(keys.values())) == len(TENANTS)
@@ -408,7 +401,7 @@ def test_a_tenant_too_long_to_be_one_breaks_nothing(
     remember(db, "z" * 1001, "of nobody")
     longest = "é" * 500
     remember(db, longest, "of somebody")
-    drained(pipeline)
+    drained_to_the_end(pipeline)
     assert pipeline.search.search(TenantId("z" * 1001), "of nobody") == []
     assert len(pipeline.search.search(TenantId(longest), "of somebody")) == 1
     assert pipeline.status.totals().memories_without_tenant == 1
@@ -445,7 +438,7 @@ def test_no_filter_reaches_beyond_its_tenant_or_the_grammar(
     """P3: an operator, a key or another tenant that is smuggled in is refused, not passed on."""
     remember(db, "ada", "the same words", task="a")
     remember(db, "eve", "the same words", task="a")
-    drained(pipeline)
+    drained_to_the_end(pipeline)
     with pytest.raises(InvalidFilter):
         pipeline.search.search(ADA, "the same words", where=where)
 
@@ -495,7 +488,7 @@ def test_vectors_without_a_direction_are_dead_letters(
     bad = [remember(db, "ada", f"{SECRET} {word}.") for word in Model.answers]
     good = [remember(db, "ada", f"{SECRET} {word}.") for word in Model.odd]
     good += [remember(db, "ada", f"an ordinary memory {n}") for n in range(20)]
-    drained(pipeline)
+    drained_to_the_end(pipeline)
     reasons = buried(pipeline, ADA)
     assert sorted(reasons) == sorted(bad)
     for reason in reasons.values():
@@ -524,7 +517,7 @@ def test_a_model_that_answers_in_another_shape_is_an_outage(
     assert [o.verdict for o in outcomes] == ["postponed"]
     assert broken.status.totals().dead_letters == broken.status.totals().retrying == 0
     healed = reopened(embedder_of(Model()))
-    drained(healed)
+    drained_to_the_end(healed)
     assert_landed(healed, ADA, [MemoryId(i) for i in ids])
 
 
@@ -542,7 +535,7 @@ def test_a_strangers_document_is_a_finding_and_no_crash(
     memory = remember(db, "ada", "a memory")
     insert(db, "ada", '{"summary": "zero"}')
     db.execute("UPDATE memory_logs SET id = 0 WHERE id <> %s", (memory,))
-    drained(pipeline)
+    drained_to_the_end(pipeline)
     generation = live(pipeline, ADA)
     [vector] = HashingEmbedder().embed(["a memory"])
     with pipeline.servers.client(generation.server).collection(generation, SECONDS) as collection:
@@ -624,7 +617,7 @@ def test_hostile_memories_and_tenants_are_shown(
             insert(db, tenant, raw)
         for text in ("[/red] markup", "\\[/red] markup", "\\", "[bold", "\x1b]0;title\x07"):
             remember(db, tenant, text)
-    drained(pipeline)
+    drained_to_the_end(pipeline)
     for command in (("tenants",), ("status",), ("verify",)):
         assert cli(*command)[0] == 0
         assert cli(*command, "--json")[0] == 0

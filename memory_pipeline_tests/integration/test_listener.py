@@ -11,7 +11,7 @@ from memory_pipeline.postgres import listener as module
 from memory_pipeline.postgres.listener import Listener
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.words import remember
 
 WaitUntil = Callable[..., None]
 

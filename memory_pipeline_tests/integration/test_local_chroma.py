@@ -1,3 +1,5 @@
+"""The Chroma server of a home: private, restarted where it was, and restarted when it is stuck."""
+
 import os
 import resource
 import signal

@@ -1,3 +1,5 @@
+"""The embedded Postgres: private, restarted after a crash, and its data is never replaced."""
+
 import os
 import shutil
 import signal

@@ -1,3 +1,5 @@
+"""migrate: what it creates and registers, what it waits for, and what it refuses."""
+
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.migrate import migrate, migration_sql
 from memory_pipeline.postgres.status import PostgresStatus
 from memory_pipeline.settings import Settings, TenantBy
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.words import remember
 
 # A released migration is never edited: somebody's database has already run it. Write a new one.
 # (capture.sql is no migration: it runs on every migrate and may change freely.)

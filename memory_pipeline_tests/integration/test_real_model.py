@@ -1,3 +1,5 @@
+"""The real model, where it was pulled: ready offline, and its vectors mean what texts mean."""
+
 import socket
 import warnings
 from pathlib import Path

@@ -7,17 +7,10 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from memory_pipeline.domain.outcomes import Replayed
-from memory_pipeline.domain.types import MemoryId, TenantId
+from memory_pipeline.domain.types import MemoryId
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.fakes import no_lease
-
-ADA, BOB = TenantId("ada"), TenantId("bob")
-
-
-def drained(pipeline: Pipeline) -> None:
-    """Bring everything."""
-    list(pipeline.drain().run(paused=True))
+from memory_pipeline_tests.words import ADA, drained, hashes, remember
 
 
 def waiting(db: psycopg.Connection) -> list[tuple[str, int]]:
@@ -28,13 +21,6 @@ def waiting(db: psycopg.Connection) -> list[tuple[str, int]]:
             "SELECT tenant, memory_id FROM memory_pipeline.change WHERE recheck ORDER BY seq"
         )
     ]
-
-
-def hashes(pipeline: Pipeline, tenant: TenantId = ADA) -> dict[str, str]:
-    """Return what a tenant's collection holds."""
-    live = pipeline.registry.live(tenant)
-    assert live is not None
-    return pipeline.index.hashes(live, renew=lambda: 5.0)
 
 
 def test_a_tenant_is_enqueued_in_pages(pipeline: Pipeline, db: psycopg.Connection) -> None:

@@ -31,11 +31,11 @@ from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
 from memory_pipeline.worker import background as background_module
-from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.dumps import dump, load
 from memory_pipeline_tests.integration.worker.words import living
+from memory_pipeline_tests.words import ADA, BOB, held, remember
 
-ADA, BOB, EVE = TenantId("ada"), TenantId("bob"), TenantId("eve")
+EVE = TenantId("eve")
 IN_PLACE = ("--clean", "--if-exists")
 
 
@@ -64,14 +64,7 @@ def heal(pipeline: Pipeline, wait_until: Callable[..., None]) -> None:
     wait_until(proven, within=30.0)
 
 
-def held(pipeline: Pipeline, tenant: TenantId) -> set[str]:
-    """Tell which documents a tenant's live collection holds."""
-    live = pipeline.registry.live(tenant)
-    assert live is not None
-    return set(pipeline.index.hashes(live, renew=lambda: 10.0))
-
-
-def texts(pipeline: Pipeline, tenant: TenantId) -> set[str]:
+def found(pipeline: Pipeline, tenant: TenantId) -> set[str]:
     """Tell what a search returns."""
     hits: list[Any] = [h.memory for h in pipeline.search.search(tenant, "a memory", k=50)]
     return {hit["summary"] for hit in hits}
@@ -138,15 +131,15 @@ def test_a_dump_that_is_loaded_in_place_is_noticed_and_every_tenant_made_right(
     assert "2 tenants" in said
     told = command(settings, "verify", code=1)["findings"]
     assert {(f["kind"], f["tenant"]) for f in told} >= {("unproven", "ada"), ("unproven", "bob")}
-    assert texts(pipeline, ADA) <= {"stays", "was", "returns"}
+    assert found(pipeline, ADA) <= {"stays", "was", "returns"}
 
     heal(pipeline, wait_until)
 
     assert findings(pipeline, ADA, BOB) == []
-    assert held(pipeline, ADA) == {f"memory_log_{i}" for i in (stays, changes, goes)}
-    assert f"memory_log_{since}" not in held(pipeline, ADA)
-    assert texts(pipeline, ADA) == {"stays", "was", "returns"}
-    assert texts(pipeline, BOB) == {"bob's"}
+    assert held(pipeline, ADA) == {stays, changes, goes}
+    assert since not in held(pipeline, ADA)
+    assert found(pipeline, ADA) == {"stays", "was", "returns"}
+    assert found(pipeline, BOB) == {"bob's"}
     pipeline.restore_watch.watch(seconds=0)
     assert len(rollback_signs(db)) == 2
     assert command(settings, "verify")["findings"] == []
@@ -180,7 +173,7 @@ def test_a_tenant_that_the_dump_does_not_know_can_come_again(
     pipeline.restore_watch.watch()
     heal(pipeline, wait_until)
 
-    assert texts(pipeline, EVE) == {"the second time"}
+    assert found(pipeline, EVE) == {"the second time"}
     assert findings(pipeline, ADA, EVE) == []
 
 
@@ -222,7 +215,7 @@ def test_what_a_forgotten_worker_has_sent_may_land_late(
     heal(pipeline, wait_until)
 
     assert findings(pipeline, ADA) == []
-    assert held(pipeline, ADA) == {f"memory_log_{memory}"}
+    assert held(pipeline, ADA) == {memory}
 
 
 def test_a_marker_that_lags_is_no_setback(pipeline: Pipeline, db: psycopg.Connection) -> None:
@@ -344,7 +337,7 @@ def test_while_a_dump_is_being_loaded_nothing_is_noted_yet(
     assert rollback_signs(db) != []
 
     heal(pipeline, wait_until)
-    assert texts(pipeline, ADA) == {"the first", "the last"}
+    assert found(pipeline, ADA) == {"the first", "the last"}
     assert findings(pipeline, ADA) == []
 
 
@@ -394,11 +387,11 @@ def test_a_live_process_lives_through_it_and_mends_everything(
     for tenant in ("ada", "bob"):
         remember(db, tenant, f"{tenant}'s old memory")
     with living(pipeline):
-        wait_until(lambda: "ada's old memory" in texts(pipeline, ADA), within=20)
+        wait_until(lambda: "ada's old memory" in found(pipeline, ADA), within=20)
         pipeline.restore_watch.watch(seconds=0)
         old = dump(database_url, *IN_PLACE)
         remember(db, "ada", "vanishes")
-        wait_until(lambda: "vanishes" in texts(pipeline, ADA), within=20)
+        wait_until(lambda: "vanishes" in found(pipeline, ADA), within=20)
         pipeline.restore_watch.watch(seconds=0)
 
         load(database_url, f"BEGIN;\n{old}\nCOMMIT;" if at_once else _slowly(old))
@@ -406,8 +399,8 @@ def test_a_live_process_lives_through_it_and_mends_everything(
         wait_until(lambda: rollback_signs(db), within=20)
         remember(db, "ada", "written after")
         wait_until(lambda: not pipeline.epochs.unproven().tenants, within=30)
-        wait_until(lambda: "written after" in texts(pipeline, ADA), within=20)
-    assert texts(pipeline, ADA) == {"ada's old memory", "written after"}
+        wait_until(lambda: "written after" in found(pipeline, ADA), within=20)
+    assert found(pipeline, ADA) == {"ada's old memory", "written after"}
     assert findings(pipeline, ADA, BOB) == []
 
 
@@ -475,7 +468,7 @@ def test_files_that_are_put_back_and_a_failover_are_noticed(
         remember(db, "ada", "vanishes")
         with opened(own, embedder=HashingEmbedder()) as pipeline:
             sync(pipeline)
-            assert texts(pipeline, ADA) == {"vanishes"}
+            assert found(pipeline, ADA) == {"vanishes"}
             assert rollback_signs(db) == []
 
     def put_back(data: Path, kept: Path) -> None:
@@ -493,7 +486,7 @@ def test_files_that_are_put_back_and_a_failover_are_noticed(
         assert pipeline.epochs.unproven().tenants == {ADA}
         heal(pipeline, wait_until)
         assert findings(pipeline, ADA) == []
-        assert texts(pipeline, ADA) == {"returns"}
+        assert found(pipeline, ADA) == {"returns"}
         pipeline.restore_watch.watch(seconds=0)
 
     def follow(data: Path, kept: Path) -> None:
@@ -548,7 +541,7 @@ def test_a_copy_of_the_database_touches_nothing_until_it_is_told_to_take_over(
         copy.restore_watch.watch(seconds=0)
     pipeline.restore_watch.watch(seconds=0)
     assert rollback_signs(db) == []
-    assert texts(pipeline, ADA) == {"old", "newer"}
+    assert found(pipeline, ADA) == {"old", "newer"}
     assert findings(pipeline, ADA) == []
 
     command_line = CliRunner().invoke(
@@ -560,7 +553,7 @@ def test_a_copy_of_the_database_touches_nothing_until_it_is_told_to_take_over(
         heal(copy, wait_until)
         copy.restore_watch.watch(seconds=0)
         assert findings(copy, ADA) == []
-        assert texts(copy, ADA) == {"old"}
+        assert found(copy, ADA) == {"old"}
         # From now on it is the other one that has to keep off.
         pipeline.restore_watch.watch()
         assert rollback_signs(db) == []

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import psycopg
@@ -10,7 +9,6 @@ import pytest
 from pydantic import SecretStr
 
 from memory_pipeline.domain.types import Hit, TenantId
-from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import (
     ChromaUnavailable,
     Corrupt,
@@ -18,18 +16,12 @@ from memory_pipeline.errors import (
     InvalidMemory,
     PostgresUnavailable,
 )
-from memory_pipeline.pipeline import Pipeline, opened
+from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
 from memory_pipeline.store import MemoryStore
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.words import ADA, BOB, drained, remember
 
-ADA, BOB = TenantId("ada"), TenantId("bob")
 NOBODY_LISTENS = "http://127.0.0.1:1"
-
-
-def synced(pipeline: Pipeline) -> None:
-    """Bring every collection up to date."""
-    list(pipeline.drain().run(paused=True))
 
 
 def ids(hits: list[Hit]) -> list[int]:
@@ -40,18 +32,6 @@ def ids(hits: list[Hit]) -> list[int]:
 def texts(hits: list[Hit]) -> list[object]:
     """Return what the memories that were found say."""
     return [hit.memory["summary"] for hit in hits if isinstance(hit.memory, dict)]
-
-
-@pytest.fixture
-def reopened(settings: Settings, unmarked_chroma: None) -> Iterator[Callable[..., Pipeline]]:
-    """Return a function that opens another pipeline on the same database with other settings."""
-    with ExitStack() as stack:
-
-        def reopen(**changes: object) -> Pipeline:
-            changed = settings.model_copy(update=changes)
-            return stack.enter_context(opened(changed, embedder=HashingEmbedder()))
-
-        yield reopen
 
 
 @pytest.fixture
@@ -71,7 +51,7 @@ def test_a_search_returns_only_the_tenants_memories_nearest_first(
     walk = remember(db, "ada", "a long walk along the river")
     swim = remember(db, "ada", "a short swim in the lake")
     remember(db, "bob", "a long walk along the river")
-    synced(pipeline)
+    drained(pipeline)
     hits = pipeline.search.search(ADA, "a long walk along the river")
     assert ids(hits) == [walk, swim]
     assert hits[0].distance == pytest.approx(0.0, abs=1e-5)
@@ -85,7 +65,7 @@ def test_no_more_than_k_are_returned(pipeline: Pipeline, db: psycopg.Connection)
     """As many as asked for, and fewer where there are fewer."""
     for n in range(8):
         remember(db, "ada", f"memory {n}")
-    synced(pipeline)
+    drained(pipeline)
     assert [len(pipeline.search.search(ADA, "memory", k=k)) for k in (1, 5, 8, 1000)] == [
         1,
         5,
@@ -119,7 +99,7 @@ def test_filters_let_through_what_meets_them(pipeline: Pipeline, db: psycopg.Con
     """Fields of raw_data, the project and the time can be filtered by, alone and together."""
     walk = remember(db, "ada", "a walk", task="walk", date="2026-01-05", component="legs")
     swim = remember(db, "ada", "a swim", task="swim", date="2026-02-05")
-    synced(pipeline)
+    drained(pipeline)
 
     def found(where: dict[str, object]) -> set[int]:
         return set(ids(pipeline.search.search(ADA, "a walk", where=where)))
@@ -147,14 +127,14 @@ def test_a_filter_outside_the_grammar_is_refused(pipeline: Pipeline) -> None:
 def test_what_was_deleted_or_moved_is_not_found_even_before_the_sync(
     pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
-    """P3, P4, races 11: Chroma proposes; Postgres decides."""
+    """P3, P4: Chroma proposes; Postgres decides."""
     kept, deleted, moved = (remember(db, "ada", f"a walk number {n}") for n in range(3))
-    synced(pipeline)
+    drained(pipeline)
     db.execute("DELETE FROM memory_logs WHERE id = %s", (deleted,))
     db.execute("UPDATE memory_logs SET user_id = 'bob' WHERE id = %s", (moved,))
     assert ids(pipeline.search.search(ADA, "a walk")) == [kept]
     assert pipeline.search.search(BOB, "a walk") == []
-    synced(pipeline)
+    drained(pipeline)
     assert ids(pipeline.search.search(ADA, "a walk")) == [kept]
     assert ids(pipeline.search.search(BOB, "a walk")) == [moved]
 
@@ -164,7 +144,7 @@ def test_what_was_updated_shows_its_new_content_even_before_the_sync(
 ) -> None:
     """An answer may be found by old words, and says what the memory says now."""
     memory = remember(db, "ada", "a walk", task="walk")
-    synced(pipeline)
+    drained(pipeline)
     db.execute("""UPDATE memory_logs SET raw_data = '{"summary": "a nap", "task": "rest"}'""")
     [hit] = pipeline.search.search(ADA, "a walk")
     assert (hit.memory_id, hit.memory) == (memory, {"summary": "a nap", "task": "rest"})
@@ -176,7 +156,7 @@ def test_what_no_longer_passes_the_filter_is_dropped_even_before_the_sync(
 ) -> None:
     """A filter holds for the memory as it is, not as it was indexed."""
     remember(db, "ada", "a walk", task="walk")
-    synced(pipeline)
+    drained(pipeline)
     db.execute("""UPDATE memory_logs SET raw_data = '{"summary": "a nap", "task": "rest"}'""")
     assert pipeline.search.search(ADA, "a walk", where={"task": "walk"}) == []
     db.execute("UPDATE memory_logs SET project_id = 'gemini'")
@@ -189,7 +169,7 @@ def test_an_answer_is_full_though_most_of_what_chroma_proposes_is_gone(
     """It is asked for more until k are left or there are no more."""
     near = [remember(db, "ada", f"river walk {n}") for n in range(60)]
     far = {remember(db, "ada", f"something quite different {n}") for n in range(8)}
-    synced(pipeline)
+    drained(pipeline)
     db.execute("DELETE FROM memory_logs WHERE id = ANY(%s)", (near,))
     assert len(pipeline.search.search(ADA, "river walk", k=5)) == 5
     assert set(ids(pipeline.search.search(ADA, "river walk", k=20))) == far
@@ -201,14 +181,14 @@ def test_an_id_that_is_used_again_never_shows_the_old_text(
     """P4: TRUNCATE … RESTART IDENTITY; the old document still points at the id for a moment."""
     remember(db, "ada", "a secret that was erased")
     remember(db, "ada", "another secret")
-    synced(pipeline)
+    drained(pipeline)
     with db.transaction():
         db.execute("TRUNCATE memory_logs RESTART IDENTITY")
         remember(db, "ada", "a harmless note")
         remember(db, "bob", "Bob's own note")
     assert texts(pipeline.search.search(ADA, "a secret that was erased")) == ["a harmless note"]
     assert pipeline.search.search(BOB, "another secret") == []
-    synced(pipeline)
+    drained(pipeline)
     assert texts(pipeline.search.search(ADA, "a secret that was erased")) == ["a harmless note"]
     assert texts(pipeline.search.search(BOB, "another secret")) == ["Bob's own note"]
 
@@ -218,7 +198,7 @@ def test_searches_go_to_the_new_collection_as_soon_as_it_is_live(
 ) -> None:
     """Another process has replaced the collection; nothing of the old is cached."""
     memory = remember(db, "ada", "a walk")
-    synced(pipeline)
+    drained(pipeline)
     reader = reopened()
     assert ids(reader.search.search(ADA, "a walk")) == [memory]
     old = pipeline.registry.live(ADA)
@@ -227,15 +207,15 @@ def test_searches_go_to_the_new_collection_as_soon_as_it_is_live(
     with pytest.raises(Corrupt):
         reader.search.search(ADA, "a walk")
     remember(db, "ada", "a swim")
-    synced(pipeline)
-    synced(pipeline)
+    drained(pipeline)
+    drained(pipeline)
     assert len(reader.search.search(ADA, "a walk")) == 2
 
 
 def test_many_threads_search_at_once(pipeline: Pipeline, db: psycopg.Connection) -> None:
     """An application's threads share one search."""
     memory = remember(db, "ada", "a walk")
-    synced(pipeline)
+    drained(pipeline)
     found: list[list[int]] = []
 
     def search() -> None:
@@ -265,7 +245,7 @@ def test_without_chroma_a_search_says_so(
 ) -> None:
     """An outage of the index is no empty answer."""
     remember(db, "ada", "a walk")
-    synced(pipeline)
+    drained(pipeline)
     with pytest.raises(ChromaUnavailable):
         reopened(chroma_url=NOBODY_LISTENS).search.search(ADA, "a walk")
 
@@ -275,7 +255,7 @@ def test_a_server_that_lost_its_data_is_said_to_be_unavailable(
 ) -> None:
     """What the docstrings of search and store name is what an application has to catch."""
     remember(db, "ada", "a walk")
-    synced(pipeline)
+    drained(pipeline)
     server = pipeline.index.choose_server()
     with pipeline.servers.client(server).call(5.0) as raw:
         raw.delete_collection("memory-pipeline-marker")
@@ -293,11 +273,11 @@ def test_a_memory_is_remembered_updated_searched_and_forgotten(
     memory = store.remember("ada", {"summary": "a walk", "n": 1.5}, project_id="apollo")
     assert store.get("ada", memory) == {"summary": "a walk", "n": 1.5}
     assert store.search("ada", "a walk") == []
-    synced(pipeline)
+    drained(pipeline)
     assert ids(store.search("ada", "a walk", where={"project_id": "apollo"})) == [memory]
     assert store.update("ada", memory, {"summary": "a swim"})
     assert store.get("ada", memory) == {"summary": "a swim"}
-    synced(pipeline)
+    drained(pipeline)
     [hit] = store.search("ada", "a swim", k=1)
     assert hit.memory == {"summary": "a swim"}
     assert hit.distance == pytest.approx(0.0, abs=1e-5)
@@ -312,7 +292,7 @@ def test_a_memory_may_come_with_its_own_time(store: MemoryStore, pipeline: Pipel
     """An import keeps when it was, and can be filtered by it."""
     when = datetime(2020, 2, 3, 4, 5, 6, tzinfo=UTC)
     store.remember("ada", {"summary": "an old walk"}, created_at=when)
-    synced(pipeline)
+    drained(pipeline)
     [hit] = store.search("ada", "walk", where={"ts": int(when.timestamp())})
     assert hit.created_at == when
 

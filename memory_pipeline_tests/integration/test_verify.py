@@ -11,14 +11,13 @@ import pytest
 from chromadb.api.models.Collection import Collection as ChromaCollection
 
 from memory_pipeline.domain.outcomes import Finding, Verified
-from memory_pipeline.domain.types import Generation, MemoryId, TenantId, document_id
+from memory_pipeline.domain.types import MemoryId, TenantId, document_id
 from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.verify.tenant import Verify
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.words import ADA, BOB, drained, live, remember
 
-ADA, BOB = TenantId("ada"), TenantId("bob")
 CHANGE_SECONDS = 0.03
 
 
@@ -30,18 +29,6 @@ def ids(pipeline: Pipeline, db: psycopg.Connection) -> list[MemoryId]:
     mine = [MemoryId(remember(db, "ada", f"memory number {n}")) for n in range(20)]
     drained(pipeline)
     return mine
-
-
-def drained(pipeline: Pipeline) -> None:
-    """Sync whatever waits, pauses or not."""
-    list(pipeline.drain().run(paused=True))
-
-
-def live(pipeline: Pipeline, tenant: TenantId = ADA) -> Generation:
-    """Return the tenant's live generation."""
-    generation = pipeline.registry.live(tenant)
-    assert generation is not None
-    return generation
 
 
 def behind_our_back(

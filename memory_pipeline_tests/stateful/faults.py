@@ -19,6 +19,7 @@ from memory_pipeline.errors import (
     PostgresUnavailable,
 )
 from memory_pipeline.ports import RenewLease
+from memory_pipeline_tests.doubles import Around
 
 T = TypeVar("T")
 
@@ -124,23 +125,17 @@ class Faults:
         raise error(self.struck)
 
 
-class Struck:
+class Struck(Around):
     """A port in Postgres whose named calls may be struck; all others pass."""
 
     def __init__(self, inner: Any, faults: Faults, names: Collection[str]) -> None:
-        self._inner = inner
+        def struck(name: str) -> Callable[..., Any]:
+            return lambda call, *args, **how: faults.call(
+                name, lambda: call(*args, **how), PostgresUnavailable
+            )
+
+        super().__init__(inner, {name: struck(name) for name in names})
         self._faults = faults
-        self._names = frozenset(names)
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
-        if name not in self._names:
-            return found
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self._faults.call(name, lambda: found(*args, **kwargs), PostgresUnavailable)
-
-        return call
 
 
 class StruckIndex(ChromaIndex):

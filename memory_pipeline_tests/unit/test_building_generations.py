@@ -1,17 +1,17 @@
 """What a batch does with a generation that a rebuild fills, and with refused deletes."""
 
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from memory_pipeline.content.document import recipe_from
-from memory_pipeline.domain.types import Document, Generation, MemoryId, RebuildId, TenantId
+from memory_pipeline.domain.types import Generation, RebuildId, TenantId
 from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import Poison
-from memory_pipeline.ports import RenewLease
 from memory_pipeline.settings import Settings
 from memory_pipeline.sync.tenant import Sync
+from memory_pipeline_tests.doubles import around
 from memory_pipeline_tests.fakes import (
     FakeIndex,
     FakeMemories,
@@ -74,28 +74,19 @@ def test_a_reset_takes_out_of_a_building_generation_what_is_gone(world: FakeWorl
     assert set(index.hashes(building, renew=no_lease)) == {"memory_log_8"}
 
 
-class RefusesDeletes(FakeIndex):
-    """Collections that take documents and refuse every delete."""
-
-    def write(
-        self,
-        generation: Generation,
-        documents: Sequence[Document],
-        deletes: Sequence[MemoryId],
-        *,
-        renew: RenewLease,
-        fresh: bool = False,
-    ) -> None:
-        """Write; refuse to delete."""
-        if deletes:
-            raise Poison("unprocessable")
-        super().write(generation, documents, (), renew=renew, fresh=fresh)
+def refuse_deletes(
+    call: Any, generation: Generation, documents: Any, deletes: Any, **how: Any
+) -> None:
+    """Write; refuse to delete."""
+    if deletes:
+        raise Poison("unprocessable")
+    call(generation, documents, deletes, **how)
 
 
 def test_a_collection_that_refuses_deletes_is_damaged(world: FakeWorld) -> None:
     """Nothing in a delete can be refused: trying again for ever would hold up the whole tenant."""
     memory = world.put("ada", '{"text": "a memory"}')
-    index = RefusesDeletes(world)
+    index = around(FakeIndex(world), write=refuse_deletes)
     assert _sync(world, index).run(ADA).verdict == "done"
     world.delete(memory)
     assert _sync(world, index).run(ADA).verdict == "damaged"
@@ -111,20 +102,11 @@ def test_a_building_generation_that_refuses_deletes_is_given_up_alone(world: Fak
     building = _building(world)
     world.delete(memory)
 
-    class Refusing(FakeIndex):
-        def write(
-            self,
-            generation: Generation,
-            documents: Sequence[Document],
-            deletes: Sequence[MemoryId],
-            *,
-            renew: RenewLease,
-            fresh: bool = False,
-        ) -> None:
-            if deletes and generation.id == building.id:
-                raise Poison("unprocessable")
-            super().write(generation, documents, deletes, renew=renew, fresh=fresh)
+    def write(call: Any, generation: Generation, documents: Any, deletes: Any, **how: Any) -> None:
+        if deletes and generation.id == building.id:
+            raise Poison("unprocessable")
+        call(generation, documents, deletes, **how)
 
-    assert _sync(world, Refusing(world)).run(ADA).verdict == "done"
+    assert _sync(world, around(FakeIndex(world), write=write)).run(ADA).verdict == "done"
     assert FakeIndex(world).hashes(live, renew=no_lease) == {}
     assert FakeRegistry(world).building(ADA) is None

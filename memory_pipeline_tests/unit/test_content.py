@@ -1,3 +1,5 @@
+"""The document of a memory: its text, its metadata, its hash."""
+
 import json
 import math
 import subprocess

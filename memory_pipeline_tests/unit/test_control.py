@@ -7,30 +7,14 @@ import pytest
 
 from memory_pipeline.content.document import compose, recipe_from
 from memory_pipeline.domain.outcomes import Failure
-from memory_pipeline.domain.types import Memory, MemoryId, TenantId, Vector
+from memory_pipeline.domain.types import Memory, MemoryId, TenantId
 from memory_pipeline.embedding.cache import CachedEmbedder
-from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import EmbedderUnavailable, Poison
 from memory_pipeline.settings import Settings
 from memory_pipeline.sync.batch import embed_drafts
 from memory_pipeline.sync.plan import Draft
-
-
-class Breaking:
-    """Refuses one text, and from some moment on every text."""
-
-    model = HashingEmbedder.model
-    loaded = True
-    broken = False
-
-    def load(self) -> None:
-        """Do nothing."""
-
-    def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """Return one vector a text, or refuse them."""
-        if self.broken or "poison" in texts:
-            raise Poison("refused")
-        return HashingEmbedder().embed(texts)
+from memory_pipeline_tests.doubles import raises
+from memory_pipeline_tests.embedders import CountingEmbedder
 
 
 def draft(text: str) -> Draft:
@@ -51,9 +35,14 @@ def embed(embedder: CachedEmbedder, text: str) -> list[Failure]:
 
 def test_an_outage_after_a_poison_memory_charges_nobody() -> None:
     """The control that was once passed says nothing of the model as it is now."""
-    model = Breaking()
+
+    def refuse(texts: Sequence[str]) -> None:
+        if "poison" in texts:
+            raise Poison("refused")
+
+    model = CountingEmbedder(before=refuse)
     embedder = CachedEmbedder(model)
     assert [f.reason for f in embed(embedder, "poison")] == ["embedding: refused"]
-    model.broken = True
+    model.before = raises(Poison("refused"))
     with pytest.raises(EmbedderUnavailable):
         embed(embedder, "a memory that nothing is wrong with")

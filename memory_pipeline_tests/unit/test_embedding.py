@@ -1,15 +1,16 @@
+"""The embedders: the stand-in, the real model behind a stub, the cache, and their settings."""
+
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from memory_pipeline.domain.types import DIMENSION, Vector
+from memory_pipeline.domain.types import DIMENSION
 from memory_pipeline.embedding import sentence as embedding
 from memory_pipeline.embedding.cache import CachedEmbedder
 from memory_pipeline.embedding.factory import embedder_from
@@ -18,6 +19,7 @@ from memory_pipeline.embedding.sentence import SentenceEmbedder
 from memory_pipeline.errors import EmbedderUnavailable, ModelMissing, Poison, SettingsError
 from memory_pipeline.local.environment import settings_environment
 from memory_pipeline.settings import Settings
+from memory_pipeline_tests.embedders import CountingEmbedder, RefusingEmbedder
 
 Matrix = npt.NDArray[np.float32]
 
@@ -44,21 +46,6 @@ class FakeModel:
             if "zero" in text:
                 vectors[row] = 0.0
         return vectors
-
-
-class CountingEmbedder(HashingEmbedder):
-    """Remembers what it was asked, and refuses what it was told to refuse."""
-
-    def __init__(self, refused: str = "") -> None:
-        self.asked: list[str] = []
-        self.refused = refused
-
-    def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """Embed, or refuse."""
-        self.asked += texts
-        if self.refused in texts:
-            raise Poison("refused")
-        return super().embed(texts)
 
 
 def with_model(model: FakeModel, *, batch_size: int = 2) -> SentenceEmbedder:
@@ -252,7 +239,7 @@ def test_a_text_that_comes_again_is_not_embedded_again() -> None:
     cached = CachedEmbedder(inner)
     first = cached.embed(["a", "bb", "a"])
     again = cached.embed(["bb", "ccc", "a"])
-    assert inner.asked == ["a", "bb", "ccc"]
+    assert inner.texts == ["a", "bb", "ccc"]
     assert np.array_equal(first[0], first[2])
     assert np.array_equal(again[0], first[1])
     assert np.array_equal(again[2], first[0])
@@ -260,12 +247,12 @@ def test_a_text_that_comes_again_is_not_embedded_again() -> None:
 
 def test_what_was_embedded_before_a_refusal_is_kept() -> None:
     """Singling out a bad text embeds again only the chunk that it was in."""
-    inner = CountingEmbedder(refused="bad!!")
+    inner = RefusingEmbedder(word="bad!!")
     cached = CachedEmbedder(inner, chunk=2)
     with pytest.raises(Poison):
         cached.embed(["bad!!", "a", "bb"])
     cached.embed(["bb", "a"])
-    assert inner.asked == ["a", "bb", "bad!!"]
+    assert inner.texts == ["a", "bb", "bad!!"]
 
 
 def test_the_cache_forgets_the_text_that_was_not_used_for_longest() -> None:
@@ -274,7 +261,7 @@ def test_the_cache_forgets_the_text_that_was_not_used_for_longest() -> None:
     cached = CachedEmbedder(inner, capacity=2)
     for text in ("a", "b", "a", "c", "a", "b"):
         cached.embed([text])
-    assert inner.asked == ["a", "b", "c", "b"]
+    assert inner.texts == ["a", "b", "c", "b"]
 
 
 def test_a_batch_larger_than_the_cache_is_complete() -> None:

@@ -1,3 +1,5 @@
+"""Filters of a search: the grammar, what they match, and what is refused."""
+
 import enum
 import json
 import math

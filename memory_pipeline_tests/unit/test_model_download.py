@@ -1,3 +1,5 @@
+"""Pulling the model: each source in turn, and nothing but the right files."""
+
 import os
 import subprocess
 import sys

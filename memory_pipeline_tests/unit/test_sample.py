@@ -1,3 +1,5 @@
+"""The memories of the demo are believable."""
+
 import json
 import re
 from collections import Counter

@@ -16,14 +16,13 @@ from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.postgres.status import PostgresStatus
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.integration.capture.words import (
     ANOTHER_VECTOR,
     Changes,
     changes,
-    number_of,
     truncations,
 )
+from memory_pipeline_tests.words import one, remember
 
 
 @pytest.mark.parametrize(
@@ -346,19 +345,19 @@ def long_text() -> str:
     ],
 )
 def test_the_application_may_write_any_user_id(db: psycopg.Connection, user_id: str) -> None:
-    """P6, races 4: the trigger raises nothing of its own."""
+    """P6: the trigger raises nothing of its own."""
     remember(db, user_id)
 
-    assert number_of(db, "SELECT count(*) FROM memory_logs") == 1
+    assert one(db, "SELECT count(*) FROM memory_logs") == 1
 
 
 def test_a_write_that_cannot_be_captured_is_not_stored(db: psycopg.Connection) -> None:
-    """P1, races 4: the trigger swallows nothing."""
+    """P1: the trigger swallows nothing."""
     db.execute("ALTER TABLE memory_pipeline.change RENAME TO gone")
     with pytest.raises(psycopg.Error):
         remember(db)
 
-    assert number_of(db, "SELECT count(*) FROM memory_logs") == 0
+    assert one(db, "SELECT count(*) FROM memory_logs") == 0
 
 
 def test_the_trigger_is_not_led_astray_by_a_search_path(db: psycopg.Connection) -> None:

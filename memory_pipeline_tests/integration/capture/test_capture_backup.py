@@ -10,7 +10,8 @@ from memory_pipeline.domain.types import MemoryId, Provenance
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.integration.capture.words import ANOTHER_VECTOR, changes, number_of
+from memory_pipeline_tests.integration.capture.words import ANOTHER_VECTOR, changes
+from memory_pipeline_tests.words import one
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def test_the_pipelines_own_backup_is_no_change(
     """P2: storing a vector does not ask for the memory to be embedded again."""
     assert backup.of(memory)
 
-    assert number_of(db, "SELECT count(*) FROM memory_logs WHERE embedding::text ~ '0.5'") == 1
+    assert one(db, "SELECT count(*) FROM memory_logs WHERE embedding::text ~ '0.5'") == 1
     assert changes(db) == []
 
 

@@ -13,8 +13,8 @@ from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.postgres.status import PostgresStatus
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember
-from memory_pipeline_tests.integration.capture.words import changes, number_of
+from memory_pipeline_tests.integration.capture.words import changes
+from memory_pipeline_tests.words import one, remember
 
 
 @pytest.mark.usefixtures("memory")
@@ -40,7 +40,7 @@ def test_nothing_of_the_pipeline_stands_in_the_way_of_the_owners_ddl(
     db.execute(statement)
 
     assert (
-        number_of(
+        one(
             db,
             "SELECT count(*) FROM pg_constraint"
             " WHERE contype = 'f' AND confrelid = to_regclass('public.memory_logs')",
@@ -80,7 +80,7 @@ def test_migrate_never_makes_the_application_wait_for_its_lock(
         migrating = threads.submit(migrate, Settings.load(database_url=database_url))
         for text in "abc":
             wait_until(
-                lambda: number_of(
+                lambda: one(
                     db,
                     "SELECT count(*) FROM pg_locks WHERE NOT granted"
                     " AND relation = 'memory_logs'::regclass",
@@ -136,7 +136,7 @@ def test_broken_capture_is_reported_and_cured_by_migrate(
     damage: list[str],
     broken: list[str],
 ) -> None:
-    """P8, races 8: a trigger that is gone, off or no longer ALWAYS is said, and set right."""
+    """P8: a trigger that is gone, off or no longer ALWAYS is said, and set right."""
     status = PostgresStatus(database)
     assert status.broken_capture() == []
     for statement in damage:

@@ -10,8 +10,8 @@ from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.postgres.status import PostgresStatus
 from memory_pipeline.settings import Settings, TenantBy
-from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.integration.capture.words import changes, create_table, truncations
+from memory_pipeline_tests.words import remember
 
 
 def test_a_table_partitioned_by_tenant_is_refused_for_its_key(empty_database: str) -> None:

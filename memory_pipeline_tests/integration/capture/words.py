@@ -2,6 +2,8 @@
 
 import psycopg
 
+from memory_pipeline_tests.words import count_of
+
 Changes = list[tuple[str, int | None]]
 ANOTHER_VECTOR = "array_fill(2, ARRAY[768])::vector"
 COLUMNS = {
@@ -16,7 +18,7 @@ COLUMNS = {
 
 
 def changes(db: psycopg.Connection) -> Changes:
-    """Tell which memory of which tenant waits, in the order of the outbox."""
+    """Return tenant and memory of each change, in the order of the outbox."""
     return [
         (str(tenant), memory_id)
         for tenant, memory_id in db.execute(
@@ -27,16 +29,7 @@ def changes(db: psycopg.Connection) -> Changes:
 
 def truncations(db: psycopg.Connection) -> int:
     """Count the TRUNCATEs that were not fanned out."""
-    row = db.execute("SELECT count(*) FROM memory_pipeline.truncation").fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-def number_of(db: psycopg.Connection, query: str) -> int:
-    """Ask for one number."""
-    row = db.execute(query).fetchone()
-    assert row is not None
-    return int(row[0])
+    return count_of(db, "truncation")
 
 
 def create_table(url: str, *, tail: str = "", **columns: str) -> None:

@@ -10,7 +10,8 @@ from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.integration.races.words import ADA, GRACE_SECONDS, REQUEST_SECONDS
+from memory_pipeline_tests.integration.races.words import GRACE_SECONDS, REQUEST_SECONDS
+from memory_pipeline_tests.words import ADA
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from memory_pipeline.domain.types import (
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember
-from memory_pipeline_tests.integration.races.words import OURS, PROVENANCE, one
+from memory_pipeline_tests.integration.races.words import OURS, PROVENANCE
+from memory_pipeline_tests.words import one, remember
 
 
 def test_the_backup_skips_what_the_application_holds(

@@ -20,9 +20,7 @@ from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.postgres.status import PostgresStatus
-from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.integration.races.words import (
-    ADA,
     GRACE_SECONDS,
     PROVENANCE,
     REQUEST_SECONDS,
@@ -30,12 +28,12 @@ from memory_pipeline_tests.integration.races.words import (
     begun,
     confirms,
     expire,
-    one,
     owned,
-    pending,
     state,
     taken,
+    waiting,
 )
+from memory_pipeline_tests.words import ADA, one, remember
 
 
 def test_of_many_workers_one_gets_the_lease(outbox: PostgresOutbox) -> None:
@@ -244,7 +242,7 @@ def test_a_first_claim_schedules_no_confirm(db: psycopg.Connection, outbox: Post
 
     acked(outbox, lease, outbox.claim(lease))
 
-    assert pending(db) == []
+    assert waiting(db) == []
 
 
 def test_what_was_let_go_unsent_needs_no_confirm(
@@ -275,7 +273,7 @@ def test_another_takeover_moves_the_confirm_out(
 
     second, _ = confirms(db)[memory_id]
     assert second > first
-    assert len(pending(db)) == 2
+    assert len(waiting(db)) == 2
 
 
 def test_a_confirm_that_dies_itself_is_scheduled_again(
@@ -361,7 +359,7 @@ def test_a_change_that_arrives_between_claim_and_ack_stays(
 
     acked(outbox, lease, claim)
 
-    assert pending(db) == [memory_id]
+    assert waiting(db) == [memory_id]
     assert outbox.claim(lease).memory_ids == (memory_id,)
 
 
@@ -396,7 +394,7 @@ def test_an_ack_never_waits_for_the_applications_open_transaction(
             threads.submit(acked, outbox, lease, claim).result(timeout=5)
         application.execute("UPDATE memory_logs SET raw_data = '[]'")
 
-    assert pending(db) == [memory_id, memory_id]
+    assert waiting(db) == [memory_id, memory_id]
 
 
 def test_a_worker_that_is_frozen_amid_a_truncate_holds_up_nobody(
@@ -409,10 +407,10 @@ def test_a_worker_that_is_frozen_amid_a_truncate_holds_up_nobody(
         frozen.execute("DELETE FROM memory_pipeline.truncation")
         told = threads.submit(outbox.pending_tenants).result(timeout=5)
         assert [t.tenant for t in told] == [ADA]
-        assert None not in pending(db)
+        assert None not in waiting(db)
         frozen.rollback()
     outbox.pending_tenants()
-    assert None in pending(db)
+    assert None in waiting(db)
 
 
 def test_a_batch_never_exceeds_its_limit(

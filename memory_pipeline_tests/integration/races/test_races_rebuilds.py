@@ -20,17 +20,15 @@ from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.integration.races.words import (
-    ADA,
     begun,
     confirms,
-    one,
     one_after_the_other,
     owned,
-    pending,
     taken,
+    waiting,
 )
+from memory_pipeline_tests.words import ADA, one, remember
 
 
 @pytest.fixture
@@ -99,7 +97,7 @@ def test_what_begins_while_a_server_is_given_up_is_lost_with_it(
     states = one(db, "SELECT array_agg(DISTINCT state) FROM memory_pipeline.generation")
     assert states == ["lost"]
     assert one(db, "SELECT building FROM memory_pipeline.tenant") is None
-    assert (None in pending(db)) == (act != "begin")
+    assert (None in waiting(db)) == (act != "begin")
 
 
 def test_a_claim_names_the_generations_of_this_moment(
@@ -213,7 +211,7 @@ def test_what_a_writer_commits_after_the_registration_is_not_covered(
     assert outbox.has_due_changes(ADA)
     assert outbox.claim(lease).memory_ids == (late,)
     rebuilds.flip(build, lease, generation, memories=0)
-    assert pending(db) == [late]
+    assert waiting(db) == [late]
     assert covered != late
 
 
@@ -231,7 +229,7 @@ def test_a_flip_acks_nothing_that_somebody_has_claimed(
 
     rebuilds.flip(build, lease, generation, memories=0)
 
-    assert pending(db) == [claimed]
+    assert waiting(db) == [claimed]
     assert outbox.claim(taken(outbox)).memory_ids == (claimed,)
     assert list(confirms(db)) == [claimed]
     assert covered != claimed

@@ -12,8 +12,8 @@ from memory_pipeline.domain.types import (
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.postgres.registry import PostgresRegistry
-from memory_pipeline_tests.builders import remember
-from memory_pipeline_tests.integration.races.words import ADA, PROVENANCE, begun, owned, taken
+from memory_pipeline_tests.integration.races.words import PROVENANCE, begun, owned, taken
+from memory_pipeline_tests.words import ADA, remember
 
 
 def test_what_waits_or_is_buried_is_an_excuse(

@@ -17,18 +17,8 @@ from memory_pipeline.domain.types import (
 )
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.migrate import migrate
-from memory_pipeline_tests.builders import remember
-from memory_pipeline_tests.integration.races.words import (
-    ADA,
-    drain,
-    expire,
-    indexed,
-    live,
-    one,
-    pending,
-    stored_vector,
-    vector_of,
-)
+from memory_pipeline_tests.integration.races.words import expire, stored_vector, vector_of, waiting
+from memory_pipeline_tests.words import ADA, BOB, drained_well, held, live, one, remember
 
 
 def test_a_slow_transaction_with_a_lower_number_still_arrives(
@@ -38,13 +28,13 @@ def test_a_slow_transaction_with_a_lower_number_still_arrives(
     with psycopg.connect(database_url) as slow:
         early = remember(slow, summary="the slow one")
         late = remember(db, summary="the fast one")
-        drain(pipeline)
-        assert indexed(pipeline) == {f"memory_log_{late}"}
+        drained_well(pipeline)
+        assert held(pipeline) == {late}
         slow.commit()
 
-    drain(pipeline)
+    drained_well(pipeline)
 
-    assert indexed(pipeline) == {f"memory_log_{early}", f"memory_log_{late}"}
+    assert held(pipeline) == {early, late}
 
 
 def test_a_memory_that_the_application_holds_stays_pending_and_arrives_as_it_was_committed(
@@ -59,11 +49,11 @@ def test_a_memory_that_the_application_holds_stays_pending_and_arrives_as_it_was
         application.execute('UPDATE memory_logs SET raw_data = \'{"summary": "after"}\'')
         outcome = pipeline.sync().run(ADA)
         assert (outcome.verdict, outcome.written) == ("done", 0)
-        assert pending(db) == [memory_id]
+        assert waiting(db) == [memory_id]
         application.commit()
 
     def done() -> bool:
-        drain(pipeline)
+        drained_well(pipeline)
         return pipeline.outbox.pending(ADA) == 0
 
     wait_until(done)
@@ -89,15 +79,15 @@ def test_a_vector_that_the_application_touched_is_never_taken_for_ours(
 ) -> None:
     """The text is the same and the provenance is there, but it is not that vector's."""
     memory_id = remember(db, summary="the same text")
-    drain(pipeline)
+    drained_well(pipeline)
     ours = stored_vector(db, memory_id)
     db.execute(write)
 
-    drain(pipeline)
+    drained_well(pipeline)
 
     assert np.array_equal(stored_vector(db, memory_id), ours)
     assert np.allclose(vector_of(pipeline, memory_id), ours, atol=1e-6)
-    assert pending(db) == []
+    assert waiting(db) == []
 
 
 def test_a_vector_of_the_application_is_used_where_it_is_trusted(
@@ -106,10 +96,10 @@ def test_a_vector_of_the_application_is_used_where_it_is_trusted(
     """With vectors=trust what the application stores is the model's, before and after."""
     migrate(pipeline.settings, vectors="trust")
     memory_id = remember(db, summary="the same text")
-    drain(pipeline)
+    drained_well(pipeline)
     db.execute("UPDATE memory_logs SET embedding = array_fill(0.25, ARRAY[768])::vector")
 
-    drain(pipeline)
+    drained_well(pipeline)
 
     theirs = np.full(768, 0.25, dtype=np.float32)
     assert np.array_equal(stored_vector(db, memory_id), theirs)
@@ -122,11 +112,11 @@ def test_a_vector_nulled_under_trust_is_computed(
     """Trust covers what is there, not what is missing."""
     migrate(pipeline.settings, vectors="trust")
     memory_id = remember(db, summary="the same text")
-    drain(pipeline)
+    drained_well(pipeline)
     ours = stored_vector(db, memory_id)
     db.execute("UPDATE memory_logs SET embedding = NULL")
 
-    drain(pipeline)
+    drained_well(pipeline)
 
     assert np.array_equal(stored_vector(db, memory_id), ours)
 
@@ -135,7 +125,7 @@ def test_two_workers_of_one_tenant_never_write_at_once(
     pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
     """One writer a tenant: the second says busy, and nothing is written twice or lost."""
-    ids = {f"memory_log_{remember(db, summary=f'memory {n}')}" for n in range(30)}
+    ids = {remember(db, summary=f"memory {n}") for n in range(30)}
     sync = pipeline.sync()
     together = Barrier(3)
 
@@ -145,12 +135,12 @@ def test_two_workers_of_one_tenant_never_write_at_once(
 
     with ThreadPoolExecutor(3) as threads:
         verdicts = list(threads.map(run, range(3)))
-    drain(pipeline)
+    drained_well(pipeline)
 
     assert set(verdicts) <= {"done", "busy"}
-    assert indexed(pipeline) == ids
+    assert held(pipeline) == ids
     assert one(db, "SELECT count(*) FROM memory_pipeline.generation") == 1
-    assert pending(db) == []
+    assert waiting(db) == []
 
 
 def test_search_shows_nothing_that_was_deleted_or_moved_while_chroma_still_has_it(
@@ -158,17 +148,17 @@ def test_search_shows_nothing_that_was_deleted_or_moved_while_chroma_still_has_i
 ) -> None:
     """P3, P4: existence and tenant are read from Postgres on each search."""
     gone, moved, kept = (remember(db, summary=f"tea number {n}") for n in range(3))
-    drain(pipeline)
+    drained_well(pipeline)
     db.execute("DELETE FROM memory_logs WHERE id = %s", (gone,))
     db.execute("UPDATE memory_logs SET user_id = 'bob' WHERE id = %s", (moved,))
-    assert len(indexed(pipeline)) == 3
+    assert len(held(pipeline)) == 3
 
     assert [h.memory_id for h in pipeline.search.search(ADA, "tea")] == [kept]
     assert pipeline.search.search(TenantId("bob"), "tea") == []
 
-    drain(pipeline)
-    assert indexed(pipeline) == {f"memory_log_{kept}"}
-    assert indexed(pipeline, "bob") == {f"memory_log_{moved}"}
+    drained_well(pipeline)
+    assert held(pipeline) == {kept}
+    assert held(pipeline, BOB) == {moved}
 
 
 def test_an_id_that_a_truncate_gave_to_another_tenant_is_not_shown_to_the_old_one(
@@ -176,15 +166,15 @@ def test_an_id_that_a_truncate_gave_to_another_tenant_is_not_shown_to_the_old_on
 ) -> None:
     """P3: not even before the reset, which then empties the old one."""
     first = remember(db, "ada", "a secret of ada")
-    drain(pipeline)
+    drained_well(pipeline)
     db.execute("TRUNCATE memory_logs RESTART IDENTITY")
     assert remember(db, "bob", "a secret of bob") == first
-    assert indexed(pipeline) == {f"memory_log_{first}"}
+    assert held(pipeline) == {first}
 
     assert pipeline.search.search(ADA, "secret") == []
 
-    drain(pipeline)
-    assert indexed(pipeline) == set()
+    drained_well(pipeline)
+    assert held(pipeline) == set()
     assert [h.memory for h in pipeline.search.search(TenantId("bob"), "secret")] == [
         {"summary": "a secret of bob"}
     ]
@@ -193,7 +183,7 @@ def test_an_id_that_a_truncate_gave_to_another_tenant_is_not_shown_to_the_old_on
 def test_a_search_follows_the_pointer_at_once(pipeline: Pipeline, db: psycopg.Connection) -> None:
     """No search goes to a generation that was replaced; until then, every one does."""
     memory_id = remember(db, summary="tea")
-    drain(pipeline)
+    drained_well(pipeline)
     old = live(pipeline)
     assert [h.memory_id for h in pipeline.search.search(ADA, "tea")] == [memory_id]
     lease = pipeline.outbox.acquire_lease(ADA)
@@ -203,7 +193,7 @@ def test_a_search_follows_the_pointer_at_once(pipeline: Pipeline, db: psycopg.Co
     assert live(pipeline).id == old.id
     assert [h.memory_id for h in pipeline.search.search(ADA, "tea")] == [memory_id]
 
-    drain(pipeline)
+    drained_well(pipeline)
     pipeline.index.drop(old, seconds=5.0)
 
     assert live(pipeline).id != old.id
@@ -215,7 +205,7 @@ def test_a_memory_that_is_rewritten_is_there_at_every_moment(
 ) -> None:
     """No delete before the upsert, so no reader ever misses a memory that exists."""
     ids = [remember(db, summary=f"version 0 of {n}") for n in range(20)]
-    drain(pipeline)
+    drained_well(pipeline)
     generation, updated = live(pipeline), Event()
     names = [document_id(MemoryId(i)) for i in ids]
 
@@ -235,7 +225,7 @@ def test_a_memory_that_is_rewritten_is_there_at_every_moment(
                     " jsonb_build_object('summary', 'version ' || %s || ' of ' || id)",
                     (str(version),),
                 )
-                drain(pipeline)
+                drained_well(pipeline)
         finally:
             updated.set()
 
@@ -247,13 +237,13 @@ def test_a_memory_that_is_rewritten_is_found_by_its_new_vector(
 ) -> None:
     """After many changes of vectors each memory is still found by what it says now."""
     ids = [remember(db, summary=f"apple {n}") for n in range(60)]
-    drain(pipeline)
+    drained_well(pipeline)
     for word in ("pear", "plum", "fig"):
         db.execute(
             "UPDATE memory_logs SET raw_data = jsonb_build_object('summary', %s || ' ' || id)",
             (word,),
         )
-        drain(pipeline)
+        drained_well(pipeline)
 
     unfound = [
         i for i in ids if i not in {h.memory_id for h in pipeline.search.search(ADA, f"fig {i}")}
@@ -266,7 +256,7 @@ def test_a_late_write_of_a_dead_worker_is_mended_by_the_confirm(
 ) -> None:
     """P1, P2: what landed after the takeover's write is overwritten once the confirm is due."""
     memory_id = remember(db, summary="old text")
-    drain(pipeline)
+    drained_well(pipeline)
     generation = live(pipeline)
     with pipeline.servers.client(generation.server).collection(generation, 5.0) as collection:
         late: Any = collection.get(
@@ -277,9 +267,9 @@ def test_a_late_write_of_a_dead_worker_is_mended_by_the_confirm(
     assert dying is not None
     pipeline.outbox.claim(dying)
     expire(db)
-    drain(pipeline)
+    drained_well(pipeline)
     right = pipeline.index.hashes(generation, renew=lambda: 5.0)
-    assert len(pending(db)) == 1
+    assert len(waiting(db)) == 1
 
     with pipeline.servers.client(generation.server).collection(generation, 5.0) as collection:
         collection.upsert(
@@ -288,7 +278,7 @@ def test_a_late_write_of_a_dead_worker_is_mended_by_the_confirm(
     assert pipeline.index.hashes(generation, renew=lambda: 5.0) != right
 
     def confirmed() -> bool:
-        drain(pipeline)
+        drained_well(pipeline)
         return pipeline.outbox.pending(ADA) == 0
 
     wait_until(confirmed, within=10)
@@ -305,6 +295,6 @@ def test_a_memory_with_a_null_delays_no_other(
     db.execute(f"UPDATE memory_logs SET {column} = NULL WHERE id = %s", (odd,))
     good = remember(db, summary="good")
 
-    drain(pipeline)
+    drained_well(pipeline)
 
-    assert f"memory_log_{good}" in indexed(pipeline)
+    assert good in held(pipeline)

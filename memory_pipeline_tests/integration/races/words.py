@@ -1,4 +1,4 @@
-"""Words of the tests of races: what waits, what is held, what is stored."""
+"""Words of the tests of races: changes, leases, documents and vectors."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,6 @@ from memory_pipeline.domain.types import (
     ProvenanceUpdate,
     RebuildId,
     RebuildPart,
-    TenantId,
     Vector,
     document_id,
 )
@@ -28,8 +27,8 @@ from memory_pipeline.postgres.lease import PostgresLease
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.postgres.registry import PostgresRegistry
+from memory_pipeline_tests.words import ADA, live, one
 
-ADA = TenantId("ada")
 REQUEST_SECONDS, GRACE_SECONDS = 3.0, 2.0
 OURS = np.full(768, 0.5, dtype=np.float32)
 PROVENANCE = Provenance("text", "model", "vector")
@@ -38,28 +37,21 @@ TABLES = ("change", "tenant", "generation", "failure", "provenance", "rebuild", 
 # -- Leases, claims and acks: Postgres alone.
 
 
-def one(db: psycopg.Connection, query: str, *values: object) -> Any:
-    """Ask for one value."""
-    row = db.execute(query, values).fetchone()
-    assert row is not None
-    return row[0]
-
-
 def state(db: psycopg.Connection) -> dict[str, list[str]]:
-    """Tell everything that the pipeline keeps."""
+    """Return every row of the tables of the pipeline."""
     return {
         table: sorted(map(repr, db.execute(f"SELECT * FROM memory_pipeline.{table}")))
         for table in TABLES
     }
 
 
-def pending(db: psycopg.Connection) -> list[int | None]:
-    """Tell which memories wait, confirms included."""
+def waiting(db: psycopg.Connection) -> list[int | None]:
+    """Return the memory of each change, confirms included."""
     return [m for (m,) in db.execute("SELECT memory_id FROM memory_pipeline.change ORDER BY seq")]
 
 
 def confirms(db: psycopg.Connection) -> dict[int, tuple[datetime, int | None]]:
-    """Tell the confirms that are scheduled: when, and the token that has them."""
+    """Return the confirms that are scheduled: when, and the token that has claimed them."""
     return {
         memory_id: (not_before, token)
         for memory_id, not_before, token in db.execute(
@@ -130,24 +122,6 @@ def one_after_the_other(
 
 
 # -- The whole way, with the real Chroma.
-
-
-def drain(pipeline: Pipeline) -> None:
-    """Sync until nothing can be claimed."""
-    for outcome in pipeline.drain().run(paused=True):
-        assert outcome.verdict in {"done", "damaged"}, outcome
-
-
-def live(pipeline: Pipeline, tenant: str = "ada") -> Generation:
-    """Return the generation that a tenant's searches go to."""
-    generation = pipeline.registry.live(TenantId(tenant))
-    assert generation is not None
-    return generation
-
-
-def indexed(pipeline: Pipeline, tenant: str = "ada") -> set[str]:
-    """Tell which documents a tenant's collection holds."""
-    return set(pipeline.index.hashes(live(pipeline, tenant), renew=lambda: 5.0))
 
 
 def vector_of(pipeline: Pipeline, memory_id: int) -> Vector:

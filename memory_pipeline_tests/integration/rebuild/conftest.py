@@ -8,7 +8,8 @@ import pytest
 from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.integration.rebuild.words import CHUNKS, CountingEmbedder
+from memory_pipeline_tests.embedders import CountingEmbedder
+from memory_pipeline_tests.integration.rebuild.words import CHUNKS
 
 
 @pytest.fixture

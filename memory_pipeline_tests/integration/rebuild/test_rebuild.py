@@ -31,22 +31,18 @@ from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.rebuild.chunks import Chunk
 from memory_pipeline.verify.written_rows import WrittenRows
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.embedders import CountingEmbedder
 from memory_pipeline_tests.integration.rebuild.words import (
-    ADA,
-    BOB,
     CHUNK,
     FIRST,
     SECOND,
-    CountingEmbedder,
     after_chunks,
     assert_true,
-    drained,
     in_sync,
-    live,
     one_tenant,
     rebuilt,
 )
+from memory_pipeline_tests.words import ADA, BOB, drained_well, live, remember
 
 # ---- the new generation
 
@@ -131,7 +127,7 @@ def test_a_tenant_without_memories_is_rebuilt_too(
     """An empty collection that cannot be read any more is replaced like any other."""
     ids = in_sync(pipeline, db, memories=2)
     db.execute("DELETE FROM memory_logs WHERE id = ANY(%s)", (list(ids),))
-    drained(pipeline)
+    drained_well(pipeline)
     assert rebuilt(pipeline).verdict == "done"
     assert_true(pipeline)
 
@@ -196,7 +192,7 @@ def test_changed_settings_are_refused_by_sync_and_cured_by_a_rebuild(
     assert refused.verdict == "refused"
     assert "rebuild" in refused.reason
     assert rebuilt(changed).verdict == "done"
-    drained(changed)
+    drained_well(changed)
     assert_true(changed)
 
 
@@ -238,7 +234,7 @@ def test_what_changes_while_it_is_built_stands_in_it(
     assert one.verdict == "done"
     assert pipeline.outbox.pending(ADA) == 0  # the rebuild itself has kept the tenant fresh
     assert_true(pipeline)
-    drained(pipeline)
+    drained_well(pipeline)
     assert_true(pipeline, BOB)
 
 
@@ -351,7 +347,7 @@ def test_a_memory_that_cannot_be_indexed_holds_up_no_rebuild(
     assert outcome.verdict == "done"
     assert outcome.written == len(ids) - 1
     monkeypatch.undo()
-    drained(pipeline)
+    drained_well(pipeline)
     assert_true(pipeline)
 
 
@@ -364,11 +360,11 @@ def test_a_damaged_collection_is_rebuilt_alone_and_by_itself(
     """One tenant's damage is that tenant's: no other collection is touched."""
     in_sync(pipeline, db)
     remember(db, "bob", "bob's")
-    drained(pipeline)
+    drained_well(pipeline)
     ada, bob = live(pipeline), live(pipeline, BOB)
     pipeline.index.drop(ada, seconds=5)
     remember(db, "ada", "the drop is noticed by this one")
-    drained(pipeline)
+    drained_well(pipeline)
     assert live(pipeline).id != ada.id
     assert live(pipeline, BOB).id == bob.id
     assert_true(pipeline)

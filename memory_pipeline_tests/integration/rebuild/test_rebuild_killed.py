@@ -18,6 +18,7 @@ from memory_pipeline.testing.benchmarks.rows import Load, fill
 COMMAND = Path(sys.executable).with_name("memory-pipeline")
 LOAD = Load(rows=3_000, tenants=5)
 KILLS = int(os.environ.get("REBUILD_KILLS", "3"))
+SEED = int(os.environ.get("REBUILD_SEED", random.randrange(1_000_000)))
 
 
 def rebuilding(settings: Settings) -> subprocess.Popen[bytes]:
@@ -37,9 +38,8 @@ def test_a_rebuild_survives_kill_9_at_any_point(
     wait_until: Callable[..., None],
 ) -> None:
     """P7: what is done is never done again, what was under way is, and all of it is true."""
-    seed = random.randrange(1_000_000)
-    print(f"seed {seed}")  # noqa: T201 - a failing seed has to be known
-    chance = random.Random(seed)
+    print(f"seed {SEED}")  # noqa: T201 - a failing seed has to be known
+    chance = random.Random(SEED)
     settings = settings.model_copy(
         update={
             "lease_seconds": 3.0,

@@ -11,9 +11,7 @@ from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.verify.tenant import Verify
-from memory_pipeline_tests.builders import remember
-
-ADA = TenantId("ada")
+from memory_pipeline_tests.words import ADA, drained_due, remember
 
 
 def test_a_generation_that_does_not_pass_its_proof_is_given_up_for_another(
@@ -43,7 +41,7 @@ def test_a_generation_that_does_not_pass_its_proof_is_given_up_for_another(
 
     with opened(quick, embedder=HashingEmbedder()) as pipeline:
         memory = remember(db, summary="a walk")
-        list(pipeline.drain().run())
+        drained_due(pipeline)
         monkeypatch.setattr(Verify, "run", damaged_once)
         rebuilt = pipeline.rebuild_alone(ADA)
         assert (rebuilt.verdict, rebuilt.reason) == ("done", "")
@@ -80,7 +78,7 @@ def test_a_reset_that_waits_excuses_nothing_that_it_would_not_mend(
 
     with opened(settings, embedder=HashingEmbedder()) as pipeline:
         memory = remember(db, summary="a walk")
-        list(pipeline.drain().run())
+        drained_due(pipeline)
         monkeypatch.setattr(Verify, "run", after_a_loss)
         rebuilt = pipeline.rebuild_alone(ADA)
         assert (rebuilt.verdict, rebuilt.repaired) == ("done", 1)

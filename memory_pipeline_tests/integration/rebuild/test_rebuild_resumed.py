@@ -20,23 +20,20 @@ from memory_pipeline.errors import (
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.ports import RenewLease
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.doubles import Killed
 from memory_pipeline_tests.integration.rebuild.words import (
-    ADA,
     CHUNK,
     FIRST,
     SECOND,
-    Killed,
     after_chunks,
     assert_true,
-    drained,
     in_sync,
     kill,
     let_ownership_end,
-    live,
     one_tenant,
     rebuilt,
 )
+from memory_pipeline_tests.words import ADA, drained_well, live, remember
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 3])
@@ -84,7 +81,7 @@ def test_a_long_chunk_that_lands_late_is_done_again_by_short_ones(
         """UPDATE memory_logs SET raw_data = '{"summary": "newer"}' WHERE id = %s""",
         (ids[3 * CHUNK],),
     )
-    drained(pipeline)
+    drained_well(pipeline)
     building = pipeline.registry.building(ADA)
     assert building is not None
     pipeline.index.write(building, late, [], renew=lambda: 5.0)
@@ -244,7 +241,7 @@ def test_a_failing_building_generation_never_delays_live(
     assert building is not None
     pipeline.index.drop(building, seconds=5)
     remember(db, "ada", "cannot wait")
-    drained(pipeline)
+    drained_well(pipeline)
     assert pipeline.registry.building(ADA) is None
     assert pipeline.outbox.pending(ADA) == 0
     assert_true(pipeline)

@@ -18,6 +18,7 @@ from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.settings import Settings
 from memory_pipeline.testing.benchmarks.rows import Load, fill
+from memory_pipeline_tests.words import drained
 
 ROWS = int(os.environ.get("LOAD_ROWS", "2000"))
 CHANGES_A_SECOND = 20
@@ -70,7 +71,7 @@ class Application:
 def _keep_syncing(pipeline: Pipeline, stop: threading.Event) -> None:
     """Drain again and again, as a resident process would."""
     while not stop.wait(0.02):
-        list(pipeline.drain().run(paused=True))
+        drained(pipeline)
 
 
 def _keep_searching(
@@ -159,7 +160,7 @@ def test_a_rebuild_under_load_loses_nothing_and_hides_nothing(
             f" freshness of {len(ages)} inserts of others:"
             f" p50 {statistics.median(ages):.3f} s, p99 {ages[int(len(ages) * 0.99)]:.3f} s"
         )
-        list(pipeline.drain().run(paused=True))
+        drained(pipeline)
         for tenant in (REBUILT, *OTHERS):
             first_look, _ = pipeline.repair().run(tenant, sample=200)
             serious = [f for f in first_look.findings if f.kind != "unreachable"]

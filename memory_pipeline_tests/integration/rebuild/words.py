@@ -1,23 +1,20 @@
 """Words of the tests of rebuilds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import psycopg
 
 from memory_pipeline.domain.outcomes import Rebuilt
 from memory_pipeline.domain.types import (
-    Generation,
     MemoryId,
     RebuildId,
     TenantId,
-    Vector,
 )
-from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.rebuild.tenant import Rebuild
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.doubles import Killed
+from memory_pipeline_tests.words import ADA, drained_well, remember
 
-ADA, BOB = TenantId("ada"), TenantId("bob")
 FIRST, SECOND = RebuildId("first"), RebuildId("second")
 CHUNK = 5
 # Small chunks, and short waits for whoever dies.
@@ -29,40 +26,11 @@ CHUNKS = {
 }
 
 
-class Killed(BaseException):
-    """The process ends here: nothing catches this."""
-
-
-class CountingEmbedder(HashingEmbedder):
-    """Counts the texts that it embeds."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """Embed and remember."""
-        self.texts.extend(texts)
-        return super().embed(texts)
-
-
 def in_sync(pipeline: Pipeline, db: psycopg.Connection, *, memories: int = 12) -> list[MemoryId]:
     """Give ada memories and sync them; return their ids."""
     ids = [MemoryId(remember(db, "ada", f"memory number {n}")) for n in range(memories)]
-    drained(pipeline)
+    drained_well(pipeline)
     return ids
-
-
-def drained(pipeline: Pipeline) -> None:
-    """Sync whatever waits, pauses or not."""
-    for outcome in pipeline.drain().run(paused=True):
-        assert outcome.verdict in {"done", "damaged"}, outcome
-
-
-def live(pipeline: Pipeline, tenant: TenantId = ADA) -> Generation:
-    """Return the tenant's live generation."""
-    generation = pipeline.registry.live(tenant)
-    assert generation is not None
-    return generation
 
 
 def rebuilt(pipeline: Pipeline, rebuild: RebuildId = FIRST, *, re_embed: bool = False) -> Rebuilt:
@@ -84,7 +52,7 @@ def let_ownership_end(db: psycopg.Connection) -> None:
 
 
 def assert_true(pipeline: Pipeline, tenant: TenantId = ADA) -> None:
-    """Say that the live collection is Postgres' in everything, found and not only stored."""
+    """Assert that the live collection equals Postgres, and that every document is found."""
     verified = pipeline.verify().run(tenant, sample=None)
     assert verified.findings == ()
     assert verified.documents == verified.memories == pipeline.memories.count(tenant)

@@ -15,21 +15,24 @@ from memory_pipeline.errors import (
     Poison,
 )
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline_tests.builders import remember
 from memory_pipeline_tests.integration.sync.words import (
-    ADA,
-    SECONDS,
     assert_mirrored,
     begin_building,
-    count_of,
     damage,
+    settled,
+    with_index,
+)
+from memory_pipeline_tests.words import (
+    ADA,
+    SECONDS,
+    count_of,
     drained,
-    held_ids,
+    drained_due,
+    held,
     held_in,
     live,
     one,
-    settled,
-    with_index,
+    remember,
 )
 
 
@@ -38,16 +41,16 @@ def test_every_batch_writes_the_building_generation_too(
 ) -> None:
     """What changes while a collection is built anew stands in both."""
     old = remember(db, summary="before")
-    drained(pipeline)
+    drained_due(pipeline)
     building = begin_building(pipeline)
     new = remember(db, summary="meanwhile")
-    [outcome] = drained(pipeline)
+    [outcome] = drained_due(pipeline)
     assert (outcome.verdict, outcome.written) == ("done", 1)
-    assert held_ids(pipeline) == {old, new}
+    assert held(pipeline) == {old, new}
     assert held_in(pipeline, building) == {new}
     db.execute("DELETE FROM memory_logs")
-    drained(pipeline)
-    assert held_ids(pipeline) == held_in(pipeline, building) == set()
+    drained_due(pipeline)
+    assert held(pipeline) == held_in(pipeline, building) == set()
 
 
 @pytest.mark.parametrize("where", ["on_prime", "before", "on_hashes"])
@@ -57,7 +60,7 @@ def test_a_building_generation_that_fails_is_given_up_alone(
 ) -> None:
     """The live one is written and acked all the same, and nobody is charged or waits."""
     old = remember(db, summary="before")
-    drained(pipeline)
+    drained_due(pipeline)
     building = begin_building(pipeline)
     new = remember(db, summary="meanwhile")
 
@@ -72,14 +75,14 @@ def test_a_building_generation_that_fails_is_given_up_alone(
     # A reset, which looks at all of it.
     db.execute("INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES ('ada', NULL)")
     sync = with_index(pipeline, **{where: fail})
-    [outcome] = drained(pipeline, sync)
+    [outcome] = drained_due(pipeline, sync)
     assert (outcome.verdict, outcome.written, outcome.failed) == ("done", 1, 0)
     assert live(pipeline).state == "live"
-    assert held_ids(pipeline) == {old, new}
+    assert held(pipeline) == {old, new}
     assert_mirrored(pipeline)
     assert pipeline.registry.building(ADA) is None
-    states = "SELECT state FROM memory_pipeline.generation WHERE id = %(id)s"
-    assert one(db, states, id=building.id) == "abandoned"
+    states = "SELECT state FROM memory_pipeline.generation WHERE id = %s"
+    assert one(db, states, building.id) == "abandoned"
     assert (count_of(db, "change"), count_of(db, "failure")) == (0, 0)
     assert pipeline.registry.damaged() == {}
 
@@ -88,9 +91,9 @@ def test_a_memory_that_the_building_generation_alone_refuses_is_charged(
     pipeline: Pipeline, db: psycopg.Connection, wait_until: Callable[..., None]
 ) -> None:
     """P5: it is tried so often in both and becomes a dead letter; the building one is kept."""
-    drained(pipeline)
+    drained_due(pipeline)
     remember(db, summary="before")
-    drained(pipeline)
+    drained_due(pipeline)
     building = begin_building(pipeline)
     bad, good = remember(db, summary="bad"), remember(db, summary="good")
 
@@ -111,13 +114,13 @@ def test_a_reset_compares_the_live_generation_alone(
 ) -> None:
     """What a rebuild fills is not filled by the batches of a reset; it is compared at the end."""
     memories = {remember(db, summary=f"memory {n}") for n in range(3)}
-    drained(pipeline)
+    drained_due(pipeline)
     building = begin_building(pipeline)
     lost = min(memories)
     pipeline.index.write(live(pipeline), (), [MemoryId(lost)], renew=lambda: SECONDS)
     db.execute("INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES ('ada', NULL)")
-    drained(pipeline)
-    assert held_ids(pipeline) == memories
+    drained_due(pipeline)
+    assert held(pipeline) == memories
     assert held_in(pipeline, building) == {lost}
     assert count_of(db, "change") == 0
 
@@ -127,7 +130,7 @@ def test_beside_a_damaged_collection_the_one_that_is_built_is_kept_fresh(
 ) -> None:
     """A damaged collection is written no more, and a rebuild under way gets what changes."""
     old = remember(db, summary="before")
-    drained(pipeline)
+    drained_due(pipeline)
     building = begin_building(pipeline)
     damaged = damage(pipeline)
     new = remember(db, summary="meanwhile")
@@ -141,7 +144,7 @@ def test_beside_a_damaged_collection_the_one_that_is_built_is_kept_fresh(
 def test_what_a_rebuild_covers_waits_for_it(pipeline: Pipeline, db: psycopg.Connection) -> None:
     """Where searches ask a damaged collection, writing its changes twice helps nobody."""
     remember(db, summary="before")
-    drained(pipeline)
+    drained_due(pipeline)
     damage(pipeline)
     remember(db, summary="covered")
     building = begin_building(pipeline)
@@ -166,7 +169,7 @@ def test_nothing_is_acked_where_nothing_could_be_written(
     """
     if beside == "a damaged one":
         remember(db, summary="before")
-        drained(pipeline)
+        drained_due(pipeline)
         damage(pipeline)
     remember(db, summary="covered")
     building = begin_building(pipeline)
@@ -184,7 +187,7 @@ def test_nothing_is_acked_where_nothing_could_be_written(
     assert (outcome.written, pipeline.outbox.pending(ADA)) == (0, waiting)
     assert count_of(db, "failure") == 0
     db.execute("UPDATE memory_pipeline.rebuild SET state = 'failed'")  # its process ended
-    drained(pipeline, paused=True)
+    drained(pipeline)
     assert_mirrored(pipeline)
 
 
@@ -193,10 +196,10 @@ def test_a_rebuild_with_other_settings_that_was_left_does_not_stop_the_live_one(
 ) -> None:
     """Setting them back is enough, as the refusal says, though half a collection was left."""
     remember(db, summary="before")
-    drained(pipeline)
+    drained_due(pipeline)
     begin_building(pipeline, model="another")
     db.execute("UPDATE memory_pipeline.rebuild SET owned_until = clock_timestamp()")
     new = remember(db, summary="meanwhile")
     outcome = pipeline.sync().run(ADA)
     assert outcome.verdict == "done"
-    assert new in held_ids(pipeline)
+    assert new in held(pipeline)

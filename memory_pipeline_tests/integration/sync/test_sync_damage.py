@@ -18,22 +18,25 @@ from memory_pipeline.errors import (
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR
 from memory_pipeline.sync.damage import SILENT_TRIES, TRIES_BEFORE_A_LOOK
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.doubles import raises
 from memory_pipeline_tests.integration.sync.words import (
+    assert_mirrored,
+    damage,
+    settled,
+    with_index,
+)
+from memory_pipeline_tests.words import (
     ADA,
     BOB,
     SECONDS,
-    assert_mirrored,
     count_of,
-    damage,
     drained,
-    held_ids,
+    drained_due,
+    held,
     live,
     one,
     pass_time,
-    raises,
-    settled,
-    with_index,
+    remember,
 )
 
 # ---- documents that no search finds
@@ -44,16 +47,16 @@ def test_what_no_search_lists_any_more_is_written_again(
 ) -> None:
     """P4: Chroma loses some beside others that are rewritten; each so many changes it is looked."""
     hidden = MemoryId(remember(db, summary="hidden"))
-    drained(pipeline)
+    drained_due(pipeline)
     written: list[MemoryId] = []
     sync = with_index(pipeline, after=lambda _, ids: written.extend(ids), hides=(hidden,))
     monkeypatch.setattr("memory_pipeline.sync.tenant.CHANGES_A_LOOK", 10**9)
     new = remember(db, summary="rewritten")
-    drained(pipeline, sync)
+    drained_due(pipeline, sync)
     assert written == [new]
     monkeypatch.setattr("memory_pipeline.sync.tenant.CHANGES_A_LOOK", 1)
     newer = remember(db, summary="rewritten again")
-    drained(pipeline, sync)
+    drained_due(pipeline, sync)
     assert written == [new, newer, hidden]
     assert count_of(db, "change") == 0
     assert_mirrored(pipeline)
@@ -67,7 +70,7 @@ def test_a_collection_that_refuses_a_control_write_is_replaced(
 ) -> None:
     """P5: what takes nothing at all is damaged: nobody is charged, all lands in a new one."""
     memories = {remember(db, summary=f"memory {n}") for n in range(5)}
-    drained(pipeline)
+    drained_due(pipeline)
     damaged = live(pipeline)
     memories.add(remember(db, summary="the last straw"))
 
@@ -76,12 +79,12 @@ def test_a_collection_that_refuses_a_control_write_is_replaced(
             raise Poison("refused")
 
     sync = with_index(pipeline, before=refuse, on_control=raises(Poison("refused"), times=1))
-    outcome, rebuilt, *_ = drained(pipeline, sync, paused=True)
+    outcome, rebuilt, *_ = drained(pipeline, sync)
     assert (outcome.verdict, rebuilt.verdict) == ("damaged", "done")
     pass_time(db, 100)
     wait_until(lambda: settled(pipeline, sync))
     assert live(pipeline).id != damaged.id
-    assert held_ids(pipeline) == memories
+    assert held(pipeline) == memories
     assert_mirrored(pipeline)
     assert count_of(db, "failure") == 0
     assert one(db, "SELECT state FROM memory_pipeline.generation ORDER BY created_at") == "corrupt"
@@ -92,7 +95,7 @@ def test_a_collection_that_is_found_damaged_goes_on_being_searched(
 ) -> None:
     """P4: an answer that is late is better than none: the pointer waits for what is better."""
     remember(db)
-    drained(pipeline)
+    drained_due(pipeline)
     before = live(pipeline)
     remember(db, summary="another")
     refuse = raises(Poison("refused"))
@@ -107,7 +110,7 @@ def test_damage_is_told_before_anything_is_claimed(
 ) -> None:
     """P1: where nothing can be written nothing is claimed, charged or acked; it all waits."""
     remember(db)
-    drained(pipeline)
+    drained_due(pipeline)
     damage(pipeline)
     remember(db, summary="another")
     for _ in range(2):
@@ -125,12 +128,12 @@ def test_a_collection_that_vanished_is_built_again(
     """P1: whatever happened to a collection, Postgres has everything to build another."""
     for n in range(5):
         remember(db, summary=f"memory {n}")
-    drained(pipeline)
+    drained_due(pipeline)
     gone = live(pipeline)
     pipeline.index.drop(gone, seconds=SECONDS)
     remember(db, summary="one more")
-    drained(pipeline, paused=True)
-    drained(pipeline, paused=True)
+    drained(pipeline)
+    drained(pipeline)
     assert live(pipeline).id != gone.id
     assert_mirrored(pipeline)
 
@@ -145,15 +148,15 @@ def test_automatic_rebuilds_are_capped(
     memories = set()
     for number in range(AUTOMATIC_REBUILDS_AN_HOUR):
         memories.add(remember(db, summary=f"memory {number}"))
-        assert [o.verdict for o in drained(pipeline, sync)] == ["damaged", "done"]
-        assert held_ids(pipeline) == memories
+        assert [o.verdict for o in drained_due(pipeline, sync)] == ["damaged", "done"]
+        assert held(pipeline) == memories
     remember(db, summary="one too many")
     for _ in range(3):
-        assert [o.verdict for o in drained(pipeline, sync, paused=True)] == ["damaged"]
+        assert [o.verdict for o in drained(pipeline, sync)] == ["damaged"]
     assert count_of(db, "generation") == AUTOMATIC_REBUILDS_AN_HOUR + 1
     assert count_of(db, "generation WHERE state <> 'corrupt'") == 0
     assert count_of(db, "failure") == 0
-    assert held_ids(pipeline) == memories
+    assert held(pipeline) == memories
 
 
 def test_a_lease_that_is_lost_while_damage_is_found_is_fenced(
@@ -161,7 +164,7 @@ def test_a_lease_that_is_lost_while_damage_is_found_is_fenced(
 ) -> None:
     """Whoever has the tenant now decides about its collection; the loser's sync just ends."""
     remember(db)
-    drained(pipeline)
+    drained_due(pipeline)
     remember(db, summary="another")
 
     def lose(generation: Generation, _: Collection[MemoryId]) -> None:
@@ -184,12 +187,12 @@ def test_a_damaged_collection_waits_while_chroma_is_down(
     """P1, P5: an outage postpones a rebuild as it postpones a sync; one drain tells all of them."""
     remember(db, "ada")
     remember(db, "bob")
-    drained(pipeline)
+    drained_due(pipeline)
     damage(pipeline)
     remember(db, "bob", "meanwhile")
-    outcomes = drained(reopened(chroma_url="http://127.0.0.1:1"))
+    outcomes = drained_due(reopened(chroma_url="http://127.0.0.1:1"))
     assert {(o.tenant, o.verdict) for o in outcomes} == {(ADA, "postponed"), (BOB, "postponed")}
-    drained(pipeline, paused=True)
+    drained(pipeline)
     assert_mirrored(pipeline, ADA)
     assert_mirrored(pipeline, BOB)
 
@@ -200,7 +203,7 @@ def test_a_collection_that_takes_no_write_is_rebuilt_and_not_tried_for_ever(
     """Its server takes those of others: after some tries it is damaged, whatever it answers."""
     remember(db, "ada")
     remember(db, "bob")
-    drained(pipeline)
+    drained_due(pipeline)
     wedged, sound = live(pipeline), live(pipeline, BOB)
     remember(db, "ada", "meanwhile")
     refused = ChromaUnavailable("answers 500: nobody knows these words", answered=True)
@@ -215,7 +218,7 @@ def test_a_collection_that_takes_no_write_is_rebuilt_and_not_tried_for_ever(
     sync = with_index(pipeline, before=fail, on_control=no_control)
     verdicts = [sync.run(ADA).verdict for _ in range(TRIES_BEFORE_A_LOOK + 1)]
     assert verdicts == ["postponed"] * TRIES_BEFORE_A_LOOK + ["damaged"]
-    drained(pipeline, paused=True)
+    drained(pipeline)
     assert live(pipeline).id != wedged.id
     assert live(pipeline, BOB).id == sound.id
     assert count_of(db, "failure") == 0
@@ -227,7 +230,7 @@ def test_a_collection_that_is_silent_may_be_busy(
 ) -> None:
     """Who does not answer may be at a large write of before; it takes longer to be given up."""
     remember(db, "ada")
-    drained(pipeline)
+    drained_due(pipeline)
     remember(db, "ada", "meanwhile")
     silent = ChromaUnavailable("did not answer in time")
 
@@ -244,7 +247,7 @@ def test_a_collection_that_takes_other_writes_is_not_called_damaged(
 ) -> None:
     """An outage of something else, however long, costs no collection."""
     remember(db, "ada")
-    drained(pipeline)
+    drained_due(pipeline)
     before = live(pipeline)
     remember(db, "ada", "meanwhile")
     sync = with_index(pipeline, before=raises(ChromaUnavailable("answers 429: slow down"), times=9))
@@ -262,10 +265,10 @@ def test_a_generation_that_is_given_up_is_built_again_without_a_change(
 ) -> None:
     """P1: whoever drains comes to a damaged collection, though nothing of its tenant waits."""
     remember(db, "ada")
-    drained(pipeline)
+    drained_due(pipeline)
     damaged = damage(pipeline)
     assert count_of(db, "change") == 0
-    [outcome] = drained(pipeline)
+    [outcome] = drained_due(pipeline)
     assert outcome.verdict == "done"
     assert live(pipeline).id != damaged.id
     assert_mirrored(pipeline)

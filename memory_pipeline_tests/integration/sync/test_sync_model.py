@@ -9,15 +9,16 @@ from memory_pipeline.errors import (
     EmbedderUnavailable,
 )
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline_tests.builders import remember
-from memory_pipeline_tests.integration.sync.words import (
+from memory_pipeline_tests.doubles import raises
+from memory_pipeline_tests.embedders import CountingEmbedder
+from memory_pipeline_tests.integration.sync.words import assert_mirrored, with_embedder
+from memory_pipeline_tests.words import (
     ADA,
-    CountingEmbedder,
-    assert_mirrored,
     count_of,
     drained,
-    held_ids,
-    with_embedder,
+    drained_due,
+    held,
+    remember,
 )
 
 
@@ -30,15 +31,15 @@ def test_other_settings_are_refused_with_what_to_do(
 ) -> None:
     """Documents of two recipes are never mixed in one collection."""
     remember(db)
-    drained(pipeline)
+    drained_due(pipeline)
     remember(db, summary="another")
     other = reopened(**changes)
-    [outcome] = drained(other)
+    [outcome] = drained_due(other)
     assert outcome.verdict == "refused"
     assert "set them back, or rebuild" in outcome.reason
     assert count_of(db, "change WHERE claim_token IS NOT NULL") == 0
-    assert len(held_ids(pipeline)) == 1
-    drained(pipeline, paused=True)
+    assert len(held(pipeline)) == 1
+    drained(pipeline)
     assert_mirrored(pipeline)
 
 
@@ -47,12 +48,12 @@ def test_another_model_is_refused_with_what_to_do(
 ) -> None:
     """Vectors of two models are never compared."""
     remember(db)
-    drained(pipeline)
+    drained_due(pipeline)
     remember(db, summary="another")
-    [outcome] = drained(pipeline, with_embedder(pipeline, CountingEmbedder(model="another")))
+    [outcome] = drained_due(pipeline, with_embedder(pipeline, CountingEmbedder(model="another")))
     assert outcome.verdict == "refused"
     assert "another model" in outcome.reason
-    assert len(held_ids(pipeline)) == 1
+    assert len(held(pipeline)) == 1
 
 
 def test_a_cold_model_is_loaded_without_the_lease(
@@ -61,16 +62,14 @@ def test_a_cold_model_is_loaded_without_the_lease(
     """Loading takes longer than a lease: meanwhile nobody is kept out and nothing is claimed."""
     remember(db)
 
-    class Cold(CountingEmbedder):
-        def load(self) -> None:
-            lease = pipeline.outbox.acquire_lease(ADA)
-            assert lease is not None
-            pipeline.outbox.release_lease(lease)
-            assert count_of(db, "change WHERE claim_token IS NOT NULL") == 0
-            super().load()
+    def load() -> None:
+        lease = pipeline.outbox.acquire_lease(ADA)
+        assert lease is not None
+        pipeline.outbox.release_lease(lease)
+        assert count_of(db, "change WHERE claim_token IS NOT NULL") == 0
 
-    embedder = Cold(loaded=False)
-    [outcome] = drained(pipeline, with_embedder(pipeline, embedder))
+    embedder = CountingEmbedder(loaded=False, on_load=load)
+    [outcome] = drained_due(pipeline, with_embedder(pipeline, embedder))
     assert (outcome.verdict, outcome.embedded) == ("done", 1)
     assert count_of(db, "change") == 0
     assert_mirrored(pipeline)
@@ -82,10 +81,9 @@ def test_a_model_that_cannot_be_loaded_postpones(
     """P5: a sync never raises for an outage of the model, and charges nobody."""
     remember(db)
 
-    class Unloadable(CountingEmbedder):
-        def load(self) -> None:
-            raise EmbedderUnavailable("out of memory")
-
-    [outcome] = drained(pipeline, with_embedder(pipeline, Unloadable(loaded=False)))
+    unloadable = CountingEmbedder(
+        loaded=False, on_load=raises(EmbedderUnavailable("out of memory"))
+    )
+    [outcome] = drained_due(pipeline, with_embedder(pipeline, unloadable))
     assert outcome.verdict == "postponed"
     assert count_of(db, "failure") == 0

@@ -15,35 +15,34 @@ from memory_pipeline.domain.types import (
     Memory,
     MemoryId,
     TenantId,
-    Vector,
 )
 from memory_pipeline.errors import (
     ChromaUnavailable,
 )
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.ports import Lease, RenewLease
+from memory_pipeline.ports import Lease
 from memory_pipeline.sync.tenant import Sync
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.doubles import Killed, around, raises
+from memory_pipeline_tests.embedders import CountingEmbedder
 from memory_pipeline_tests.integration.sync.words import (
-    ADA,
-    BOB,
-    SECONDS,
-    CountingEmbedder,
-    DyingOutbox,
-    Killed,
-    MeddledIndex,
     assert_mirrored,
-    change,
-    count_of,
-    drained,
-    held_ids,
-    live,
-    one,
-    pass_time,
-    raises,
     settled,
     with_embedder,
     with_index,
+)
+from memory_pipeline_tests.words import (
+    ADA,
+    BOB,
+    SECONDS,
+    change,
+    count_of,
+    drained,
+    drained_due,
+    held,
+    live,
+    one,
+    pass_time,
+    remember,
 )
 
 # ---- outages and unknown outcomes
@@ -54,10 +53,10 @@ def test_while_chroma_is_down_everything_waits(
 ) -> None:
     """P1, P5: nothing was sent, so nothing is claimed, charged or confirmed; it lands later."""
     remember(db, summary="before")
-    drained(pipeline)
+    drained_due(pipeline)
     remember(db, summary="meanwhile")
-    down = reopened(chroma_url="http://127.0.0.1:1")
-    [outcome] = drained(down)
+    down = reopened(chroma_url="http://127.0.0.1:1", retry_seconds=60.0, retry_max_seconds=60.0)
+    [outcome] = drained_due(down)
     assert outcome.verdict == "postponed"
     assert "127.0.0.1:1" in outcome.reason
     assert one(db, "SELECT retry_at > clock_timestamp() FROM memory_pipeline.tenant") is True
@@ -65,7 +64,7 @@ def test_while_chroma_is_down_everything_waits(
     assert count_of(db, "change") == 1
     assert count_of(db, "change WHERE claim_token IS NOT NULL OR confirm") == 0
     pass_time(db, 100)
-    drained(pipeline)
+    drained_due(pipeline)
     assert_mirrored(pipeline)
 
 
@@ -74,10 +73,10 @@ def test_a_tenant_that_is_new_while_chroma_is_down_lands_later(
 ) -> None:
     """P1: the first collection is begun when there is a server to hold it."""
     remember(db)
-    [outcome] = drained(reopened(chroma_url="http://127.0.0.1:1"))
+    [outcome] = drained_due(reopened(chroma_url="http://127.0.0.1:1"))
     assert outcome.verdict == "postponed"
     assert count_of(db, "generation") == 0
-    drained(pipeline, paused=True)
+    drained(pipeline)
     assert_mirrored(pipeline)
 
 
@@ -88,7 +87,7 @@ def test_a_server_that_takes_no_writes_is_tried_by_one_tenant(
     users = [f"user-{n}" for n in range(4)]
     for user in users:
         remember(db, user)
-    drained(pipeline)
+    drained_due(pipeline)
     for user in users:
         remember(db, user, "meanwhile")
     tried: list[TenantId] = []
@@ -98,13 +97,13 @@ def test_a_server_that_takes_no_writes_is_tried_by_one_tenant(
             tried.append(tenant)
             return super().run(tenant, **more)
 
-    down = reopened(chroma_url="http://127.0.0.1:1")
+    down = reopened(chroma_url="http://127.0.0.1:1", retry_seconds=60.0, retry_max_seconds=60.0)
     counted = Counted(**{f: getattr(down.sync(), f) for f in Sync.__dataclass_fields__})
-    outcomes = drained(down, counted)
+    outcomes = drained_due(down, counted)
     assert {(o.tenant, o.verdict) for o in outcomes} == {(u, "postponed") for u in users}
     assert len(tried) == 1
     assert count_of(db, "tenant WHERE retry_at > clock_timestamp()") == len(users)
-    drained(pipeline, paused=True)
+    drained(pipeline)
     for user in users:
         assert_mirrored(pipeline, TenantId(user))
 
@@ -114,10 +113,10 @@ def test_what_was_never_sent_is_given_back(pipeline: Pipeline, db: psycopg.Conne
     remember(db)
     refused = ChromaUnavailable("connection refused", sent=False)
     sync = with_index(pipeline, before=raises(refused, times=1))
-    [outcome] = drained(pipeline, sync)
+    [outcome] = drained_due(pipeline, sync)
     assert outcome.verdict == "postponed"
     assert count_of(db, "change WHERE claim_token IS NOT NULL") == 0
-    drained(pipeline, sync, paused=True)
+    drained(pipeline, sync)
     assert count_of(db, "change") == 0
     assert_mirrored(pipeline)
 
@@ -129,10 +128,10 @@ def test_an_unknown_outcome_is_written_again_and_confirmed(
     memory = remember(db)
     timeout = ChromaUnavailable("no answer in time")
     sync = with_index(pipeline, after=raises(timeout, times=1))
-    [outcome] = drained(pipeline, sync)
+    [outcome] = drained_due(pipeline, sync)
     assert outcome.verdict == "postponed"
     assert count_of(db, "change WHERE claim_token IS NOT NULL") > 0
-    drained(pipeline, sync, paused=True)
+    drained(pipeline, sync)
     assert one(db, "SELECT memory_id FROM memory_pipeline.change WHERE confirm") == memory
     assert pipeline.outbox.pending(ADA) == 1
     assert count_of(db, "failure") == 0
@@ -150,25 +149,16 @@ def test_a_write_that_lands_after_the_takeover_is_mended_by_the_confirm(
     memory = remember(db, summary="old")
     late: list[tuple[Generation, Sequence[Document]]] = []
 
-    class Late(MeddledIndex):
-        def write(
-            self,
-            generation: Generation,
-            documents: Sequence[Document],
-            deletes: Sequence[MemoryId],
-            *,
-            renew: RenewLease,
-            fresh: bool = False,
-        ) -> None:
-            if documents and not late:
-                late.append((generation, documents))
-                raise ChromaUnavailable("no answer in time")
-            super().write(generation, documents, deletes, renew=renew, fresh=fresh)
+    def write(call: Any, generation: Generation, documents: Any, *more: Any, **how: Any) -> None:
+        if documents and not late:
+            late.append((generation, documents))
+            raise ChromaUnavailable("no answer in time")
+        call(generation, documents, *more, **how)
 
-    sync = replace(pipeline.sync(), index=Late(pipeline.index))
+    sync = replace(pipeline.sync(), index=around(pipeline.index, write=write))
+    drained_due(pipeline, sync)
+    change(db, memory, "new")
     drained(pipeline, sync)
-    change(db, memory, '{"summary": "new"}')
-    drained(pipeline, sync, paused=True)
     assert_mirrored(pipeline)
     [(generation, documents)] = late
     pipeline.index.write(generation, documents, (), renew=lambda: SECONDS)
@@ -176,7 +166,7 @@ def test_a_write_that_lands_after_the_takeover_is_mended_by_the_confirm(
         assert_mirrored(pipeline)
     assert pipeline.outbox.pending(ADA) > 0
     pass_time(db, 100)
-    drained(pipeline, sync, paused=True)
+    drained(pipeline, sync)
     assert_mirrored(pipeline)
     assert pipeline.outbox.pending(ADA) == 0
 
@@ -186,17 +176,23 @@ def test_a_kill_between_write_and_ack_is_taken_over(
 ) -> None:
     """P1: the lease of the dead runs out, another worker does it again and confirms."""
     memories = {remember(db, summary=f"memory {n}") for n in range(3)}
+
+    def ack(call: Any, *what: Any, landed: Any, **how: Any) -> Any:
+        if landed:  # not the reset of the new collection
+            raise Killed
+        return call(*what, landed=landed, **how)
+
     with pytest.raises(Killed):
-        replace(pipeline.sync(), outbox=DyingOutbox(pipeline.outbox)).run(ADA)
+        replace(pipeline.sync(), outbox=around(pipeline.outbox, ack=ack)).run(ADA)
     db.execute("DELETE FROM memory_logs WHERE id = %s", (gone := min(memories),))
-    [outcome] = drained(pipeline)
+    [outcome] = drained_due(pipeline)
     assert outcome.verdict == "busy"
     pass_time(db, pipeline.settings.lease_seconds + 1)
-    drained(pipeline)
-    assert held_ids(pipeline) == memories - {gone}
+    drained_due(pipeline)
+    assert held(pipeline) == memories - {gone}
     assert count_of(db, "change WHERE confirm") == len(memories)
     pass_time(db, 100)
-    drained(pipeline)
+    drained_due(pipeline)
     assert count_of(db, "change") == 0
     assert_mirrored(pipeline)
 
@@ -204,26 +200,24 @@ def test_a_kill_between_write_and_ack_is_taken_over(
 def test_nothing_is_sent_once_the_lease_is_lost(pipeline: Pipeline, db: psycopg.Connection) -> None:
     """P2: a worker that embedded for too long writes nothing, and the one that took over does."""
     remember(db, summary="before")
-    drained(pipeline)
-    before = held_ids(pipeline)
+    drained_due(pipeline)
+    before = held(pipeline)
     late = remember(db, summary="late")
     thieves: list[Lease] = []
 
-    class Slow(CountingEmbedder):
-        def embed(self, texts: Sequence[str]) -> Sequence[Vector]:
-            pass_time(db, 100)
-            thief = pipeline.outbox.acquire_lease(ADA)
-            assert thief is not None
-            thieves.append(thief)
-            return super().embed(texts)
+    def too_long(_: object) -> None:
+        pass_time(db, 100)
+        thief = pipeline.outbox.acquire_lease(ADA)
+        assert thief is not None
+        thieves.append(thief)
 
-    [outcome] = drained(pipeline, with_embedder(pipeline, Slow()))
+    [outcome] = drained_due(pipeline, with_embedder(pipeline, CountingEmbedder(before=too_long)))
     assert outcome.verdict == "fenced"
-    assert held_ids(pipeline) == before
+    assert held(pipeline) == before
     assert pipeline.outbox.pending(ADA) == 1
     pipeline.outbox.release_lease(thieves[0])
-    drained(pipeline)
-    assert held_ids(pipeline) == {*before, late}
+    drained_due(pipeline)
+    assert held(pipeline) == {*before, late}
 
 
 def test_a_tenant_in_trouble_does_not_hold_up_the_others(
@@ -231,7 +225,7 @@ def test_a_tenant_in_trouble_does_not_hold_up_the_others(
 ) -> None:
     """P5: one drain goes on with the next tenant."""
     remember(db, "ada")
-    drained(pipeline)
+    drained_due(pipeline)
     remember(db, "ada", "another")
     remember(db, "bob")
     troubled = live(pipeline, ADA).id
@@ -240,7 +234,7 @@ def test_a_tenant_in_trouble_does_not_hold_up_the_others(
         if generation.id == troubled:
             raise ChromaUnavailable("no answer in time")
 
-    outcomes = drained(pipeline, with_index(pipeline, before=fail))
+    outcomes = drained_due(pipeline, with_index(pipeline, before=fail))
     assert {(o.tenant, o.verdict) for o in outcomes} == {(ADA, "postponed"), (BOB, "done")}
     assert_mirrored(pipeline, BOB)
 
@@ -258,7 +252,7 @@ def test_two_workers_at_once_write_everything_once_and_right(
         thread.start()
     for thread in threads:
         thread.join()
-    drained(pipeline, paused=True)
+    drained(pipeline)
     for n in range(4):
         assert_mirrored(pipeline, TenantId(f"tenant {n}"))
     assert pipeline.status.totals().pending_changes == 0
@@ -273,7 +267,7 @@ def test_a_reset_of_a_tenant_that_takes_longer_than_a_lease_is_not_fenced(
     """Reconciliation renews the lease on its way through a large tenant."""
     for number in range(3):
         remember(db, "ada", f"memory {number}")
-    drained(pipeline)
+    drained_due(pipeline)
     monkeypatch.setattr("memory_pipeline.sync.batch.MEMORIES_A_RENEWAL", 1)
     db.execute("TRUNCATE memory_pipeline.change")
     db.execute("INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES ('ada', NULL)")
@@ -289,5 +283,5 @@ def test_a_reset_of_a_tenant_that_takes_longer_than_a_lease_is_not_fenced(
             seen.append(row[0])
 
     monkeypatch.setattr(type(pipeline.memories), "of_tenant", lambda _, tenant: watched(tenant))
-    drained(pipeline)
+    drained_due(pipeline)
     assert len(set(seen)) == 3

@@ -14,21 +14,22 @@ from memory_pipeline.errors import (
     Poison,
 )
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.doubles import raises
+from memory_pipeline_tests.embedders import BrokenEmbedder, RefusingEmbedder
 from memory_pipeline_tests.integration.sync.words import (
-    ADA,
-    BrokenEmbedder,
-    RefusingEmbedder,
     assert_mirrored,
-    change,
-    count_of,
-    drained,
-    held_ids,
-    one,
-    raises,
     settled,
     with_embedder,
     with_index,
+)
+from memory_pipeline_tests.words import (
+    ADA,
+    change,
+    count_of,
+    drained_due,
+    held,
+    one,
+    remember,
 )
 
 # ---- poison
@@ -41,15 +42,15 @@ def test_a_memory_that_the_model_refuses_is_buried_alone(
     good = {remember(db, summary=f"memory {n}") for n in range(49)}
     bad = remember(db, summary="a cup of arsenic")
     sync = with_embedder(pipeline, RefusingEmbedder())
-    drained(pipeline, sync)
-    assert held_ids(pipeline) == good
+    drained_due(pipeline, sync)
+    assert held(pipeline) == good
     wait_until(lambda: settled(pipeline, sync))
     row = db.execute(
         "SELECT memory_id, attempts, buried_at IS NOT NULL, last_error FROM memory_pipeline.failure"
     ).fetchall()
     assert [r[:3] for r in row] == [(bad, pipeline.settings.max_attempts, True)]
     assert "arsenic" not in row[0][3]
-    assert held_ids(pipeline) == good
+    assert held(pipeline) == good
 
 
 def test_a_dead_letter_is_cleared_when_the_memory_lands(
@@ -60,8 +61,8 @@ def test_a_dead_letter_is_cleared_when_the_memory_lands(
     sync = with_embedder(pipeline, RefusingEmbedder())
     wait_until(lambda: settled(pipeline, sync))
     assert count_of(db, "failure WHERE buried_at IS NOT NULL") == 1
-    change(db, bad, '{"summary": "a cup of tea"}')
-    drained(pipeline, sync)
+    change(db, bad, "a cup of tea")
+    drained_due(pipeline, sync)
     assert count_of(db, "failure") == 0
     assert_mirrored(pipeline)
 
@@ -74,10 +75,10 @@ def test_a_hot_poison_memory_is_buried_though_it_is_updated_all_the_time(
     sync = with_embedder(pipeline, RefusingEmbedder())
     neighbours = set()
     for n in range(pipeline.settings.max_attempts):
-        change(db, bad, f'{{"summary": "arsenic number {n}"}}')
+        change(db, bad, f"arsenic number {n}")
         neighbours.add(remember(db, summary=f"neighbour {n}"))
         sync.run(ADA)
-        assert held_ids(pipeline) == neighbours
+        assert held(pipeline) == neighbours
     assert count_of(db, "failure WHERE buried_at IS NOT NULL") == 1
 
 
@@ -87,7 +88,7 @@ def test_a_model_that_refuses_everything_charges_nobody(
     """P5: a broken model is an outage; nothing was sent, so nothing stays claimed."""
     for n in range(3):
         remember(db, summary=f"memory {n}")
-    [outcome] = drained(pipeline, with_embedder(pipeline, BrokenEmbedder()))
+    [outcome] = drained_due(pipeline, with_embedder(pipeline, BrokenEmbedder()))
     assert outcome.verdict == "postponed"
     assert count_of(db, "failure") == 0
     assert count_of(db, "change WHERE claim_token IS NOT NULL OR confirm") == 0
@@ -108,8 +109,8 @@ def test_a_document_that_chroma_refuses_is_isolated(
             raise Poison("this document is refused")
 
     sync = with_index(pipeline, before=refuse, on_control=lambda: asked.append(True))
-    drained(pipeline, sync)
-    assert held_ids(pipeline) == set(memories) - {bad}
+    drained_due(pipeline, sync)
+    assert held(pipeline) == set(memories) - {bad}
     assert asked
     wait_until(lambda: settled(pipeline, sync))
     assert one(db, "SELECT memory_id FROM memory_pipeline.failure") == bad
@@ -123,7 +124,7 @@ def test_a_refusal_without_a_document_is_no_crash(
 ) -> None:
     """A sync never raises for a tenant's own troubles; the other tenants have their turn."""
     gone = remember(db, "ada")
-    drained(pipeline)
+    drained_due(pipeline)
     db.execute("DELETE FROM memory_logs WHERE id = %s", (gone,))
     refuse = raises(Poison("refused"))
     sync = with_index(pipeline, **{"on_prime" if where == "prime" else "before": refuse})

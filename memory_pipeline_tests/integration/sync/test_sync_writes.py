@@ -1,6 +1,6 @@
 """The heart over a real Postgres and a real Chroma: what is written, and in which batches."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 import numpy as np
 import psycopg
@@ -10,27 +10,28 @@ from memory_pipeline.domain.outcomes import Outcome
 from memory_pipeline.domain.types import (
     Generation,
     MemoryId,
-    Vector,
 )
 from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.embedders import CountingEmbedder
 from memory_pipeline_tests.integration.sync.words import (
-    ADA,
-    BOB,
     SAME_VECTOR,
-    SECONDS,
-    CountingEmbedder,
     assert_mirrored,
-    change,
-    count_of,
-    drained,
-    held_ids,
-    live,
-    one,
     settled,
     with_embedder,
     with_index,
+)
+from memory_pipeline_tests.words import (
+    ADA,
+    BOB,
+    SECONDS,
+    change,
+    count_of,
+    drained_due,
+    held,
+    live,
+    one,
+    remember,
 )
 
 # ---- what is written
@@ -43,7 +44,7 @@ def test_after_a_sync_the_collection_equals_the_table(
     for n in range(30):
         remember(db, "ada", f"memory number {n}", task="walk", date="2026-03-04", n=n / 3)
         remember(db, "bob", f"Bob's number {n}", nested={"b": 1, "a": [1.10, None, "Zoë"]})
-    outcomes = drained(pipeline)
+    outcomes = drained_due(pipeline)
     assert {(o.tenant, o.verdict) for o in outcomes} == {(ADA, "done"), (BOB, "done")}
     assert_mirrored(pipeline, ADA)
     assert_mirrored(pipeline, BOB)
@@ -53,13 +54,13 @@ def test_after_a_sync_the_collection_equals_the_table(
 def test_updates_deletes_and_moves_follow(pipeline: Pipeline, db: psycopg.Connection) -> None:
     """P2: whatever an application does to a memory, both tenants' collections end up right."""
     kept, changed, deleted, moved = (remember(db, "ada", f"memory {n}") for n in range(4))
-    drained(pipeline)
-    change(db, changed, '{"summary": "something else entirely"}')
+    drained_due(pipeline)
+    change(db, changed, "something else entirely")
     db.execute("DELETE FROM memory_logs WHERE id = %s", (deleted,))
     db.execute("UPDATE memory_logs SET user_id = 'bob' WHERE id = %s", (moved,))
-    drained(pipeline)
-    assert held_ids(pipeline, ADA) == {kept, changed}
-    assert held_ids(pipeline, BOB) == {moved}
+    drained_due(pipeline)
+    assert held(pipeline, ADA) == {kept, changed}
+    assert held(pipeline, BOB) == {moved}
     assert_mirrored(pipeline, ADA)
     assert_mirrored(pipeline, BOB)
 
@@ -69,11 +70,11 @@ def test_a_truncate_empties_every_collection(pipeline: Pipeline, db: psycopg.Con
     for n in range(5):
         remember(db, "ada", f"memory {n}")
         remember(db, "bob", f"memory {n}")
-    drained(pipeline)
+    drained_due(pipeline)
     db.execute("TRUNCATE memory_logs")
-    drained(pipeline)
-    assert held_ids(pipeline, ADA) == set()
-    assert held_ids(pipeline, BOB) == set()
+    drained_due(pipeline)
+    assert held(pipeline, ADA) == set()
+    assert held(pipeline, BOB) == set()
     assert pipeline.status.totals().pending_changes == 0
     assert count_of(db, "provenance") == 0
 
@@ -83,22 +84,22 @@ def test_ids_that_are_used_again_stand_for_the_new_memories(
 ) -> None:
     """P4: TRUNCATE … RESTART IDENTITY gives old ids to other tenants' memories."""
     old = [remember(db, "ada", f"old {n}") for n in range(6)]
-    drained(pipeline)
+    drained_due(pipeline)
     with db.transaction():
         db.execute("TRUNCATE memory_logs RESTART IDENTITY")
         new = [remember(db, "bob" if n % 2 else "ada", f"new {n}") for n in range(4)]
     assert set(new) <= set(old)
-    drained(pipeline)
+    drained_due(pipeline)
     assert_mirrored(pipeline, ADA)
     assert_mirrored(pipeline, BOB)
-    assert held_ids(pipeline, ADA) | held_ids(pipeline, BOB) == set(new)
+    assert held(pipeline, ADA) | held(pipeline, BOB) == set(new)
 
 
 def test_a_second_sync_has_nothing_to_do(pipeline: Pipeline, db: psycopg.Connection) -> None:
     """The pipeline's own writes to the table are no changes."""
     remember(db)
-    drained(pipeline)
-    assert drained(pipeline) == []
+    drained_due(pipeline)
+    assert drained_due(pipeline) == []
     outcome = pipeline.sync().run(ADA)
     assert (outcome.verdict, outcome.written, outcome.deleted) == ("done", 0, 0)
 
@@ -130,7 +131,7 @@ def test_a_second_sync_has_nothing_to_do(pipeline: Pipeline, db: psycopg.Connect
 def test_every_json_lands(pipeline: Pipeline, db: psycopg.Connection, raw: str) -> None:
     """Whatever Postgres takes for jsonb becomes a document, to the letter."""
     db.execute("INSERT INTO memory_logs (user_id, raw_data) VALUES ('ada', %s::jsonb)", (raw,))
-    [outcome] = drained(pipeline)
+    [outcome] = drained_due(pipeline)
     assert (outcome.verdict, outcome.written, outcome.failed) == ("done", 1, 0)
     assert_mirrored(pipeline)
 
@@ -143,12 +144,12 @@ def test_zero_and_negative_ids_land_and_go(pipeline: Pipeline, db: psycopg.Conne
             "INSERT INTO memory_logs (id, user_id, raw_data) VALUES (%s, 'ada', '{\"a\": \"b\"}')",
             (n,),
         )
-    drained(pipeline)
-    assert held_ids(pipeline) == ids
+    drained_due(pipeline)
+    assert held(pipeline) == ids
     assert_mirrored(pipeline)
     db.execute("DELETE FROM memory_logs")
-    drained(pipeline)
-    assert held_ids(pipeline) == set()
+    drained_due(pipeline)
+    assert held(pipeline) == set()
 
 
 def test_the_smallest_id_survives_a_reset(pipeline: Pipeline, db: psycopg.Connection) -> None:
@@ -157,12 +158,12 @@ def test_the_smallest_id_survives_a_reset(pipeline: Pipeline, db: psycopg.Connec
     db.execute(
         "INSERT INTO memory_logs (id, user_id, raw_data) VALUES (%s, 'ada', '{}')", (smallest,)
     )
-    drained(pipeline)
-    assert held_ids(pipeline) == {smallest}
+    drained_due(pipeline)
+    assert held(pipeline) == {smallest}
     pipeline.index.write(live(pipeline), (), [MemoryId(smallest)], renew=lambda: SECONDS)
     db.execute("INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES ('ada', NULL)")
-    drained(pipeline)
-    assert held_ids(pipeline) == {smallest}
+    drained_due(pipeline)
+    assert held(pipeline) == {smallest}
 
 
 def test_without_documents_only_vectors_and_metadata_are_stored(
@@ -171,13 +172,13 @@ def test_without_documents_only_vectors_and_metadata_are_stored(
     """document=none is a setting, and everything else stays the same."""
     pipeline = reopened(document="none")
     memory = remember(db, task="walk")
-    drained(pipeline)
+    drained_due(pipeline)
     generation = live(pipeline)
     with pipeline.servers.client(generation.server).collection(generation, SECONDS) as collection:
-        held = collection.get(include=["documents", "metadatas"])
-    [text] = held["documents"] or []
+        stored = collection.get(include=["documents", "metadatas"])
+    [text] = stored["documents"] or []
     assert text is None
-    assert held_ids(pipeline) == {memory}
+    assert held(pipeline) == {memory}
 
 
 # ---- vectors
@@ -188,15 +189,15 @@ def test_vectors_are_backed_up_and_reused(pipeline: Pipeline, db: psycopg.Connec
     embedder = CountingEmbedder()
     sync = with_embedder(pipeline, embedder)
     memory = remember(db, summary="a walk in the park")
-    drained(pipeline, sync)
+    drained_due(pipeline, sync)
     assert one(db, "SELECT embedding IS NOT NULL FROM memory_logs") is True
     embedder.texts.clear()
     db.execute("UPDATE memory_logs SET project_id = 'gemini'")
-    drained(pipeline, sync)
+    drained_due(pipeline, sync)
     assert embedder.texts == []
     assert_mirrored(pipeline)
-    change(db, memory, '{"summary": "a swim in the sea"}')
-    drained(pipeline, sync)
+    change(db, memory, "a swim in the sea")
+    drained_due(pipeline, sync)
     assert embedder.texts == ["a swim in the sea"]
     assert_mirrored(pipeline)
 
@@ -207,10 +208,10 @@ def test_a_vector_that_the_application_replaced_is_not_taken_for_ours(
 ) -> None:
     """The text's hash still matches, and the vector is not the one that we stored."""
     remember(db, summary="a walk in the park")
-    drained(pipeline)
+    drained_due(pipeline)
     embedder = CountingEmbedder()
     db.execute(f"UPDATE memory_logs SET embedding = {replacement}".encode())
-    drained(pipeline, with_embedder(pipeline, embedder))
+    drained_due(pipeline, with_embedder(pipeline, embedder))
     assert embedder.texts == ["a walk in the park"]
     assert_mirrored(pipeline)
     [expected] = HashingEmbedder().embed(["a walk in the park"])
@@ -229,7 +230,7 @@ def test_trusted_vectors_are_not_computed_again(pipeline: Pipeline, db: psycopg.
         for n, vector in enumerate(vectors, start=1):
             connection.execute("UPDATE memory_logs SET embedding = %s WHERE id = %s", (vector, n))
     embedder = CountingEmbedder()
-    drained(pipeline, with_embedder(pipeline, embedder))
+    drained_due(pipeline, with_embedder(pipeline, embedder))
     assert embedder.texts == []
     assert_mirrored(pipeline)
 
@@ -239,16 +240,16 @@ def test_a_row_that_moved_while_it_was_embedded_is_looked_at_again(
 ) -> None:
     """P1: the backup misses, so the change stays, and the newest content lands."""
     memory = remember(db, summary="before")
-    drained(pipeline)
-    change(db, memory, '{"summary": "first"}')
+    drained_due(pipeline)
+    change(db, memory, "first")
 
-    class Slow(CountingEmbedder):
-        def embed(self, texts: Sequence[str]) -> Sequence[Vector]:
-            if not self.texts:
-                change(db, memory, '{"summary": "second"}')
-            return super().embed(texts)
+    seconds = iter(["second"])
 
-    sync = with_embedder(pipeline, Slow())
+    def meanwhile(_: object) -> None:
+        for summary in seconds:
+            change(db, memory, summary)
+
+    sync = with_embedder(pipeline, CountingEmbedder(before=meanwhile))
     wait_until(lambda: settled(pipeline, sync))
     assert_mirrored(pipeline)
     assert one(db, "SELECT raw_data ->> 'summary' FROM memory_logs") == "second"
@@ -264,8 +265,8 @@ def test_a_row_that_an_application_holds_lands_when_it_is_let_go(
         application.transaction(),
     ):
         application.execute("SELECT FROM memory_logs WHERE id = %s FOR UPDATE", (memory,))
-        drained(pipeline)
-        assert held_ids(pipeline) == set()
+        drained_due(pipeline)
+        assert held(pipeline) == set()
         assert pipeline.outbox.pending(ADA) == 1
     wait_until(lambda: settled(pipeline))
     assert_mirrored(pipeline)
@@ -278,19 +279,19 @@ def test_without_a_backup_the_table_is_not_touched(
     pipeline = reopened(backup="off")
     memory = remember(db)
     version = one(db, "SELECT xmin::text FROM memory_logs")
-    drained(pipeline)
+    drained_due(pipeline)
     assert one(db, "SELECT xmin::text FROM memory_logs") == version
-    assert held_ids(pipeline) == {memory}
+    assert held(pipeline) == {memory}
 
 
 def test_an_empty_text_is_searchable_too(pipeline: Pipeline, db: psycopg.Connection) -> None:
     """A memory that says nothing has a document, and later gets words."""
     db.execute("INSERT INTO memory_logs (user_id, raw_data) VALUES ('ada', '{}'), ('ada', '\"\"')")
-    [outcome] = drained(pipeline)
+    [outcome] = drained_due(pipeline)
     assert (outcome.written, outcome.failed) == (2, 0)
     assert_mirrored(pipeline)
-    change(db, 1, '{"summary": "words"}')
-    drained(pipeline)
+    change(db, 1, "words")
+    drained_due(pipeline)
     assert_mirrored(pipeline)
 
 
@@ -304,7 +305,7 @@ def test_batches_that_are_bounded_by_bytes_lose_nothing(
     pipeline = reopened(batch_bytes=1)
     memories = {remember(db, summary=f"memory {n}") for n in range(6)}
     wait_until(lambda: settled(pipeline), within=20)
-    assert held_ids(pipeline) == memories
+    assert held(pipeline) == memories
     assert_mirrored(reopened())
 
 
@@ -314,8 +315,8 @@ def test_one_drain_gets_through_batches_that_are_bounded_by_bytes(
     """What was left out for its size waits for nothing: there is no reason for a pause."""
     pipeline = reopened(batch_bytes=1)
     memories = {remember(db, summary=f"memory {n}") for n in range(6)}
-    drained(pipeline)
-    assert held_ids(pipeline) == memories
+    drained_due(pipeline)
+    assert held(pipeline) == memories
 
 
 def test_more_changes_than_a_batch_are_drained_in_one_sync(
@@ -328,7 +329,7 @@ def test_more_changes_than_a_batch_are_drained_in_one_sync(
     [outcome] = pipeline.drain().run(progress=told.append)
     assert outcome.written == len(memories)
     assert len(told) > 2
-    assert held_ids(pipeline) == memories
+    assert held(pipeline) == memories
 
 
 def test_a_sync_ends_however_fast_an_application_writes(
@@ -346,7 +347,7 @@ def test_a_sync_ends_however_fast_an_application_writes(
     outcome = with_index(pipeline, after=write_another).run(ADA)
     assert outcome.verdict == "done"
     assert pipeline.outbox.pending(ADA) == 1
-    drained(pipeline)
+    drained_due(pipeline)
     assert_mirrored(pipeline)
 
 
@@ -359,7 +360,7 @@ def test_memories_without_a_tenant_are_left_alone(
     """A row that belongs to nobody is no change of anybody."""
     db.execute("ALTER TABLE memory_logs ALTER user_id DROP NOT NULL")
     db.execute("INSERT INTO memory_logs (user_id, raw_data) VALUES (NULL, '{}')")
-    assert drained(reopened()) == []
+    assert drained_due(reopened()) == []
 
 
 def test_a_time_that_python_cannot_hold_stops_nobody(
@@ -369,5 +370,5 @@ def test_a_time_that_python_cannot_hold_stops_nobody(
     remember(db, "ada")
     db.execute("UPDATE memory_logs SET created_at = 'infinity', updated_at = '-infinity'")
     remember(db, "bob")
-    drained(pipeline)
-    assert len(held_ids(pipeline, ADA)) == len(held_ids(pipeline, BOB)) == 1
+    drained_due(pipeline)
+    assert len(held(pipeline, ADA)) == len(held(pipeline, BOB)) == 1

@@ -12,7 +12,7 @@ from memory_pipeline.worker import background as background_module
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do what is done now and then a little more often."""
+    """Shorten the intervals of the background tasks."""
     monkeypatch.setattr(listener_module, "TURN_SECONDS", 0.1)
     monkeypatch.setattr(background_module, "PROBE_SECONDS", 0.3)
     monkeypatch.setattr(background_module, "REPAIR_SECONDS", 0.3)

@@ -2,40 +2,42 @@
 
 import threading
 import time
-from collections.abc import Sequence
 
 import psycopg
 import pytest
 
-from memory_pipeline.domain.types import TenantId, Vector
-from memory_pipeline.embedding.hashing import HashingEmbedder
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.rebuild.tenants import RebuildAll
 from memory_pipeline.worker import background as background_module
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.embedders import CountingEmbedder
 from memory_pipeline_tests.integration.worker.words import (
-    ADA,
-    BOB,
     CROWD,
     EVE,
     FRESH_SECONDS,
-    SECONDS,
     Open,
     Told,
     WaitUntil,
-    change,
     fill,
     fill_alike,
     finds,
-    live_of,
     living,
-    one,
-    pending,
     prepared,
     rows,
     started,
     texts,
+)
+from memory_pipeline_tests.words import (
+    ADA,
+    BOB,
+    SECONDS,
+    change,
+    drained,
+    live,
+    one,
+    pending,
+    remember,
 )
 
 pytestmark = pytest.mark.usefixtures("hurried")
@@ -176,31 +178,24 @@ def test_two_processes_share_the_work(
 # ---- the end
 
 
-class Slow(HashingEmbedder):
-    """The stand-in, as slow as a model when it is told to be."""
-
-    def __init__(self) -> None:
-        self.slowly = threading.Event()
-
-    def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """Embed, after a while."""
-        if self.slowly.is_set():
-            threading.Event().wait(0.2)
-        return super().embed(texts)
-
-
 def test_after_a_stop_no_lease_is_left_and_nothing_is_lost(
     reopened: Open, db: psycopg.Connection, wait_until: WaitUntil
 ) -> None:
     """P1: stopped in the middle of backlogs, it gives everything back; the next one goes on."""
-    embedder = Slow()
+    slowly = threading.Event()
+
+    def as_slow_as_a_model(_: object) -> None:
+        if slowly.is_set():
+            threading.Event().wait(0.2)
+
+    embedder = CountingEmbedder(before=as_slow_as_a_model)
     pipeline = reopened(embedder, batch_size=20)
     users = [f"user {n}" for n in range(6)]
     with living(pipeline) as running:
         for user in users:
             remember(db, user)
         wait_until(lambda: pending(db) == 0)
-        embedder.slowly.set()
+        slowly.set()
         for user in users:
             fill(db, user, 100)
         wait_until(lambda: pending(db) < 600)
@@ -240,8 +235,8 @@ def test_a_stop_while_a_rebuild_begins_ends_the_rebuild(
     """A rebuild that was made at the moment of the stop is told to end, too."""
     pipeline = reopened(rebuild_batch_size=5, rebuild_batch_size_idle=5)
     fill(db, "ada", 150)
-    list(pipeline.drain().run(paused=True))
-    generation = live_of(pipeline, ADA)
+    drained(pipeline)
+    generation = live(pipeline, ADA)
     db.execute("UPDATE memory_pipeline.generation SET state = 'corrupt'")
     begun, made = threading.Event(), Pipeline.rebuild
 
@@ -255,7 +250,7 @@ def test_a_stop_while_a_rebuild_begins_ends_the_rebuild(
     with started(running):
         assert begun.wait(SECONDS)
         running.stop()
-    assert live_of(pipeline, ADA).id == generation.id
+    assert live(pipeline, ADA).id == generation.id
 
 
 # ---- lineage

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -32,7 +31,7 @@ from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.local.environment import base_environment
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.words import one, remember
 
 WaitUntil = Callable[..., None]
 
@@ -188,13 +187,6 @@ def user_of(url: str, name: str, db: psycopg.Connection) -> str:
     """Make a database role for a process; return the address with it."""
     db.execute(f"DROP ROLE IF EXISTS {name}; CREATE ROLE {name} SUPERUSER LOGIN".encode())
     return url.replace("postgresql://postgres@", f"postgresql://{name}@")
-
-
-def one(db: psycopg.Connection, query: str, *values: object) -> Any:
-    """Ask for one value."""
-    row = db.execute(query.encode(), values).fetchone()
-    assert row is not None
-    return row[0]
 
 
 @contextmanager

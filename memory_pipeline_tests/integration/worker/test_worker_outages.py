@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -15,20 +15,16 @@ import pytest
 
 from memory_pipeline.domain.changes import PendingTenant
 from memory_pipeline.domain.outcomes import Outcome
-from memory_pipeline.domain.types import TenantId, Vector
-from memory_pipeline.embedding.hashing import HashingEmbedder
-from memory_pipeline.errors import Poison, PostgresUnavailable
+from memory_pipeline.domain.types import TenantId
+from memory_pipeline.errors import PostgresUnavailable
 from memory_pipeline.local.chroma import ChromaProcess
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.worker import background as background_module
 from memory_pipeline.worker.loop import TURNS_PER_SERVER
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.embedders import BrokenEmbedder
 from memory_pipeline_tests.integration.worker.words import (
-    ADA,
-    BOB,
     EVE,
     FRESH_SECONDS,
-    SECONDS,
     Open,
     Running,
     WaitUntil,
@@ -36,16 +32,14 @@ from memory_pipeline_tests.integration.worker.words import (
     fill,
     finds,
     kill,
-    live_of,
     living,
-    one,
-    pending,
     prepared,
     return_of,
     rows,
     started,
     texts,
 )
+from memory_pipeline_tests.words import ADA, BOB, SECONDS, live, one, pending, remember
 
 pytestmark = pytest.mark.usefixtures("hurried")
 
@@ -120,7 +114,7 @@ def test_a_server_that_is_back_does_not_wait_for_another(
             remember(db, user, "before")
             wait_until(lambda: pending(db) == 0)
         address: dict[UUID, str] = {s.id: s.url for s in pipeline.registry.servers()}
-        at = {t: address[live_of(pipeline, t).server] for t in (ADA, BOB, EVE, TenantId("zoe"))}
+        at = {t: address[live(pipeline, t).server] for t in (ADA, BOB, EVE, TenantId("zoe"))}
         assert set(at.values()) == set(urls)
         for server in servers:
             kill(server)
@@ -161,7 +155,7 @@ def test_a_server_that_hangs_holds_up_none_but_its_own(
             remember(db, user, "before")
             wait_until(lambda: pending(db) == 0)
         address: dict[UUID, str] = {s.id: s.url for s in pipeline.registry.servers()}
-        at = {t: address[live_of(pipeline, t).server] for t in users}
+        at = {t: address[live(pipeline, t).server] for t in users}
         hung, fine = ([t for t in users if at[t] == url] for url in urls)
         assert min(len(hung), len(fine)) > TURNS_PER_SERVER
         with hanging(servers[0]):
@@ -349,16 +343,7 @@ def test_a_tenant_that_is_refused_is_tried_less_and_less_often(
     reopened: Open, db: psycopg.Connection, wait_until: WaitUntil
 ) -> None:
     """An error that lasts is paused for longer each time, though Chroma itself is well."""
-
-    class Refusing(HashingEmbedder):
-        """Fails on everything: a model that is broken."""
-
-        def embed(self, texts: Sequence[str]) -> list[Vector]:
-            """Refuse."""
-            del texts
-            raise Poison("the model is broken")
-
-    pipeline = reopened(Refusing(), retry_seconds=0.25, retry_max_seconds=60.0)
+    pipeline = reopened(BrokenEmbedder(), retry_seconds=0.25, retry_max_seconds=60.0)
     with living(pipeline):
         remember(db, "ada")
         retries = "SELECT coalesce(max(retries), 0) FROM memory_pipeline.tenant"
@@ -382,12 +367,12 @@ def test_a_damaged_collection_is_rebuilt_by_itself(
         fill(db, "ada", 50)
         remember(db, "bob")
         wait_until(lambda: pending(db) == 0)
-        before, untouched = live_of(pipeline, ADA), live_of(pipeline, BOB)
+        before, untouched = live(pipeline, ADA), live(pipeline, BOB)
         delete_collection(pipeline, before)
         remember(db, "ada", "the straw")
-        wait_until(lambda: live_of(pipeline, ADA).id != before.id, within=15)
+        wait_until(lambda: live(pipeline, ADA).id != before.id, within=15)
         memory_id = remember(db, "ada", "the cat sleeps on the router")
         wait_until(lambda: finds(pipeline, ADA, memory_id, "cat router"), within=FRESH_SECONDS)
-        assert live_of(pipeline, BOB).id == untouched.id
+        assert live(pipeline, BOB).id == untouched.id
     assert texts(pipeline, ADA) == rows(db, "ada")
     assert pipeline.verify().run(ADA, sample=None).findings == ()

@@ -4,7 +4,6 @@ import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import psycopg
 import pytest
@@ -15,9 +14,9 @@ from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.postgres.workers import HEALTHY_SECONDS, PostgresWorkers
-from memory_pipeline_tests.builders import remember
+from memory_pipeline_tests.words import ADA, BOB, one, remember
 
-ADA, BOB, EVE = TenantId("ada"), TenantId("bob"), TenantId("eve")
+EVE = TenantId("eve")
 LAGS = Lags(7, 0.1, 0.2, 0.3, 0.4)
 
 
@@ -33,13 +32,6 @@ def database(database_url: str) -> Iterator[Database]:
 def workers(database: Database) -> PostgresWorkers:
     """Return one live process's view."""
     return PostgresWorkers(database)
-
-
-def one(db: psycopg.Connection, query: str, *values: object) -> Any:
-    """Ask for one value."""
-    row = db.execute(query.encode(), values).fetchone()
-    assert row is not None
-    return row[0]
 
 
 def silent(db: psycopg.Connection, seconds: float) -> None:

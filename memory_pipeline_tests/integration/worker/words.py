@@ -6,10 +6,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import psycopg
-from psycopg.types.json import Jsonb
 
 from memory_pipeline.domain.outcomes import Outcome
 from memory_pipeline.domain.types import Generation, MemoryId, TenantId
@@ -20,11 +18,11 @@ from memory_pipeline.ports import Reporter
 from memory_pipeline.worker.background import BackgroundTasks
 from memory_pipeline.worker.loop import Worker
 from memory_pipeline.worker.metrics import Metrics
+from memory_pipeline_tests.words import SECONDS
 
 WaitUntil = Callable[..., None]
 Open = Callable[..., Pipeline]
-ADA, BOB, EVE = TenantId("ada"), TenantId("bob"), TenantId("eve")
-SECONDS = 5.0
+EVE = TenantId("eve")
 FRESH_SECONDS = 2.0  # promised is a quarter of it; the machine of a test is loaded
 STOP_SECONDS = 30.0
 CROWD = 1_000
@@ -32,7 +30,7 @@ CROWD = 1_000
 
 @dataclass
 class Told:
-    """Remembers what it was told was synced; raises the first times."""
+    """A reporter that remembers the outcomes that it received; it raises the first times."""
 
     failures: int = 0
     raised: int = 0
@@ -107,7 +105,7 @@ def living(pipeline: Pipeline, reporter: Told | None = None) -> Iterator[Running
 
 
 def kill(server: ChromaProcess) -> None:
-    """End a Chroma server without a word."""
+    """Kill a Chroma server."""
     assert server.pid > 0  # 0 would be this process and all its group
     os.kill(server.pid, signal.SIGKILL)
     server.stop()
@@ -117,27 +115,6 @@ def return_of(server: ChromaProcess) -> None:
     """Start it again where it was."""
     server.service.start()
     server.service.wait_until_healthy()
-
-
-def one(db: psycopg.Connection, query: str, *values: object) -> Any:
-    """Ask for one value."""
-    row = db.execute(query.encode(), values).fetchone()
-    assert row is not None
-    return row[0]
-
-
-def pending(db: psycopg.Connection, tenant: str | None = None) -> int:
-    """Count the changes that wait."""
-    query = "SELECT count(*) FROM memory_pipeline.change WHERE %s::text IS NULL OR tenant = %s"
-    return int(one(db, query, tenant, tenant))
-
-
-def change(db: psycopg.Connection, memory_id: int, summary: str) -> None:
-    """Change a memory as an application would."""
-    db.execute(
-        "UPDATE memory_logs SET raw_data = %s, updated_at = now() WHERE id = %s",
-        (Jsonb({"summary": summary}), memory_id),
-    )
 
 
 def fill(db: psycopg.Connection, tenant: str, count: int) -> None:
@@ -161,7 +138,7 @@ def fill_alike(db: psycopg.Connection, tenant: str, count: int) -> None:
 
 
 def texts(pipeline: Pipeline, tenant: TenantId) -> dict[int, str | None]:
-    """Tell the text of each document of a tenant's live collection."""
+    """Return the text of each document of a tenant's live collection."""
     live = pipeline.registry.live(tenant)
     if live is None:
         return {}
@@ -174,25 +151,18 @@ def texts(pipeline: Pipeline, tenant: TenantId) -> dict[int, str | None]:
 
 
 def rows(db: psycopg.Connection, tenant: str) -> dict[int, str]:
-    """Tell the text of each memory of a tenant."""
+    """Return the text of each memory of a tenant."""
     found = db.execute("SELECT id, raw_data::text FROM memory_logs WHERE user_id = %s", (tenant,))
     return {int(i): str(raw) for i, raw in found}
 
 
 def finds(pipeline: Pipeline, tenant: TenantId, memory_id: int, words: str) -> bool:
-    """Say whether a search for these words finds this memory first."""
+    """Whether a search for these words finds this memory first."""
     try:
         hits = pipeline.search.search(tenant, words, k=1)
     except Corrupt:  # while the first memory lands; one test is about that
         return False
     return [hit.memory_id for hit in hits] == [memory_id]
-
-
-def live_of(pipeline: Pipeline, tenant: TenantId) -> Generation:
-    """Return the generation that searches of a tenant go to."""
-    generation = pipeline.registry.live(tenant)
-    assert generation is not None
-    return generation
 
 
 def delete_collection(pipeline: Pipeline, generation: Generation) -> None:
