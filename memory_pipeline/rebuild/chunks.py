@@ -100,7 +100,7 @@ class ChunkWriter:
         generation: Generation,
         chunk: Chunk,
         *,
-        fresh: bool,
+        add_only: bool,
         written_rows: WrittenRows,
     ) -> tuple[int, int]:
         """Write what stands now of a chunk and record it as done, which gives the lease back.
@@ -117,7 +117,9 @@ class ChunkWriter:
         """
         ready, recheck = self._current(part.tenant, chunk.ready)
         renew = self._renewal(part, lease)
-        failures = write_documents(self.index, generation, ready, (), renew=renew, fresh=fresh)
+        failures = write_documents(
+            self.index, generation, ready, (), renew=renew, add_only=add_only
+        )
         failed = {f.memory_id for f in failures}
         landed = [d for d in ready if d.memory.id not in failed]
         embedded = sum(d.memory.id in chunk.embedded for d in landed)

@@ -200,10 +200,10 @@ class Rebuild:
         try:
             for chunk in chunks:
                 # What a batch has written meanwhile stays as it is, but with its old vector.
-                fresh = doubtful <= 0 and not part.re_embed
+                add_only = doubtful <= 0 and not part.re_embed
                 with self.ownership.leased(part, generation) as lease:  # 3
                     written, embedded = self.chunk_writer.write(
-                        part, lease, generation, chunk, fresh=fresh, written_rows=written_rows
+                        part, lease, generation, chunk, add_only=add_only, written_rows=written_rows
                     )
                 doubtful -= written
                 so_far = replace(

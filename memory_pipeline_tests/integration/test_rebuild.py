@@ -372,7 +372,7 @@ def test_a_row_that_changes_between_read_and_write_is_read_again(
             generation: Generation,
             chunk: Chunk,
             *,
-            fresh: bool,
+            add_only: bool,
             written_rows: WrittenRows,
         ) -> tuple[int, int]:
             db.execute(
@@ -381,7 +381,7 @@ def test_a_row_that_changes_between_read_and_write_is_read_again(
             )
             db.execute("DELETE FROM memory_logs WHERE id = %s", (ids[3],))
             written: tuple[int, int] = super().write(
-                part, lease, generation, chunk, fresh=fresh, written_rows=written_rows
+                part, lease, generation, chunk, add_only=add_only, written_rows=written_rows
             )
             held = pipeline.index.hashes(generation, renew=lambda: 5.0)
             assert document_id(ids[3]) not in held
@@ -562,9 +562,9 @@ def test_a_chunk_with_an_unknown_outcome_is_done_again(
         deletes: Sequence[MemoryId],
         *,
         renew: RenewLease,
-        fresh: bool = False,
+        add_only: bool = False,
     ) -> None:
-        write(pipeline.index, generation, documents, deletes, renew=renew, fresh=fresh)
+        write(pipeline.index, generation, documents, deletes, renew=renew, add_only=add_only)
         if documents and not failed[0]:
             failed[0] = True
             raise ChromaUnavailable("did not answer in time")

@@ -132,13 +132,13 @@ class MeddledIndex:
         deletes: Sequence[MemoryId],
         *,
         renew: RenewLease,
-        fresh: bool = False,
+        add_only: bool = False,
     ) -> None:
         """Write, with what the test wants before and after; an empty write is left alone."""
         ids = [*(d.memory_id for d in documents), *deletes]
         if ids:
             self.before(generation, ids)
-        self.inner.write(generation, documents, deletes, renew=renew, fresh=fresh)
+        self.inner.write(generation, documents, deletes, renew=renew, add_only=add_only)
         if ids:
             self.after(generation, ids)
 
@@ -1287,12 +1287,12 @@ def test_a_write_that_lands_after_the_takeover_is_mended_by_the_confirm(
             deletes: Sequence[MemoryId],
             *,
             renew: RenewLease,
-            fresh: bool = False,
+            add_only: bool = False,
         ) -> None:
             if documents and not late:
                 late.append((generation, documents))
                 raise ChromaUnavailable("no answer in time")
-            super().write(generation, documents, deletes, renew=renew, fresh=fresh)
+            super().write(generation, documents, deletes, renew=renew, add_only=add_only)
 
     sync = replace(pipeline.sync(), index=Late(pipeline.index))
     drained(pipeline, sync)

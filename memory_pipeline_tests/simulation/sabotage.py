@@ -777,12 +777,20 @@ def _vector_by_text() -> Iterator[None]:
 @bug("a memory is charged without a control", "a refusal is charged only where a control passes")
 def _no_control() -> Iterator[None]:
     def write(
-        index: Any, generation: Generation, ready: Any, deletes: Any, *, renew: Any, fresh: Any = 0
+        index: Any,
+        generation: Generation,
+        ready: Any,
+        deletes: Any,
+        *,
+        renew: Any,
+        add_only: Any = 0,
     ) -> list[Failure]:
         index.write(generation, (), deletes, renew=renew)
 
         def attempt(part: Any) -> None:
-            index.write(generation, [d.document for d in part], (), renew=renew, fresh=bool(fresh))
+            index.write(
+                generation, [d.document for d in part], (), renew=renew, add_only=bool(add_only)
+            )
 
         return [Failure(d.memory.id, str(e)) for d, e in plan.isolate(ready, attempt)]
 

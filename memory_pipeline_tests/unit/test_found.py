@@ -86,12 +86,12 @@ class RefusesDeletes(FakeIndex):
         deletes: Sequence[MemoryId],
         *,
         renew: RenewLease,
-        fresh: bool = False,
+        add_only: bool = False,
     ) -> None:
         """Write; refuse to delete."""
         if deletes:
             raise Poison("unprocessable")
-        super().write(generation, documents, (), renew=renew, fresh=fresh)
+        super().write(generation, documents, (), renew=renew, add_only=add_only)
 
 
 def test_a_collection_that_refuses_deletes_is_damaged(world: FakeWorld) -> None:
@@ -121,11 +121,11 @@ def test_a_building_generation_that_refuses_deletes_is_given_up_alone(world: Fak
             deletes: Sequence[MemoryId],
             *,
             renew: RenewLease,
-            fresh: bool = False,
+            add_only: bool = False,
         ) -> None:
             if deletes and generation.id == building.id:
                 raise Poison("unprocessable")
-            super().write(generation, documents, deletes, renew=renew, fresh=fresh)
+            super().write(generation, documents, deletes, renew=renew, add_only=add_only)
 
     assert _sync(world, Refusing(world)).run(ADA).verdict == "done"
     assert FakeIndex(world).hashes(live, renew=no_lease) == {}
