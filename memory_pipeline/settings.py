@@ -4,6 +4,8 @@ No other module reads the environment. Settings say where things are and how the
 hold no connection and start nothing.
 """
 
+import base64
+import binascii
 import os
 import re
 from pathlib import Path
@@ -24,6 +26,9 @@ POSTGRES = ("postgresql://", "postgres://")
 # libpq ends a password at its first @ and a host at a slash: a further @ is a piece of a password
 # that it takes for the host or the database, and names in its errors.
 ONE_AT = re.compile(r"[a-z]+://([^@/]*@)?+[^@?]*(\?.*)?", re.DOTALL)
+
+WEBHOOK_PREFIX = "whsec_"
+WEBHOOK_KEY_BYTES = range(24, 65)  # as the Standard Webhooks specification has it
 
 Fields = Annotated[tuple[str, ...], NoDecode]
 TenantBy = Literal["user_id", "project_id", "both"]
@@ -120,6 +125,10 @@ class Settings(BaseSettings):
     alert_url: SecretStr | None = Field(
         None, description="where failed runs and new dead letters are told, as JSON by POST"
     )
+    alert_secret: SecretStr | None = Field(
+        None,
+        description="signs alerts as Standard Webhooks do: whsec_ and 24 to 64 bytes in base64",
+    )
     sensor_seconds: int = Field(5, ge=1, le=3600, description="seconds between two sensor ticks")
 
     @classmethod
@@ -207,6 +216,13 @@ class Settings(BaseSettings):
             _http_address(value.get_secret_value(), "http://host/path or https://host/path")
         return value
 
+    @field_validator("alert_secret")
+    @classmethod
+    def _webhook_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            webhook_key(value.get_secret_value())
+        return value
+
     @model_validator(mode="after")
     def _timeouts_fit(self) -> "Settings":
         # A request that outlives the lease is a zombie by construction.
@@ -265,6 +281,17 @@ def _http_address(value: str, allowed: str) -> SplitResult:
     return parts
 
 
+def webhook_key(secret: str) -> bytes:
+    """Return the key of a Standard Webhooks secret. Raises ValueError, without the secret."""
+    try:
+        key = base64.b64decode(secret.removeprefix(WEBHOOK_PREFIX), validate=True)
+    except (binascii.Error, ValueError):  # the second for what is not ASCII
+        key = b""
+    if not secret.startswith(WEBHOOK_PREFIX) or len(key) not in WEBHOOK_KEY_BYTES:
+        raise ValueError(f"allowed is {WEBHOOK_PREFIX} and 24 to 64 bytes in base64")
+    return key
+
+
 def _redacted(value: object) -> object:
     if isinstance(value, SecretStr):
         secret = value.get_secret_value()
@@ -317,6 +344,6 @@ def _explain(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if not where:
         return message
-    secret = "url" in where or "token" in where
+    secret = "url" in where or "token" in where or "secret" in where
     value = "(hidden)" if secret else repr(error["input"])
     return f"{PREFIX}{where.upper()}={value}: {message}"

@@ -29,10 +29,8 @@ def detach(
 
     Asks before it does. One that was cut off is run again; `migrate` attaches again.
     """
-    from memory_pipeline.admin.detach import Detach  # noqa: PLC0415 - few need it
-
     with opened(discover(Settings.load())) as pipeline:
-        detaching = Detach(pipeline)
+        detaching = pipeline.detach()
         goes = detaching.look()
         err.print("this removes from Postgres the schema memory_pipeline, and the triggers")
         for trigger in goes.triggers:

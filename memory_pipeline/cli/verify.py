@@ -140,7 +140,8 @@ def _repaired(
     repairer = pipeline.repair()
     for tenant in tenants:
         try:
-            yield repairer.run(tenant, sample=sample)
+            repaired = repairer.run(tenant, sample=sample)
+            yield repaired.before, repaired.after
         except ChromaUnavailable as error:
             unverified = SkippedTenant(tenant, str(error))
             yield unverified, unverified

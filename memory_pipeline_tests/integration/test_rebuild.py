@@ -39,7 +39,7 @@ from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.ports import Lease, RenewLease
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
-from memory_pipeline.rebuild.chunks import Chunk
+from memory_pipeline.rebuild.chunks import Chunk, WrittenChunk
 from memory_pipeline.rebuild.tenant import Rebuild
 from memory_pipeline.settings import Settings
 from memory_pipeline.verify.written_rows import WrittenRows
@@ -374,13 +374,13 @@ def test_a_row_that_changes_between_read_and_write_is_read_again(
             *,
             add_only: bool,
             written_rows: WrittenRows,
-        ) -> tuple[int, int]:
+        ) -> WrittenChunk:
             db.execute(
                 'UPDATE memory_logs SET raw_data = \'{"summary": "moved on"}\' WHERE id = %s',
                 (ids[2],),
             )
             db.execute("DELETE FROM memory_logs WHERE id = %s", (ids[3],))
-            written: tuple[int, int] = super().write(
+            written: WrittenChunk = super().write(
                 part, lease, generation, chunk, add_only=add_only, written_rows=written_rows
             )
             held = pipeline.index.hashes(generation, renew=lambda: 5.0)

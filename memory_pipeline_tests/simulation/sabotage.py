@@ -27,9 +27,9 @@ from memory_pipeline.errors import ChromaUnavailable, PipelineError, Transient
 from memory_pipeline.ports import Lease, Memories
 from memory_pipeline.rebuild import chunks as filling
 from memory_pipeline.rebuild import tenant as rebuild
-from memory_pipeline.rebuild.chunks import ChunkWriter
+from memory_pipeline.rebuild.chunks import ChunkWriter, CurrentChunk
 from memory_pipeline.rebuild.ownership import Ownership
-from memory_pipeline.rebuild.tenant import Rebuild
+from memory_pipeline.rebuild.tenant import Proof, Rebuild
 from memory_pipeline.search.query import Search, _Found
 from memory_pipeline.sync import batch, generations, plan
 from memory_pipeline.sync.damage import Damage
@@ -37,7 +37,7 @@ from memory_pipeline.sync.generations import Generations
 from memory_pipeline.sync.plan import EmbeddedDraft
 from memory_pipeline.sync.tenant import Sync
 from memory_pipeline.verify import double_check
-from memory_pipeline.verify.double_check import DoubleCheck
+from memory_pipeline.verify.double_check import Check, DoubleCheck, Moved, Right
 from memory_pipeline.verify.tenant import SAMPLE, Verify
 from memory_pipeline_tests.fakes import (
     FakeChange,
@@ -245,7 +245,7 @@ def _by_key() -> Iterator[None]:
 
 @bug("S9 flip before verify", "a generation is proven before searches go to it")
 def _no_proof() -> Iterator[None]:
-    with patch.object(Rebuild, "_prove", lambda *_: (0, 0)):
+    with patch.object(Rebuild, "_prove", lambda *_: Proof()):
         yield
 
 
@@ -315,10 +315,10 @@ def _counts() -> Iterator[None]:
         tenant: TenantId,
         generation: Generation,
         sample: object,
-        known: object,
+        written_rows: object,
         renew: Callable[[], float],
     ) -> Verified:
-        del sample, known
+        del sample, written_rows
         held = sum(map(len, self.sides.index.pages(generation, renew=renew)))
         memories = self.sides.memories.count(tenant)
         return Verified(tenant, generation.id, documents=held, memories=memories)
@@ -359,7 +359,9 @@ def _unleased_register() -> Iterator[None]:
     "a chunk looks at the version of every row under its lease",
 )
 def _unchecked() -> Iterator[None]:
-    with patch.object(ChunkWriter, "_current", lambda _self, _tenant, drafts: (list(drafts), [])):
+    with patch.object(
+        ChunkWriter, "_current", lambda _self, _tenant, drafts: CurrentChunk(tuple(drafts), ())
+    ):
         yield
 
 
@@ -371,9 +373,10 @@ def _unchecked() -> Iterator[None]:
 def _not_read_again() -> Iterator[None]:
     def current(
         self: ChunkWriter, tenant: TenantId, drafts: Sequence[EmbeddedDraft]
-    ) -> tuple[list[EmbeddedDraft], list[MemoryId]]:
+    ) -> CurrentChunk:
         now = self.memories.versions([d.memory.id for d in drafts])
-        return [d for d in drafts if now.get(d.memory.id) == (tenant, d.memory.version)], []
+        unmoved = (d for d in drafts if now.get(d.memory.id) == (tenant, d.memory.version))
+        return CurrentChunk(tuple(unmoved), ())
 
     with patch.object(ChunkWriter, "_current", current):
         yield
@@ -394,7 +397,7 @@ def _no_confirm() -> Iterator[None]:
     behind="the proof before the flip, unless the first request lands after both",
 )
 def _redone_at_once() -> Iterator[None]:
-    with patch.object(Ownership, "settle", lambda self: self.clock.sleep(0.1)):
+    with patch.object(Ownership, "wait_for_sent_requests", lambda self: self.clock.sleep(0.1)):
         yield
 
 
@@ -666,21 +669,24 @@ together(
 
 @bug("a finding whatever the version", "a row that moved between two looks is no finding")
 def _any_version() -> Iterator[None]:
-    def look(self: DoubleCheck, ids: Sequence[MemoryId], *, closely: bool) -> Any:
+    def check(
+        self: DoubleCheck, ids: Sequence[MemoryId], *, closely: bool
+    ) -> dict[MemoryId, Check]:
         rows = self._rows(ids, closely=closely)
-        excuses = self._sides.outbox.expected_differences(self._tenant, ids)
+        before = self._sides.outbox.expected_differences(self._tenant, ids)
         stored = self._sides.index.fetch(
             self._generation, ids, seconds=self._renew(), whole=closely
         )
-        later = self._sides.outbox.expected_differences(self._tenant, ids)
-        judged = {i: self._judge(rows.get(i), stored.get(i), hidden=False) for i in ids}
+        after = self._sides.outbox.expected_differences(self._tenant, ids)
+        found = {i: self._difference(rows.get(i), stored.get(i), unreachable=False) for i in ids}
         return {
-            i: found
-            for i, found in judged.items()
-            if found and not any(self._excused(i, found[0], e) for e in (excuses, later))
+            i: Right()
+            if wrong is None or any(self._is_expected(i, wrong.kind, e) for e in (before, after))
+            else wrong
+            for i, wrong in found.items()
         }
 
-    with patch.object(DoubleCheck, "_check_once", look):
+    with patch.object(DoubleCheck, "_check_once", check):
         yield
 
 
@@ -690,7 +696,7 @@ def _any_version() -> Iterator[None]:
     behind="it would have to be brought amid the look both times",
 )
 def _waits_afterwards() -> Iterator[None]:
-    def look(self: DoubleCheck, ids: Sequence[MemoryId], *, closely: bool) -> Any:
+    def check(self: DoubleCheck, ids: Sequence[MemoryId], *, closely: bool) -> Any:
         outbox, first = self._sides.outbox, True
 
         class Afterwards:
@@ -702,10 +708,10 @@ def _waits_afterwards() -> Iterator[None]:
 
         parts = replace(self._sides, outbox=cast("Any", Afterwards()))
         other = DoubleCheck(parts, self._tenant, self._generation, self._renew)
-        return sandwiched(other, ids, closely=closely)
+        return check_once(other, ids, closely=closely)
 
-    sandwiched = DoubleCheck._check_once
-    with patch.object(DoubleCheck, "_check_once", look):
+    check_once = DoubleCheck._check_once
+    with patch.object(DoubleCheck, "_check_once", check):
         yield
 
 
@@ -737,7 +743,7 @@ together(
 
 @bug("a finding whatever waits", "what waits is no finding")
 def _whatever_waits() -> Iterator[None]:
-    with patch.object(DoubleCheck, "_excused", lambda *_: False):
+    with patch.object(DoubleCheck, "_is_expected", lambda *_: False):
         yield
 
 
@@ -746,7 +752,8 @@ def _whatever_flipped() -> Iterator[None]:
     def run(self: Verify, tenant: TenantId, **how: Any) -> Any:
         target = how.get("generation") or self.registry.live(tenant)
         renew = how.get("renew") or (lambda: self.seconds)
-        return self._look(tenant, target, how.get("sample", SAMPLE), how.get("known"), renew)
+        sample, written_rows = how.get("sample", SAMPLE), how.get("written_rows")
+        return self._verify_once(tenant, target, sample, written_rows, renew)
 
     with patch.object(Verify, "run", run):
         yield
@@ -967,12 +974,12 @@ together(
 
 @bug("found: a row that is touched amid a look is let pass", "a row that moved is looked at again")
 def _touched_passes() -> Iterator[None]:
-    def made(sandwiched: Any) -> Any:
-        def look(self: DoubleCheck, ids: Sequence[MemoryId], *, closely: bool) -> Any:
-            looked = sandwiched(self, ids, closely=closely)
-            return {i: wrong for i, wrong in looked.items() if wrong is not None}
+    def made(check_once: Any) -> Any:
+        def check(self: DoubleCheck, ids: Sequence[MemoryId], *, closely: bool) -> Any:
+            checks = check_once(self, ids, closely=closely)
+            return {i: Right() if isinstance(c, Moved) else c for i, c in checks.items()}
 
-        return look
+        return check
 
     # It takes a touch amid both looks, of the very row that is wrong.
     touches = [100 * (kind == "touch") + 1 for kind in actors.KINDS]
@@ -1016,7 +1023,7 @@ def _replaced_is_judged() -> Iterator[None]:
                 last.append(looked(verify, *what))
                 return last[-1]
 
-            with patch.object(Verify, "_look", look):
+            with patch.object(Verify, "_verify_once", look):
                 try:
                     return run(self, tenant, **how)
                 except ChromaUnavailable as error:
@@ -1026,7 +1033,7 @@ def _replaced_is_judged() -> Iterator[None]:
 
         return judged
 
-    looked = Verify._look
+    looked = Verify._verify_once
     with instead(Verify, "run", made):
         yield
 
@@ -1042,10 +1049,10 @@ def _counted_last() -> Iterator[None]:
             if waits or not self.sides.memories.count(tenant):
                 return None
             return Finding("no collection", tenant)
-        return of_the_whole(self, tenant, generation)
+        return check_generation(self, tenant, generation)
 
-    of_the_whole = Verify._of_the_whole
-    with patch.object(Verify, "_of_the_whole", whole):
+    check_generation = Verify._check_generation
+    with patch.object(Verify, "_check_generation", whole):
         yield
 
 
