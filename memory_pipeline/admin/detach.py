@@ -61,7 +61,7 @@ class Detach:
     index: DroppableCollections
     restore_watch: ForgottenCollections
 
-    def look(self) -> Removal:
+    def check(self) -> Removal:
         """Check that a detach is possible; return what it would remove. Changes nothing.
 
         Raises:
@@ -81,8 +81,8 @@ class Detach:
         )
 
     def run(self, *, drop_collections: bool) -> Removed:
-        """Detach. Raises as ``look`` does, PostgresUnavailable, and ContractError for locks."""
-        self.look()  # 1
+        """Detach. Raises as ``check`` does, PostgresUnavailable, and ContractError for locks."""
+        self.check()  # 1
         self.postgres.stop_capture()  # 2
         self.postgres.stop_syncing()  # 3
         removed = self._drop_collections() if drop_collections else Removed()  # 4

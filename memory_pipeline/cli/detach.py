@@ -31,7 +31,7 @@ def detach(
     """
     with opened(discover(Settings.load())) as pipeline:
         detaching = pipeline.detach()
-        goes = detaching.look()
+        goes = detaching.check()
         err.print("this removes from Postgres the schema memory_pipeline, and the triggers")
         for trigger in goes.triggers:
             err.print(f"  {trigger}", markup=False)

@@ -1,6 +1,6 @@
 """Watch for a Postgres that went back in time (a restore, a failover), once in each call.
 
-Five files have a part in it. The order of events, and the file that does each:
+Five files do it together. The order of events, and the file that does each step:
 
 1. the worker, a Dagster sensor or ``memory-pipeline sync`` calls ``watch`` (here)
 2. the marker of each Chroma server in use is read: ``chroma/servers.py``, ``stamp``

@@ -17,6 +17,7 @@ another process waits for our ownership to expire, which takes equally long.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -200,21 +201,42 @@ class Rebuild:
         count: Callable[[Rebuilt], None],
         damaged: UUID | None,
     ) -> Rebuilt:
-        target = self._target(part, damaged)  # 1
+        target, written_rows = self._target(part, damaged), WrittenRows()  # 1
+        so_far = self._fill(part, target, so_far, count, written_rows)  # 2, 3 and 4
+        began = self.clock.monotonic()
+        proof = Proof()
+        if self.proves:
+            proof = self._prove(part, target.generation, written_rows)  # 5
+        self._flip(part, target.generation, proof.documents)  # 6
+        return replace(
+            so_far,
+            repaired=so_far.repaired + proof.repaired,
+            documents=proof.documents,
+            verify_seconds=self.clock.monotonic() - began,
+        )
+
+    def _fill(
+        self,
+        part: RebuildPart,
+        target: Target,
+        so_far: Rebuilt,
+        count: Callable[[Rebuilt], None],
+        written_rows: WrittenRows,
+    ) -> Rebuilt:
+        """Write every chunk after the checkpoint, and sync the tenant's changes between them."""
         generation = target.generation
         # Documents after the checkpoint that an interrupted chunk may have written already.
         half_written = 0 if target.is_empty else LONGEST_CHUNK
-        renew, written_rows = self.ownership.renewal(part), WrittenRows()
         chunks = self.prefetch(  # 2
             self.chunk_writer.chunks(
                 part,
                 target.checkpoint,
                 size=lambda: self._chunk_size(generation),
-                renew=renew,
+                renew=self.ownership.renewal(part),
             ),
             depth=CHUNKS_AHEAD,
         )
-        try:
+        with closing(chunks):
             for chunk in chunks:
                 # A document that a batch has written since stays: it is newer. With re_embed it
                 # may have its old vector, and is written over.
@@ -233,15 +255,7 @@ class Rebuild:
                 )
                 count(so_far)
                 self._catch_up(part.tenant)  # 4
-        finally:
-            chunks.close()
-        began = self.clock.monotonic()
-        proof = self._prove(part, generation, written_rows) if self.proves else Proof()  # 5
-        so_far = replace(so_far, repaired=so_far.repaired + proof.repaired)
-        self._flip(part, generation, proof.documents)  # 6
-        return replace(
-            so_far, documents=proof.documents, verify_seconds=self.clock.monotonic() - began
-        )
+        return so_far
 
     def _chunk_size(self, generation: Generation) -> int:
         """Return the size of the next chunk: small while other tenants' writes wait for it."""

@@ -240,7 +240,7 @@ def test_what_others_have_built_upon_it_is_not_dropped(
     pipeline: Pipeline, db: psycopg.Connection, theirs: str
 ) -> None:
     """A CASCADE would take it along without a word."""
-    pipeline.detach().look()
+    pipeline.detach().check()
     db.execute(theirs)
     before = shape(pipeline.database.url)
     with pytest.raises(ContractError, match="theirs"):
