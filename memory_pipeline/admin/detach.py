@@ -113,7 +113,7 @@ class Detach:
         try:
             self.servers.check_identity()
         except Transient as error:
-            log.warning(
+            log.info(
                 "chroma_unreachable",
                 reason=str(error),
                 next="the schema is kept while a server cannot be reached; run detach again",
