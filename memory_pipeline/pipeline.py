@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from memory_pipeline.admin.detach import Detach
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.chroma.servers import Servers
 from memory_pipeline.content.document import Recipe, recipe_from
@@ -16,6 +17,7 @@ from memory_pipeline.maintenance.restore_watch import RestoreWatch
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.dead_letters import PostgresDeadLetters
+from memory_pipeline.postgres.detach import PostgresDetach
 from memory_pipeline.postgres.epochs import PostgresEpochs
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.outbox import PostgresOutbox
@@ -24,6 +26,7 @@ from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.postgres.replay import PostgresReplay
 from memory_pipeline.postgres.status import PostgresStatus
 from memory_pipeline.postgres.workers import PostgresWorkers
+from memory_pipeline.prefetch import Prefetch, prefetch
 from memory_pipeline.rebuild.chunks import ChunkWriter
 from memory_pipeline.rebuild.ownership import Ownership
 from memory_pipeline.rebuild.tenant import Rebuild
@@ -63,6 +66,7 @@ class Pipeline:
     replay: PostgresReplay
     epochs: PostgresEpochs
     restore_watch: RestoreWatch
+    prefetch: Prefetch = prefetch
 
     def sync(self) -> Sync:
         """Return the heart, which asks Postgres once what stored vectors are."""
@@ -108,7 +112,7 @@ class Pipeline:
             model=self.embedder.model,
             trust=self.status.trusts_vectors(),
         )
-        return Verify(parts, self.registry, AUDIT_SECONDS)
+        return Verify(parts, self.registry, AUDIT_SECONDS, prefetch=self.prefetch)
 
     def repair(self) -> Repair:
         """Return what verifies and brings right."""
@@ -140,6 +144,7 @@ class Pipeline:
             chunk_documents=self.settings.rebuild_batch_size,
             chunk_documents_idle=self.settings.rebuild_batch_size_idle,
             proves=proves,
+            prefetch=self.prefetch,
         )
         return RebuildAll(
             rebuild=one,
@@ -153,6 +158,17 @@ class Pipeline:
     def rebuild_alone(self, tenant: TenantId) -> Rebuilt:
         """Rebuild one tenant, because its collection was found damaged."""
         return self.rebuild().alone(tenant)
+
+    def detach(self) -> Detach:
+        """Return what removes the pipeline from the database."""
+        return Detach(
+            postgres=PostgresDetach(self.database),
+            workers=self.workers,
+            registry=self.registry,
+            servers=self.servers,
+            index=self.index,
+            restore_watch=self.restore_watch,
+        )
 
 
 @contextmanager

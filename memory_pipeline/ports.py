@@ -187,11 +187,11 @@ class Index(Protocol):
         deletes: Sequence[MemoryId],
         *,
         renew: RenewLease,
-        fresh: bool = False,
+        add_only: bool = False,
     ) -> None:
         """Bring the documents and deletes into the collection, findable by their vectors.
 
-        ``fresh``: the documents are new to the collection; one that stands there already stays.
+        ``add_only``: the documents are new to the collection; a document that exists already stays.
         """
         ...
 

@@ -3,6 +3,8 @@
 No other module reads the environment. Settings hold no connection and start nothing.
 """
 
+import base64
+import binascii
 import os
 import re
 from pathlib import Path
@@ -26,6 +28,9 @@ DEVICES = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]?|1[01][0-9]|12[0-7]))?")
 # libpq ends a password at its first @ and a host at a slash: it takes the rest of a password with a
 # second @ for the host or the database, and quotes it in its errors.
 ONE_AT = re.compile(r"[a-z]+://([^@/]*@)?+[^@?]*(\?.*)?", re.DOTALL)
+
+WEBHOOK_PREFIX = "whsec_"
+WEBHOOK_KEY_BYTES = range(24, 65)  # as the Standard Webhooks specification has it
 
 Fields = Annotated[tuple[str, ...], NoDecode]
 TenantBy = Literal["user_id", "project_id", "both"]
@@ -181,6 +186,10 @@ class Settings(BaseSettings):
     alert_url: SecretStr | None = Field(
         None, description="webhook for failed runs and new dead letters; receives JSON by POST"
     )
+    alert_secret: SecretStr | None = Field(
+        None,
+        description="signs alerts as Standard Webhooks do: whsec_ and 24 to 64 bytes in base64",
+    )
     sensor_seconds: int = Field(5, ge=1, le=3600, description="seconds between two sensor ticks")
 
     @classmethod
@@ -294,6 +303,13 @@ class Settings(BaseSettings):
             _http_address(value.get_secret_value(), "http://host/path or https://host/path")
         return value
 
+    @field_validator("alert_secret")
+    @classmethod
+    def _webhook_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            webhook_key(value.get_secret_value())
+        return value
+
     @model_validator(mode="after")
     def _timeouts_fit(self) -> "Settings":
         # A request that outlives its lease could overwrite the next worker's.
@@ -352,6 +368,17 @@ def _http_address(value: str, allowed: str) -> SplitResult:
     return parts
 
 
+def webhook_key(secret: str) -> bytes:
+    """Return the key of a Standard Webhooks secret. Raises ValueError, without the secret."""
+    try:
+        key = base64.b64decode(secret.removeprefix(WEBHOOK_PREFIX), validate=True)
+    except (binascii.Error, ValueError):  # the second for what is not ASCII
+        key = b""
+    if not secret.startswith(WEBHOOK_PREFIX) or len(key) not in WEBHOOK_KEY_BYTES:
+        raise ValueError(f"allowed is {WEBHOOK_PREFIX} and 24 to 64 bytes in base64")
+    return key
+
+
 def _redacted(value: object) -> object:
     if isinstance(value, SecretStr):
         secret = value.get_secret_value()
@@ -404,6 +431,6 @@ def _explain(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if not where:
         return message
-    secret = "url" in where or "token" in where
+    secret = "url" in where or "token" in where or "secret" in where
     value = "(hidden)" if secret else repr(error["input"])
     return f"{PREFIX}{where.upper()}={value}: {message}"

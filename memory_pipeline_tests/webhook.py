@@ -1,4 +1,4 @@
-"""A webhook for tests: a real HTTP server on this machine that remembers what it was told."""
+"""A webhook for tests: a real HTTP server on this machine that keeps what it receives."""
 
 import json
 import threading
@@ -10,11 +10,13 @@ from typing import Any
 
 
 class Webhook(HTTPServer):
-    """Takes alerts, or answers what it is told to."""
+    """Keeps every alert that it receives, and answers with ``status``."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Taker)
         self.taken: list[Any] = []
+        self.headers: list[dict[str, str]] = []
+        self.bodies: list[bytes] = []
         self.status = 200
         self.waits_seconds = 0.0
 
@@ -32,6 +34,8 @@ class _Taker(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         time.sleep(self.server.waits_seconds)
         self.server.taken.append(json.loads(body))
+        self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
+        self.server.bodies.append(body)
         self.send_response(self.server.status)
         self.end_headers()
 

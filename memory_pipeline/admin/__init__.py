@@ -1,1 +1,1 @@
-"""What an operator does to a whole installation once: load a file, take the pipeline away."""
+"""What an operator does once to a whole installation: import a file, remove the pipeline."""

@@ -1,38 +1,27 @@
 """Import memories from a file of JSON lines, all of them or none.
 
 A line is ``{"user_id", "project_id", "created_at", "raw_data"}``; project_id and created_at may be
-absent. It says nothing about syncing: the triggers see an import like any other write.
+absent. An import does not sync: the triggers capture it like any other write.
 """
 
 import gzip
 import json
-import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-import psycopg
-
+from memory_pipeline.admin.ports import NewMemories
+from memory_pipeline.domain.types import NewMemory
 from memory_pipeline.errors import InvalidMemory
-from memory_pipeline.postgres.database import Database, queries
 
 KEYS = frozenset({"user_id", "project_id", "created_at", "raw_data"})
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One memory of a file."""
-
-    user_id: str
-    project_id: str | None
-    created_at: datetime
-    raw: str
+LINES_A_REPORT = 500
 
 
 def import_file(
-    database: Database,
+    memories: NewMemories,
     path: Path,
     *,
     limit: int | None = None,
@@ -41,44 +30,42 @@ def import_file(
     """Import a .jsonl or .jsonl.gz file in one COPY; return the number of memories.
 
     Args:
-        database: where memory_logs is.
+        memories: where they are stored.
         path: the file.
-        limit: import only the first so many lines.
-        progress: told lines done and bytes read of the file.
+        limit: import at most this many memories.
+        progress: called with the lines done and the bytes read of the file.
 
     Raises:
         InvalidMemory: names the first bad line; nothing was imported.
 
     """
-    done = 0
     try:
-        with path.open("rb") as file, database.transaction() as connection:
-            with connection.cursor().copy(queries().copy_in.sql) as copy:
-                for line in read_lines(file, compressed=path.suffix == ".gz"):
-                    if limit is not None and done >= limit:
-                        break
-                    copy.write_row((line.user_id, line.project_id, line.raw, line.created_at))
-                    done += 1
-                    if progress is not None and done % 500 == 0:
-                        progress(done, file.tell())
-            if progress is not None:
-                progress(done, file.tell())
-    except (psycopg.DataError, psycopg.IntegrityError) as error:
-        where = re.search(r"line (\d+)", error.diag.context or "")
-        number = where[1] if where else "?"
-        raise InvalidMemory(
-            f"{path}, line {number}: Postgres refuses it: {error.diag.message_primary}; "
-            "nothing was imported"
-        ) from error
+        with path.open("rb") as file:
+            lines = read_lines(file, compressed=path.suffix == ".gz")
+            return memories.copy_in(_counted(lines, file, limit, progress or (lambda *_: None)))
     except InvalidMemory as error:
         raise InvalidMemory(f"{path}, {error}; nothing was imported") from error
     except (OSError, EOFError, gzip.BadGzipFile) as error:
         raise InvalidMemory(f"{path} cannot be read: {error}; nothing was imported") from error
-    return done
 
 
-def read_lines(file: IO[bytes], *, compressed: bool) -> Iterator[Line]:
-    """Read and check line by line. Raises InvalidMemory with the number of a bad line."""
+def _counted(
+    lines: Iterator[NewMemory],
+    file: IO[bytes],
+    limit: int | None,
+    progress: Callable[[int, int], None],
+) -> Iterator[NewMemory]:
+    """Yield the first ``limit`` lines, and report the progress on the way and at the end."""
+    done = 0
+    for done, line in enumerate(islice(lines, limit), start=1):
+        yield line
+        if done % LINES_A_REPORT == 0:
+            progress(done, file.tell())
+    progress(done, file.tell())
+
+
+def read_lines(file: IO[bytes], *, compressed: bool) -> Iterator[NewMemory]:
+    """Read and check a file line by line. Raises InvalidMemory with the number of a bad line."""
     opened: Any = gzip.GzipFile(fileobj=file) if compressed else file
     now = datetime.now(UTC)
     for number, text in enumerate(opened, 1):
@@ -90,7 +77,7 @@ def read_lines(file: IO[bytes], *, compressed: bool) -> Iterator[Line]:
             raise InvalidMemory(f"line {number}: {error}") from error
 
 
-def _read_line(text: bytes, now: datetime) -> Line:
+def _read_line(text: bytes, now: datetime) -> NewMemory:
     try:
         read = json.loads(text)
     except json.JSONDecodeError as error:
@@ -107,7 +94,7 @@ def _read_line(text: bytes, now: datetime) -> Line:
     if "raw_data" not in read:
         raise ValueError("raw_data is missing")
     created_at = read.get("created_at")
-    return Line(
+    return NewMemory(
         user_id,
         project_id,
         now if created_at is None else _time(created_at),

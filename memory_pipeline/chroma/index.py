@@ -102,15 +102,15 @@ class ChromaIndex(Reads):
         deletes: Sequence[MemoryId],
         *,
         renew: RenewLease,
-        fresh: bool = False,
+        add_only: bool = False,
     ) -> None:
         """Bring documents and deletes into the collection, findable as far as Chroma can.
 
-        ``fresh`` documents are new to the collection and are added in one request (the first small
-        write after such a load costs a tenth of what it costs after upserts); one that stands there
-        already stays as it is. Otherwise, what was rewritten is looked up by its vector and
-        repaired once; in a tight crowd of nearly equal vectors some stay hidden, which verification
-        is for.
+        ``add_only``: the documents are new to the collection and are added in one request (the
+        first small write after such a load costs a tenth of what it costs after upserts); a
+        document that exists already stays as it is. Otherwise, what was rewritten is looked up by
+        its vector and repaired once; in a tight crowd of nearly equal vectors some stay
+        unreachable, which verification is for.
 
         Idempotent. May be called again after any error; until then what was sent may have landed.
 
@@ -123,9 +123,9 @@ class ChromaIndex(Reads):
         """
         if deletes:
             self._delete(generation, deletes, renew)
-        for part in _parts(documents, len(documents) if fresh else DOCUMENTS_A_WRITE):
-            self._send(generation, part, renew, fresh=fresh)
-            if fresh:
+        for part in _parts(documents, len(documents) if add_only else DOCUMENTS_A_WRITE):
+            self._send(generation, part, renew, add_only=add_only)
+            if add_only:
                 continue
             rewritten = [d for d in part if d.rewritten]
             if lost := self._unreachable(generation, rewritten, renew):
@@ -181,13 +181,13 @@ class ChromaIndex(Reads):
         documents: Sequence[Document],
         renew: RenewLease,
         *,
-        fresh: bool = False,
+        add_only: bool = False,
     ) -> None:
         texts = [d.text for d in documents if d.text is not None]
         with self._servers.client(generation.server).collection(generation, renew()) as collection:
             # Not by the collection's own method: that looks at every key and value once more.
             server = collection._client  # noqa: SLF001
-            (server._add if fresh else server._upsert)(  # noqa: SLF001
+            (server._add if add_only else server._upsert)(  # noqa: SLF001
                 collection_id=collection.id,
                 ids=[document_id(d.memory_id) for d in documents],
                 embeddings=[d.vector for d in documents],

@@ -84,7 +84,7 @@ def _import_sample(pipeline: Pipeline) -> int:
         with path.open("rb") as file:
             tenants = {TenantId(line.user_id) for line in read_lines(file, compressed=False)}
         held = sum(pipeline.memories.count(tenant) for tenant in tenants)
-        return 0 if held else import_file(pipeline.database, path)
+        return 0 if held else import_file(pipeline.memories, path)
 
 
 def _wait_for_sync(pipeline: Pipeline, ui: str) -> None:

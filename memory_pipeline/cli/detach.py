@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from memory_pipeline.admin.detach import Detach, Removal
+from memory_pipeline.admin.detach import Removal
 from memory_pipeline.cli.console import AsJson, err, print_json
 from memory_pipeline.errors import EXIT_UNAVAILABLE
 from memory_pipeline.local.discovery import discover
@@ -32,8 +32,8 @@ def detach(
     an interruption, run it again; `migrate` attaches again.
     """
     with opened(discover(Settings.load())) as pipeline:
-        detaching = Detach(pipeline)
-        _announce(detaching.look(), drop_collections=drop_collections)
+        detaching = pipeline.detach()
+        _announce(detaching.check(), drop_collections=drop_collections)
         if not yes:
             typer.confirm("Remove it?", abort=True, err=True)
         removed = detaching.run(drop_collections=drop_collections)

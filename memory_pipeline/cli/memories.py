@@ -14,7 +14,7 @@ from memory_pipeline.content.json_text import leaves_of, one_line
 from memory_pipeline.domain.types import Hit
 from memory_pipeline.errors import EXIT_FINDINGS, InvalidFilter, InvalidMemory
 from memory_pipeline.local.discovery import discover
-from memory_pipeline.postgres.database import Database
+from memory_pipeline.pipeline import opened
 from memory_pipeline.search.query import MOST_RESULTS
 from memory_pipeline.settings import Settings
 from memory_pipeline.store import MemoryStore
@@ -37,13 +37,14 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Import memories from a file of JSON lines, all or none."""
-    database = Database.from_settings(discover(Settings.load()))
-    with progress_bar("bytes") as bar:
+    with opened(discover(Settings.load())) as pipeline, progress_bar("bytes") as bar:
         task = bar.add_task("importing", total=file.stat().st_size)
         count = import_file(
-            database, file, limit=limit, progress=lambda _, done: bar.update(task, completed=done)
+            pipeline.memories,
+            file,
+            limit=limit,
+            progress=lambda _, done: bar.update(task, completed=done),
         )
-    database.close()
     if as_json:
         print_json({"imported": count})
     else:

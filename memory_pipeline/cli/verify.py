@@ -22,7 +22,7 @@ from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.verify.installation import (
     Installation,
-    Listener,
+    VerifyProgress,
     VerifyReport,
     verify_installation,
 )
@@ -65,14 +65,14 @@ def verify(
             _installation(pipeline, tenants),
             sample=documents,
             repair=repair,
-            listener=Listener(
+            progress=VerifyProgress(
                 print_retired, lambda done, total: bar.update(task, completed=done, total=total)
             ),
         )
     _print(report, as_json=as_json)
     if report.left:
         raise typer.Exit(EXIT_FINDINGS)
-    if report.unverified:
+    if report.skipped:
         raise typer.Exit(EXIT_UNAVAILABLE)
 
 
@@ -123,13 +123,13 @@ def _print(report: VerifyReport, *, as_json: bool) -> None:
     figures = _figures(report)
     if as_json:
         findings = [asdict(finding) for finding in report.left]
-        print_json({**figures, "findings": findings, "unverified": dict(report.unverified)})
+        print_json({**figures, "findings": findings, "skipped": dict(report.skipped)})
         return
     if report.left:
         out.print(_table(report))
     if len(report.left) > MOST_PRINTED:
         err.print(f"… and {len(report.left) - MOST_PRINTED} more; --json names all of them")
-    for tenant, reason in report.unverified.items():
+    for tenant, reason in report.skipped.items():
         err.print(plain(f"! {tenant} could not be verified: {reason}"))
     err.print(_counted(figures))
 

@@ -88,11 +88,11 @@ def verify_tenants(
         for evaluation in verifying.run({t: key for t, key in keys.items() if key in mine}):
             if evaluation.check_name in chosen:
                 yield evaluation
-        unknown = {keys[tenant] for tenant in verifying.unverified}
+        unknown = {keys[tenant] for tenant in verifying.skipped}
         for evaluation in _of_all(run.instance, pipeline, list(keys.values()), unknown):
             if evaluation.check_name in chosen:
                 yield from _newest_of_check(run.instance, evaluation, of_some=of_some)
-    verifying.raise_if_unverified(len(mine))
+    verifying.raise_if_skipped(len(mine))
 
 
 @dataclass
@@ -102,7 +102,7 @@ class _Verifying:
     pipeline: Pipeline
     verify: Verify
     instance: dg.DagsterInstance
-    unverified: dict[TenantId, str] = field(default_factory=dict)
+    skipped: dict[TenantId, str] = field(default_factory=dict)
     failures: Counter[UUID] = field(default_factory=Counter)
 
     def run(self, wanted: dict[TenantId, str]) -> Iterator[dg.AssetCheckEvaluation]:
@@ -126,23 +126,23 @@ class _Verifying:
     def _verified(self, tenant: TenantId) -> Verified | None:
         live = self.pipeline.registry.live(tenant)
         if live is not None and self.failures[live.server] >= MOST_FAILURES_A_SERVER:
-            self.unverified[tenant] = "its Chroma server did not answer for other tenants before"
+            self.skipped[tenant] = "its Chroma server did not answer for other tenants before"
             return None
         verified = verify_one(self.verify, tenant)
         if isinstance(verified, SkippedTenant):
             self.failures.update({live.server} if live else {})
-            self.unverified[tenant] = verified.reason
+            self.skipped[tenant] = verified.reason
             return None
         self.pipeline.status.record_verification(verified)
         return verified
 
-    def raise_if_unverified(self, asked: int) -> None:
+    def raise_if_skipped(self, asked: int) -> None:
         """Fail the run where tenants could not be verified, so that their checks show red."""
-        if self.unverified:
-            reason = next(iter(self.unverified.values()))
+        if self.skipped:
+            reason = next(iter(self.skipped.values()))
             raise dg.Failure(
-                f"{len(self.unverified)} of {asked} tenants could not be verified: {reason}",
-                metadata=dict(islice(self.unverified.items(), SHOWN_TENANTS)),
+                f"{len(self.skipped)} of {asked} tenants could not be verified: {reason}",
+                metadata=dict(islice(self.skipped.items(), SHOWN_TENANTS)),
             )
 
 

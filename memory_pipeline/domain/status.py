@@ -65,6 +65,14 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ActiveWork:
+    """How many tenants have a part of a rebuild in progress, and how many a lease."""
+
+    rebuilds: int
+    leases: int
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """Pending changes, the age of the oldest in seconds, and the number of dead letters."""
 

@@ -82,6 +82,16 @@ class Memory:
     provenance: Provenance | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class NewMemory:
+    """A memory that is not stored yet; ``raw`` is JSON."""
+
+    user_id: str
+    project_id: str | None
+    created_at: datetime
+    raw: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Document:
     """What Chroma stores for a memory.

@@ -1,1 +1,1 @@
-"""What keeps an installation tidy and watched: cleanup, restores, alerts."""
+"""Keeps an installation tidy and watched: cleanup, restores, alerts."""

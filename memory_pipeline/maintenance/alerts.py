@@ -1,74 +1,126 @@
-"""Tell people through a webhook: one JSON object by POST.
+"""Send alerts to a webhook: one JSON object by POST, in the format of Standard Webhooks.
+
+Headers: ``webhook-id``, the same for an alert that is sent again, so that a receiver can drop it;
+``webhook-timestamp``, seconds since 1970; and where a secret is set ``webhook-signature``, an
+HMAC-SHA256 of id, timestamp and body. See https://www.standardwebhooks.com.
 
 An alert that fails is logged and never raised. It names tenants, memories and reasons, and never
-holds a memory's text.
+contains a memory's text.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC
 
 import httpx
 
+from memory_pipeline.domain.dead_letters import DeadLetter
 from memory_pipeline.logs import get_logger
-from memory_pipeline.postgres.dead_letters import PostgresDeadLetters
-from memory_pipeline.settings import Settings
+from memory_pipeline.maintenance.ports import DeadLetterAlerts
+from memory_pipeline.settings import Settings, webhook_key
 
 log = get_logger("memory_pipeline.maintenance.alerts")
 
 ANSWER_SECONDS = 5.0
-# In one alert; the first of them are named, and all are counted.
-LETTERS_AT_ONCE = 1000
-NAMED_LETTERS = 20
+# In one alert: all of them are counted, and the oldest are named.
+DEAD_LETTERS_AT_ONCE = 1000
+NAMED_DEAD_LETTERS = 20
+NEXT = "dead letters without a delivered alert are sent again; a failed run is not"
 
 
 @dataclass(frozen=True, slots=True)
 class Alerts:
-    """Where alerts go; nowhere, where no address is set."""
+    """Sends alerts to ``url``, signed with ``key``; sends none where ``url`` is None."""
 
-    url: str | None
+    url: str | None = field(repr=False)
+    key: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Alerts":
-        """Take the address from the settings."""
-        url = settings.alert_url
-        return cls(None if url is None else url.get_secret_value())
+        """Return the alerts of an installation."""
+        url, secret = settings.alert_url, settings.alert_secret
+        return cls(
+            None if url is None else url.get_secret_value(),
+            None if secret is None else webhook_key(secret.get_secret_value()),
+        )
 
-    def send(self, event: str, alert: Mapping[str, object]) -> bool:
-        """Tell of an event; return whether it was taken. Never raises, whatever the other side is.
+    def send(self, event: str, alert: Mapping[str, object], *, alert_id: str | None = None) -> bool:
+        """Send an alert; return whether the receiver accepted it. Never raises for the receiver.
 
-        The address is a secret: neither it nor the answer is logged.
+        Neither the address, which is a secret, nor the answer is logged.
+
+        Args:
+            event: the name of the event.
+            alert: what the event is about, as JSON values.
+            alert_id: the same for every sending of this alert; None: derived from its content.
+
         """
         if self.url is None:
             return False
+        body = json.dumps({"event": event, **alert}).encode()
+        headers = _headers(alert_id or _digest(body), int(time.time()), body, self.key)
         try:
-            answer = httpx.post(self.url, json={"event": event, **alert}, timeout=ANSWER_SECONDS)
+            answer = httpx.post(self.url, content=body, headers=headers, timeout=ANSWER_SECONDS)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            log.warning("alert_not_sent", alert=event, reason=type(error).__name__)
+            log.warning("alert_send_failed", alert=event, reason=type(error).__name__, next=NEXT)
             return False
         if not answer.is_success:
-            log.warning("alert_refused", alert=event, status=answer.status_code)
+            log.warning("alert_refused", alert=event, status=answer.status_code, next=NEXT)
         return answer.is_success
 
 
-def send_dead_letter_alerts(alerts: Alerts, letters: PostgresDeadLetters) -> int:
-    """Tell of the dead letters that nobody was told of yet; return how many that were.
+def send_dead_letter_alerts(alerts: Alerts, dead_letters: DeadLetterAlerts) -> int:
+    """Send one alert for the dead letters that had none; return for how many it was delivered.
 
-    They are noted as told only once the other side took it: one that it did not take is told again,
-    and a crash in between tells twice. None is ever left out.
+    They are recorded only once the receiver accepted the alert: an alert that was not delivered is
+    sent again, and a crash in between sends it twice, with the same id. None is ever left out.
     """
-    untold = letters.unalerted(limit=LETTERS_AT_ONCE)
+    unalerted = dead_letters.unalerted(limit=DEAD_LETTERS_AT_ONCE)
+    if not unalerted:
+        return 0
     named = [
         {
-            "tenant": letter.tenant,
-            "memory_id": letter.memory_id,
-            "class": letter.kind,
-            "error": letter.last_error,
-            "attempts": letter.attempts,
-            "buried_at": letter.buried_at.isoformat(),
+            "tenant": dead_letter.tenant,
+            "memory_id": dead_letter.memory_id,
+            "class": dead_letter.kind,
+            "error": dead_letter.last_error,
+            "attempts": dead_letter.attempts,
+            "buried_at": dead_letter.buried_at.isoformat(),
         }
-        for letter in untold[:NAMED_LETTERS]
+        for dead_letter in unalerted[:NAMED_DEAD_LETTERS]
     ]
-    if not untold or not alerts.send("dead_letters", {"count": len(untold), "letters": named}):
+    alert = {"count": len(unalerted), "dead_letters": named}
+    if not alerts.send("dead_letters", alert, alert_id=_id_of(unalerted)):
         return 0
-    letters.alerted(untold)
-    return len(untold)
+    dead_letters.alerted(unalerted)
+    return len(unalerted)
+
+
+def _id_of(dead_letters: Sequence[DeadLetter]) -> str:
+    """Return the id of the alert for exactly these burials, in any order."""
+    burials = sorted(
+        (d.tenant, d.memory_id, d.buried_at.astimezone(UTC).isoformat()) for d in dead_letters
+    )
+    return _digest(json.dumps(["dead_letters", burials]).encode())
+
+
+def _digest(content: bytes) -> str:
+    return f"msg_{hashlib.sha256(content).hexdigest()[:32]}"
+
+
+def _headers(alert_id: str, timestamp: int, body: bytes, key: bytes | None) -> dict[str, str]:
+    headers = {
+        "content-type": "application/json",
+        "webhook-id": alert_id,
+        "webhook-timestamp": str(timestamp),
+    }
+    if key is not None:
+        signed = b".".join((alert_id.encode(), str(timestamp).encode(), body))
+        signature = base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
+        headers["webhook-signature"] = f"v1,{signature}"
+    return headers

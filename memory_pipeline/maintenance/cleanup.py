@@ -1,70 +1,82 @@
-"""Drop the collections of generations that have ended, once nobody can be using them any more."""
+"""Drop the collections of generations that have ended, once no search can be using them."""
 
 from uuid import UUID
 
-from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.domain.types import Generation
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError
 from memory_pipeline.logs import get_logger
-from memory_pipeline.postgres.registry import PostgresRegistry
+from memory_pipeline.maintenance.ports import DroppableCollections, EndedGenerations
 
 DROP_SECONDS = 60.0
 DROPS_AT_ONCE = 20
 SECONDS_AT_ONCE = 10.0
-# Those of a server that is away stand first for as long as it is.
-MOST_LOOKED_AT = 10_000
+# The oldest come first, and those of an unreachable server stay; others come after them.
+MAX_LISTED = 10_000
 
 log = get_logger("memory_pipeline.maintenance.cleanup")
 
 
 def drop_retired(
-    registry: PostgresRegistry,
-    index: ChromaIndex,
+    registry: EndedGenerations,
+    index: DroppableCollections,
     *,
     grace_seconds: float,
     limit: int = DROPS_AT_ONCE,
     seconds: float = SECONDS_AT_ONCE,
     clock: Clock = SYSTEM_CLOCK,
 ) -> int:
-    """Drop up to ``limit`` ended collections, for some ``seconds``; return how many are gone.
+    """Drop up to ``limit`` ended collections in about ``seconds``; return how many were dropped.
 
-    A search that resolved its generation before the flip may go on for ``grace_seconds``; a late
-    write to a dropped collection finds nothing. One that cannot be dropped now, or not wholly, is
-    left for the next time, and holds up no other. Raises PostgresUnavailable.
+    A search that resolved its generation before the flip may use it for ``grace_seconds``; a late
+    write to a dropped collection has no effect. A collection that cannot be dropped now, or not
+    completely, is left to the next call, and delays no other. Raises PostgresUnavailable.
     """
-    gone, until = 0, clock.monotonic() + seconds
-    away: set[UUID] = set()
-    for generation in registry.droppable(grace_seconds=grace_seconds, limit=MOST_LOOKED_AT):
-        if gone == limit or clock.monotonic() > until:
+    dropped, until = 0, clock.monotonic() + seconds
+    unreachable: set[UUID] = set()
+    for generation in registry.droppable(grace_seconds=grace_seconds, limit=MAX_LISTED):
+        if dropped == limit or clock.monotonic() > until:
             break
-        if generation.server in away:
+        if generation.server in unreachable:
             continue
         try:
             if not drop_in_batches(index, generation, until, clock):
                 break
         except PipelineError as error:
             if isinstance(error, ChromaUnavailable):
-                away.add(generation.server)
-            log.warning("not_dropped", collection=generation.collection, reason=str(error))
+                unreachable.add(generation.server)
+            log.warning(
+                "collection_drop_failed",
+                tenant=generation.tenant,
+                generation=str(generation.id),
+                server=str(generation.server),
+                reason=str(error),
+                next="the collection is kept, and the next cleanup tries again",
+            )
             continue
         registry.dropped(generation.id)
-        gone += 1
-    return gone
+        dropped += 1
+    return dropped
 
 
 def drop_in_batches(
-    index: ChromaIndex, generation: Generation, until: float, clock: Clock = SYSTEM_CLOCK
+    index: DroppableCollections, generation: Generation, until: float, clock: Clock = SYSTEM_CLOCK
 ) -> bool:
-    """Drop a collection, unless emptying it takes longer; False: go on with it another time."""
-    thin = _is_thin(index, generation, until, clock)
-    if thin:
+    """Drop a collection, or empty it until ``until``; return whether it was dropped.
+
+    A large collection is emptied in batches first: while Chroma drops a collection, every search
+    and write of its server waits.
+    """
+    small = _shrink(index, generation, until, clock)
+    if small:
         index.drop(generation, seconds=DROP_SECONDS)
-    return thin
+    return small
 
 
-def _is_thin(index: ChromaIndex, generation: Generation, until: float, clock: Clock) -> bool:
-    """Empty a large collection little by little; a damaged one is not even read."""
+def _shrink(
+    index: DroppableCollections, generation: Generation, until: float, clock: Clock
+) -> bool:
+    """Empty a large collection in batches; return whether it is small, or too damaged to read."""
     if generation.state != "retired":
         return True
     try:

@@ -1,28 +1,49 @@
-"""Watches whether Postgres went back in time, and clears away what only a forgotten state knew.
+"""Watch for a Postgres that went back in time (a restore, a failover), once in each call.
 
-What it looks for and what follows stands in domain/epoch.py; who brings the tenants right again is
-whoever syncs them. Searches go on meanwhile: what they return is read from Postgres anyway.
+Five files do it together. The order of events, and the file that does each step:
+
+1. the worker, a Dagster sensor or ``memory-pipeline sync`` calls ``watch`` (here)
+2. the marker of each Chroma server in use is read: ``chroma/servers.py``, ``stamp``
+3. its stamps, the newest nonces that Chroma has seen, are compared with the nonces that Postgres
+   knows and with the location of the database: ``chroma/epoch_stamps.py`` hands them over,
+   ``postgres/epochs.py`` reads the state of Postgres, ``domain/epoch.py`` decides
+4. on a sign of a rollback: in one transaction, ``postgres/epochs.py`` records the sign, raises
+   every token, which fences the workers of the forgotten state, marks every tenant unproven and
+   begins an epoch. ``chroma/epoch_stamps.py`` clears what this process has cached
+5. without a sign, and where the newest epoch is old enough: the next epoch is committed in Postgres
+   and only then written to the markers, by ``postgres/epochs.py`` and ``chroma/epoch_stamps.py``.
+   Postgres first: a nonce in a marker that Postgres has never known would be a false alarm
+6. the next sync of each unproven tenant compares all of it with Chroma (``sync/tenant.py``, a
+   reset), once no request of the forgotten state can arrive any more. Searches continue: their
+   results are read from Postgres
+7. an hour after a rollback, the collections that only the forgotten state knew are dropped:
+   ``sweep`` (here)
+
+Steps 2 to 4 run also whenever servers are identified: ``chroma/servers.py``, ``check_identity``.
 """
 
-import time
 from dataclasses import dataclass
 from uuid import UUID
 
-from memory_pipeline.chroma.index import ChromaIndex
-from memory_pipeline.chroma.servers import Servers
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.domain.types import Generation, TenantId
 from memory_pipeline.errors import ChromaUnavailable, PipelineError
 from memory_pipeline.logs import get_logger
 from memory_pipeline.maintenance.cleanup import drop_in_batches
-from memory_pipeline.postgres.epochs import PostgresEpochs
-from memory_pipeline.postgres.registry import PostgresRegistry
+from memory_pipeline.maintenance.ports import (
+    Epochs,
+    ListedCollections,
+    RegisteredServers,
+    StampedServers,
+)
 
 log = get_logger("memory_pipeline.maintenance.restore_watch")
 
-# The shorter, the less can be forgotten unnoticed; each costs a write in Postgres and one a server.
+# A shorter epoch leaves less time in which a rollback stays unnoticed; each costs a write in
+# Postgres and one a server.
 EPOCH_SECONDS = 30.0
 LOOK_SECONDS = 10.0
-# Another database that goes on with such a collection has written the markers long before.
+# Another database that still uses such a collection has written the markers long before.
 FORGOTTEN_SECONDS = 3600.0
 SWEEP_SECONDS = 10.0
 LIST_SECONDS = 60.0
@@ -30,21 +51,22 @@ LIST_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class RestoreWatch:
-    """Postgres as the source of everything, seen over time."""
+    """Compares Postgres with what Chroma has seen of it. Thread-safe."""
 
-    servers: Servers
-    epochs: PostgresEpochs
-    registry: PostgresRegistry
-    index: ChromaIndex
+    servers: StampedServers
+    epochs: Epochs
+    registry: RegisteredServers
+    index: ListedCollections
+    clock: Clock = SYSTEM_CLOCK
 
     def watch(self, *, seconds: float = EPOCH_SECONDS) -> None:
-        """Compare Postgres with the markers, tell them of a new epoch, clear away. Once.
+        """Compare Postgres with the markers, begin an epoch, sweep; each where it is due.
 
         Args:
             seconds: the age of an epoch that ends it; 0 ends it now.
 
         Raises:
-            PostgresUnavailable: nothing can be said.
+            PostgresUnavailable: no comparison is possible.
 
         """
         self.servers.stamp(seconds=seconds)
@@ -52,39 +74,48 @@ class RestoreWatch:
             self.sweep()
 
     def sweep(self) -> int:
-        """Drop collections of this installation that its registry does not know; count them.
+        """Drop this installation's collections that the registry does not know; count them.
 
-        A generation is noted before its collection is created, so none that this state of Postgres
-        has begun is ever unknown. What another installation or anybody else made is left alone.
+        A generation is registered before its collection is created, so every collection that this
+        state of Postgres has begun is known. Collections of others are not touched.
         """
-        until = time.monotonic() + SWEEP_SECONDS
-        gone, whole = 0, True
+        until = self.clock.monotonic() + SWEEP_SECONDS
+        dropped, complete = 0, True
         ready = {s.id for s in self.registry.servers() if s.state == "ready"}
         for server in ready:
             try:
                 for generation in self.forgotten(server):
-                    if not drop_in_batches(self.index, generation, until):
-                        return gone
-                    log.info("forgotten_dropped", collection=generation.collection)
-                    gone += 1
+                    if not drop_in_batches(self.index, generation, until, self.clock):
+                        return dropped
+                    log.info(
+                        "forgotten_collection_dropped",
+                        generation=str(generation.id),
+                        server=str(server),
+                    )
+                    dropped += 1
             except PipelineError as error:
-                log.warning("not_swept", server=str(server), reason=str(error))
-                whole = False
-        if whole:
+                log.warning(
+                    "sweep_failed",
+                    server=str(server),
+                    reason=str(error),
+                    next="the next watch sweeps every server again",
+                )
+                complete = False
+        if complete:
             self.epochs.record_sweep()
-        return gone
+        return dropped
 
     def forgotten(self, server: UUID) -> list[Generation]:
-        """Return the collections of this installation on a server that the registry does not know.
+        """Return this installation's collections on a server that the registry does not know.
 
         Raises:
-            ChromaUnavailable: it cannot be asked.
+            ChromaUnavailable: the server cannot be reached, or is not in use.
 
         """
         if server not in self.servers.usable():
             raise ChromaUnavailable(f"Chroma server {server} is not in use now", sent=False)
-        mine = self.index.generations(server, self.registry.installation(), seconds=LIST_SECONDS)
+        ours = self.index.generations(server, self.registry.installation(), seconds=LIST_SECONDS)
         return [
             Generation(unknown, TenantId(""), server, None, "", "", "retired")
-            for unknown in self.epochs.unknown(mine)
+            for unknown in self.epochs.unknown(ours)
         ]

@@ -1,20 +1,12 @@
 """The steps of a detach in Postgres. Each may be repeated, and none waits for a lock."""
 
-from dataclasses import dataclass
 from uuid import UUID
 
+from memory_pipeline.domain.status import ActiveWork
 from memory_pipeline.domain.types import Generation
 from memory_pipeline.errors import ContractError
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.ddl import hasty_transaction, patient_attempts
-
-
-@dataclass(frozen=True, slots=True)
-class UnderWay:
-    """How many rebuilds are running, and how many leases are held."""
-
-    rebuilds: int
-    leases: int
 
 
 class PostgresDetach:
@@ -28,10 +20,10 @@ class PostgresDetach:
         with self._database.transaction() as connection:
             return bool(queries().schema_exists(connection))
 
-    def under_way(self) -> UnderWay:
-        """Count running rebuilds and held leases."""
+    def active_work(self) -> ActiveWork:
+        """Count the rebuilds and syncs in progress."""
         with self._database.transaction() as connection:
-            return UnderWay(*queries().under_way(connection))
+            return ActiveWork(*queries().under_way(connection))
 
     def triggers(self) -> list[str]:
         """Return the triggers that would be dropped."""

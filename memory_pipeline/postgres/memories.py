@@ -1,6 +1,7 @@
 """The rows of ``memory_logs``: read in binary by id, written as an application would write them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from memory_pipeline.domain.types import (
     UNIX_EPOCH,
     Memory,
     MemoryId,
+    NewMemory,
     Provenance,
     ProvenanceUpdate,
     TenantId,
@@ -144,6 +146,30 @@ class PostgresMemories:
                     created_at=created_at,
                 )
             )
+
+    def copy_in(self, memories: Iterable[NewMemory]) -> int:
+        """Store memories in one COPY, all or none; return how many.
+
+        Raises:
+            InvalidMemory: Postgres refuses one; the message names its line.
+
+        """
+        count = 0
+        try:
+            with (
+                self._database.transaction() as connection,
+                connection.cursor().copy(queries().copy_in.sql) as copy,
+            ):
+                for new in memories:
+                    copy.write_row((new.user_id, new.project_id, new.raw, new.created_at))
+                    count += 1
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            found = re.search(r"line (\d+)", error.diag.context or "")
+            line = found[1] if found else "?"
+            raise InvalidMemory(
+                f"line {line}: Postgres refuses it: {error.diag.message_primary}"
+            ) from error
+        return count
 
     def update(self, tenant: TenantId, memory_id: MemoryId, raw: str) -> bool:
         """Replace a memory's content; False where the tenant has no such memory."""

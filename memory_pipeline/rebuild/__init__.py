@@ -1,1 +1,1 @@
-"""A new generation of a tenant's collection, filled, proven and flipped to."""
+"""Fills, proves and flips to a new generation of a tenant's collection: one tenant, or many."""

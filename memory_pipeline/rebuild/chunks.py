@@ -13,7 +13,8 @@ from memory_pipeline.domain.types import (
     RebuildPart,
     TenantId,
 )
-from memory_pipeline.ports import Embedder, Index, Lease, Memories, Outbox, Rebuilds, RenewLease
+from memory_pipeline.ports import Embedder, Index, Lease, Memories, RenewLease
+from memory_pipeline.rebuild.ports import Outbox, Rebuilds
 from memory_pipeline.sync.batch import embed_and_back_up, write_documents
 from memory_pipeline.sync.plan import EmbeddedDraft, Plan, plan_batch
 from memory_pipeline.verify.written_rows import WrittenRows
@@ -21,7 +22,11 @@ from memory_pipeline.verify.written_rows import WrittenRows
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some memories in id order, with vectors; ``again`` are those that a batch has to see to."""
+    """Memories in id order, up to ``through``, with vectors.
+
+    ``embedded``: those whose vector is new. ``recheck``: those left to a batch, because the model
+    refused them or because they changed before their vector was backed up.
+    """
 
     through: MemoryId
     ready: tuple[EmbeddedDraft, ...]
@@ -30,8 +35,24 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenChunk:
+    """How many documents of a chunk were written, and how many of them with a new vector."""
+
+    documents: int
+    embedded: int
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentChunk:
+    """A chunk as Postgres has it under the lease; ``recheck``: what a batch has to embed."""
+
+    ready: tuple[EmbeddedDraft, ...]
+    recheck: tuple[MemoryId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkWriter:
-    """Reads, embeds, writes and mends; whoever calls it holds what has to be held."""
+    """Reads, embeds, writes and repairs. The caller owns the part and holds the lease."""
 
     outbox: Outbox
     memories: Memories
@@ -51,17 +72,17 @@ class ChunkWriter:
         size: Callable[[], int],
         renew: RenewLease,
     ) -> Iterator[Chunk]:
-        """Read what was not read yet, in id order, and embed what no stored vector covers.
+        """Read the memories after the checkpoint, in id order; embed those without a vector.
 
-        At most ``size()`` memories a chunk, asked each time, and no more bytes than a batch may
-        have. Outside the lease: a batch may change any of it meanwhile. New vectors are backed up
+        A chunk has at most ``size()`` memories, called before each, and at most the bytes of a
+        batch. No lease is held: a batch may change any of it meanwhile. New vectors are backed up
         slice by slice, so that the next attempt finds them.
         """
         for page in self.memories.ids(part.tenant, after=checkpoint.through):
             while page:
                 most = size()
                 left: Sequence[MemoryId] = page[:most]
-                page = page[most:]  # noqa: PLW2901 - what is left of it
+                page = page[most:]  # noqa: PLW2901 - the rest of the page
                 while left:
                     rows, left_out = self.memories.read(left)
                     taken = [i for i in left if not left_out or i < left_out[0]]
@@ -100,26 +121,25 @@ class ChunkWriter:
         generation: Generation,
         chunk: Chunk,
         *,
-        fresh: bool,
+        add_only: bool,
         written_rows: WrittenRows,
-    ) -> tuple[int, int]:
-        """Write what stands now of a chunk and record it as done, which gives the lease back.
+    ) -> WrittenChunk:
+        """Write a chunk as its rows are now and record it as done, which returns the lease.
 
-        What was written is noted in ``known``.
-
-        Returns:
-            How many documents were written, and how many of them with a new vector.
+        Every row that was written is added to ``written_rows``.
 
         Raises:
-            Fenced: the lease was lost; whether the chunk was written is not known.
+            Fenced: the lease was lost; whether the chunk was written is unknown.
             ChromaUnavailable, Corrupt: as the index raises them.
 
         """
-        ready, recheck = self._current(part.tenant, chunk.ready)
+        current = self._current(part.tenant, chunk.ready)
         renew = self._renewal(part, lease)
-        failures = write_documents(self.index, generation, ready, (), renew=renew, fresh=fresh)
+        failures = write_documents(
+            self.index, generation, current.ready, (), renew=renew, add_only=add_only
+        )
         failed = {f.memory_id for f in failures}
-        landed = [d for d in ready if d.memory.id not in failed]
+        landed = [d for d in current.ready if d.memory.id not in failed]
         embedded = sum(d.memory.id in chunk.embedded for d in landed)
         self.rebuilds.record_chunk(
             part,
@@ -127,19 +147,19 @@ class ChunkWriter:
             generation,
             through=chunk.through,
             provenance={d.memory.id: n for d in landed if (n := d.provenance_update) is not None},
-            # A batch charges what is refused, and brings what has moved on.
-            recheck=[*chunk.recheck, *recheck, *failed],
+            # A batch charges the refused memories, and writes those that have changed.
+            recheck=[*chunk.recheck, *current.recheck, *failed],
             landed=[d.memory.id for d in landed],
             embedded=embedded,
         )
         for draft in sorted(landed, key=lambda d: d.memory.id):
             written_rows.add(draft.memory.id, draft.memory.version, draft.content.metadata)
-        return len(landed), embedded
+        return WrittenChunk(len(landed), embedded)
 
     def repair(
         self, part: RebuildPart, lease: Lease, generation: Generation, ids: Sequence[MemoryId]
     ) -> None:
-        """Bring documents right in this generation alone, from the rows as they stand now."""
+        """Repair documents of this generation alone, from their rows as they are now."""
         rows = self.memories.get(lease.tenant, ids, vectors=True)
         plan = self._plan(lease.tenant, ids, rows)
         renew = self._renewal(part, lease)
@@ -149,9 +169,9 @@ class ChunkWriter:
         self.outbox.enqueue(lease.tenant, recheck)
 
     def _renewal(self, part: RebuildPart, lease: Lease) -> RenewLease:
-        """Return what each request holds: the lease, and the part, which outlasts the request.
+        """Return what each request under the lease calls: it renews the part and the lease.
 
-        Whoever takes the part over does not wait: nothing of ours may still be on its way then.
+        The ownership of the part outlasts the request, so the next owner need not wait for it.
         """
 
         def renew() -> float:
@@ -160,22 +180,22 @@ class ChunkWriter:
 
         return renew
 
-    def _current(
-        self, tenant: TenantId, drafts: Sequence[EmbeddedDraft]
-    ) -> tuple[list[EmbeddedDraft], list[MemoryId]]:
-        """Return what stands in Postgres now, under the lease; and what still has to be embedded.
+    def _current(self, tenant: TenantId, drafts: Sequence[EmbeddedDraft]) -> CurrentChunk:
+        """Return the drafts as their rows are now, under the lease.
 
-        A row that went is dropped. One whose version moved, by an application or by anybody's
-        embedding backup, is read again.
+        A row that was deleted is dropped. A row whose version has changed, by an application or by
+        an embedding backup, is read again.
         """
         now = self.memories.versions([d.memory.id for d in drafts])
         unmoved = [d for d in drafts if now.get(d.memory.id) == (tenant, d.memory.version)]
         same = {d.memory.id for d in unmoved}
-        moved = [i for i, (whose, _) in now.items() if whose == tenant and i not in same]
+        moved = [i for i, (owner, _) in now.items() if owner == tenant and i not in same]
         rows = self.memories.get(tenant, moved, vectors=True) if moved else {}
         plan = self._plan(tenant, list(rows), rows)
-        refused = [f.memory_id for f in plan.refused]
-        return [*unmoved, *plan.covered], [*(d.memory.id for d in plan.to_embed), *refused]
+        return CurrentChunk(
+            (*unmoved, *plan.covered),
+            (*(d.memory.id for d in plan.to_embed), *(f.memory_id for f in plan.refused)),
+        )
 
     def _plan(
         self,

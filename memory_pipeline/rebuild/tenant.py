@@ -1,22 +1,23 @@
-"""Build a tenant's collection anew beside the live one, prove it, and flip to it. Searches go on.
+"""Rebuild one tenant: build a second collection, prove it, flip searches to it. Searches continue.
 
 begin → load → catch up → verify → flip. The order is the design:
 
 1. begin a generation and create its collection; register it as the building one under the tenant's
-   lease. From that commit on, every batch of the heart writes live *and* building
+   lease. From that commit on, every batch writes live *and* building
 2. read, compose and embed a chunk, ahead of the writes and outside the lease
-3. under the lease: look at the version of every row of the chunk, read again those that moved,
-   write what stands now, and record the chunk as done under that very token
-4. sync what waits, so that a tenant under rebuild stays as fresh as any other
-5. when every chunk is done, verify the building generation and mend what differs
-6. flip: one statement under the token. The old generation is kept for searches under way
+3. under the lease: query the version of every row of the chunk, read the changed rows again, write
+   the rows as they are now, and record the chunk as done under that very token
+4. sync the tenant's due changes, so that a tenant under rebuild stays as fresh as any other
+5. when every chunk is done, verify the building generation and repair what differs
+6. flip: one statement under the token. The old generation is kept for searches in progress
 
-A chunk that ended otherwise (a lease lost, a timeout, a crash) may still be on its way. It is done
-again once that request must have landed or died: by this process after a pause, by another one when
-the ownership of this one has run out, which takes as long.
+If a chunk ends in a lost lease, a timeout or a crash, its request may still reach Chroma. The chunk
+is retried only after ``redo_seconds``, when that request can no longer arrive: this process waits;
+another process waits for our ownership to expire, which takes equally long.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -30,38 +31,47 @@ from memory_pipeline.domain.types import (
     RebuildPart,
     TenantId,
 )
-from memory_pipeline.errors import (
-    ChromaUnavailable,
-    ConfigurationChanged,
-    Corrupt,
-    Fenced,
-    Poison,
-    Transient,
-)
+from memory_pipeline.errors import ChromaUnavailable, ConfigurationChanged, Corrupt
 from memory_pipeline.logs import get_logger
-from memory_pipeline.ports import Index, Outbox, Rebuilds, Registry
 from memory_pipeline.prefetch import Prefetch, prefetch
 from memory_pipeline.rebuild.chunks import ChunkWriter
-from memory_pipeline.rebuild.ownership import GivenUp, Ownership, Stopped
+from memory_pipeline.rebuild.ownership import Ownership, Stopped
+from memory_pipeline.rebuild.ports import Index, Outbox, Rebuilds, Registry
+from memory_pipeline.rebuild.retries import INTERRUPTIONS, GiveUp, NewGeneration, Retries, Retry
 from memory_pipeline.sync.tenant import Sync
 from memory_pipeline.verify.tenant import Verify
 from memory_pipeline.verify.written_rows import WrittenRows
 
 log = get_logger("memory_pipeline.rebuild.tenant")
 
-# While one chunk is written, the next stands ready and the one after that is read.
+# While one chunk is written, the next is ready and the one after that is read.
 CHUNKS_AHEAD = 1
-# No setting allows more; so long may be what somebody has left half-written, whatever they are now.
+# The largest batch size that the settings allow: an interrupted chunk may have had as many
+# documents, whatever the settings are now.
 LONGEST_CHUNK = 5_000
-# Failures in a row without a chunk done between them, and generations given up.
-MOST_FAILURES = 5
-MOST_GENERATIONS = 3
-# Mending what a verify found leaves at most what arrived meanwhile; a tight crowd of nearly equal
-# vectors keeps some unreachable whatever is done.
+# Each round leaves at most what was written during it; in a tight cluster of nearly equal vectors
+# some documents stay unreachable after any number of repairs.
 VERIFY_ROUNDS = 4
-# Documents that are searched by their own vector, and compared in full, before the flip: all were
-# just written, and everything that can be found is asked for anyway. Each costs a millisecond.
+# Documents compared in full and searched by their own vector before the flip, at a millisecond
+# each: all were just written, and the proof queries for everything reachable anyway.
 SAMPLE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The generation to fill, how far it is filled, and whether it is known to be empty."""
+
+    generation: Generation
+    checkpoint: Checkpoint
+    is_empty: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How many documents a proof has repaired, and how many there are."""
+
+    repaired: int = 0
+    documents: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +88,7 @@ class Rebuild:
     verify: Verify
     chunk_documents: int
     chunk_documents_idle: int
-    proves: bool = True  # a benchmark measures what the proof costs
+    proves: bool = True  # a benchmark measures the cost of the proof
     sample: int = SAMPLE
     clock: Clock = SYSTEM_CLOCK
     prefetch: Prefetch = prefetch
@@ -90,22 +100,22 @@ class Rebuild:
         *,
         progress: Callable[[int], None] = lambda _: None,
     ) -> Rebuilt:
-        """Rebuild one tenant as a part of a rebuild that was asked for it.
+        """Rebuild one tenant as its part of a rebuild that was requested for it.
 
-        Never raises for the tenant's own troubles: the verdict tells them.
+        A failure of this tenant alone is returned as a verdict, never raised.
 
         Args:
-            rebuild: whose part this is; what it has done for the tenant before is not done again.
-            tenant: whose collection.
-            progress: told the number of documents of each chunk that is done.
+            rebuild: the rebuild; what it has done for the tenant before is not done again.
+            tenant: the tenant.
+            progress: called with the number of documents of each chunk that is done.
 
         Raises:
-            PostgresUnavailable: nothing can be said about any tenant.
+            PostgresUnavailable: nothing can be done for any tenant.
 
         """
         began = self.clock.monotonic()
         try:
-            part = self.ownership.own(rebuild, tenant)
+            part = self.ownership.acquire(rebuild, tenant)
         except Stopped:
             return Rebuilt(tenant, "stopped")
         if part is None:
@@ -120,6 +130,7 @@ class Rebuild:
         rebuilt = replace(rebuilt, seconds=self.clock.monotonic() - began)
         log.info(
             "rebuilt",
+            tenant=tenant,
             rebuild=rebuild,
             verdict=rebuilt.verdict,
             written=rebuilt.written,
@@ -131,52 +142,57 @@ class Rebuild:
         return rebuilt
 
     def _persist(self, part: RebuildPart, progress: Callable[[int], None]) -> Rebuilt:
-        """Attempt until it succeeds or is hopeless; what is done is not done again."""
-        so_far = Rebuilt(part.tenant)
-        failures = generations = 0
-        damaged: UUID | None = None
+        """Attempt until the tenant is rebuilt or the retries are used up."""
+        so_far, retries = Rebuilt(part.tenant), Retries()
 
         def count(more: Rebuilt) -> None:
-            nonlocal so_far, failures
-            so_far, failures = more, 0
+            nonlocal so_far, retries
+            so_far, retries = more, retries.after_a_chunk()
             progress(more.documents)
 
         while True:
             try:
-                return self._attempt(part, so_far, count, damaged)
-            except (GivenUp, Corrupt, Poison) as lost:
-                generations += 1
-                damaged = getattr(lost, "generation", None)
-                reason = str(lost) or "its generation was given up: a write to it failed"
-            except (Transient, Fenced) as error:
-                failures += 1
-                reason = str(error)
-                wedged = self._wedged(part, error) if failures == MOST_FAILURES else None
-                if wedged is not None:
-                    damaged, failures, generations = wedged, 0, generations + 1
-            log.warning("rebuild_interrupted", rebuild=part.rebuild, reason=reason)
-            self.ownership.settle()
-            if failures == MOST_FAILURES or generations == MOST_GENERATIONS:
-                self.rebuilds.fail_part(part, reason)
-                return replace(so_far, verdict="failed", reason=reason)
-            self.ownership.pause(0)
+                return self._attempt(part, so_far, count, retries.damaged)
+            except INTERRUPTIONS as error:
+                decision = self._decide(part, retries, error)
+            _log_interruption(part, decision)
+            self.ownership.wait_for_sent_requests()
+            if isinstance(decision, GiveUp):
+                self.rebuilds.fail_part(part, decision.reason)
+                return replace(so_far, verdict="failed", reason=decision.reason)
+            retries = decision.retries
+            self.ownership.check_stop()
             if self.ownership.is_lost(part):
-                # Perhaps by its own end: the answer to the flip was lost.
-                if self.rebuilds.part_state(part.rebuild, part.tenant) == "done":
-                    return so_far
-                return replace(so_far, verdict="busy", reason="another process has taken it over")
+                return self._after_loss(part, so_far)
 
-    def _wedged(self, part: RebuildPart, error: Exception) -> UUID | None:
-        """Return the generation to fill, where it alone fails while its server takes writes.
+    def _decide(
+        self, part: RebuildPart, retries: Retries, error: Exception
+    ) -> Retry | NewGeneration | GiveUp:
+        decision = retries.after(error)
+        if isinstance(decision, GiveUp) and isinstance(error, ChromaUnavailable):
+            wedged = self._wedged(part)
+            if wedged is not None:
+                return retries.replace_generation(wedged, decision.reason)
+        return decision
 
-        Whoever went on with such a one would fail as well, for ever.
+    def _wedged(self, part: RebuildPart) -> UUID | None:
+        """Return the building generation where it alone fails: its server takes writes.
+
+        Every later rebuild that resumed it would fail as well.
         """
-        if not isinstance(error, ChromaUnavailable):
-            return None
         building = self.registry.building(part.tenant)
         if building is None or not self.index.takes_writes(building.server):
             return None
         return building.id
+
+    def _after_loss(self, part: RebuildPart, so_far: Rebuilt) -> Rebuilt:
+        """Return the outcome where the part is no longer ours.
+
+        Its own flip may have ended it, if only the reply was lost.
+        """
+        if self.rebuilds.part_state(part.rebuild, part.tenant) == "done":
+            return so_far
+        return replace(so_far, verdict="busy", reason="another process has taken it over")
 
     def _attempt(
         self,
@@ -185,73 +201,87 @@ class Rebuild:
         count: Callable[[Rebuilt], None],
         damaged: UUID | None,
     ) -> Rebuilt:
-        generation, checkpoint, empty = self._generation(part, damaged)  # 1
-        doubtful = 0 if empty else LONGEST_CHUNK
-        renew, written_rows = self.ownership.renewal(part), WrittenRows()
+        target, written_rows = self._target(part, damaged), WrittenRows()  # 1
+        so_far = self._fill(part, target, so_far, count, written_rows)  # 2, 3 and 4
+        began = self.clock.monotonic()
+        proof = Proof()
+        if self.proves:
+            proof = self._prove(part, target.generation, written_rows)  # 5
+        self._flip(part, target.generation, proof.documents)  # 6
+        return replace(
+            so_far,
+            repaired=so_far.repaired + proof.repaired,
+            documents=proof.documents,
+            verify_seconds=self.clock.monotonic() - began,
+        )
+
+    def _fill(
+        self,
+        part: RebuildPart,
+        target: Target,
+        so_far: Rebuilt,
+        count: Callable[[Rebuilt], None],
+        written_rows: WrittenRows,
+    ) -> Rebuilt:
+        """Write every chunk after the checkpoint, and sync the tenant's changes between them."""
+        generation = target.generation
+        # Documents after the checkpoint that an interrupted chunk may have written already.
+        half_written = 0 if target.is_empty else LONGEST_CHUNK
         chunks = self.prefetch(  # 2
             self.chunk_writer.chunks(
                 part,
-                checkpoint,
+                target.checkpoint,
                 size=lambda: self._chunk_size(generation),
-                renew=renew,
+                renew=self.ownership.renewal(part),
             ),
             depth=CHUNKS_AHEAD,
         )
-        try:
+        with closing(chunks):
             for chunk in chunks:
-                # What a batch has written meanwhile stays as it is, but with its old vector.
-                fresh = doubtful <= 0 and not part.re_embed
+                # A document that a batch has written since stays: it is newer. With re_embed it
+                # may have its old vector, and is written over.
+                add_only = half_written <= 0 and not part.re_embed
                 with self.ownership.leased(part, generation) as lease:  # 3
-                    written, embedded = self.chunk_writer.write(
-                        part, lease, generation, chunk, fresh=fresh, written_rows=written_rows
+                    written = self.chunk_writer.write(
+                        part, lease, generation, chunk, add_only=add_only, written_rows=written_rows
                     )
-                doubtful -= written
+                half_written -= written.documents
                 so_far = replace(
                     so_far,
-                    written=so_far.written + written,
-                    embedded=so_far.embedded + embedded,
-                    reused=so_far.reused + written - embedded,
-                    documents=written,
+                    written=so_far.written + written.documents,
+                    embedded=so_far.embedded + written.embedded,
+                    reused=so_far.reused + written.documents - written.embedded,
+                    documents=written.documents,
                 )
                 count(so_far)
                 self._catch_up(part.tenant)  # 4
-        finally:
-            chunks.close()
-        began = self.clock.monotonic()
-        repaired, documents = (
-            self._prove(part, generation, written_rows) if self.proves else (0, 0)
-        )  # 5
-        so_far = replace(so_far, repaired=so_far.repaired + repaired)
-        self._flip(part, generation, documents)  # 6
-        return replace(so_far, documents=documents, verify_seconds=self.clock.monotonic() - began)
+        return so_far
 
     def _chunk_size(self, generation: Generation) -> int:
-        """Small where small writes of others wait for it; large where nobody does."""
+        """Return the size of the next chunk: small while other tenants' writes wait for it."""
         others = self.registry.serves_others(generation.server, generation.tenant)
         return self.chunk_documents if others else self.chunk_documents_idle
 
     # ---- 1: the generation
 
-    def _generation(
-        self, part: RebuildPart, damaged: UUID | None
-    ) -> tuple[Generation, Checkpoint, bool]:
-        """Return the generation to fill, how far it is, and whether it is known to be empty."""
+    def _target(self, part: RebuildPart, damaged: UUID | None) -> Target:
+        """Resume the building generation if it is usable; otherwise begin another."""
         building = self.registry.building(part.tenant)
         if building is not None:
             checkpoint = self.rebuilds.checkpoint(building)
-            if building.id != damaged and self._fits(part, building, checkpoint):
+            if building.id != damaged and self._is_usable(part, building, checkpoint):
                 self.rebuilds.resume_part(part, building, checkpoint)
-                return building, checkpoint, False
+                return Target(building, checkpoint, is_empty=False)
             self._abandon(part, building)
         begun = self.sync.generations.begin(part.tenant, renew=self.ownership.renewal(part))
         generation = replace(begun, state="building")
         self.index.prime(generation, renew=self.ownership.renewal(part))
         with self.ownership.leased(part) as lease:
             self.rebuilds.register_building(part, lease, generation)
-        return generation, Checkpoint(), True
+        return Target(generation, Checkpoint(), is_empty=True)
 
-    def _fits(self, part: RebuildPart, building: Generation, checkpoint: Checkpoint) -> bool:
-        """Say whether a generation that somebody left can be gone on with."""
+    def _is_usable(self, part: RebuildPart, building: Generation, checkpoint: Checkpoint) -> bool:
+        """Whether a generation that another attempt has left can be resumed."""
         if part.re_embed and not checkpoint.re_embed:
             return False
         try:
@@ -262,21 +292,19 @@ class Rebuild:
         return True
 
     def _abandon(self, part: RebuildPart, generation: Generation) -> None:
-        # Only while it is the one to fill: another owner may have let it live since it was read.
+        # Only while it is the one to fill: another owner may have flipped to it since it was read.
         with self.ownership.leased(part, generation) as lease:
             self.registry.abandon(lease, generation.id)
 
     # ---- 4 and 5: catch up and prove
 
     def _catch_up(self, tenant: TenantId) -> None:
-        """Sync what is due, if anything is: while chunks are written nobody else comes to it."""
+        """Sync the due changes: between chunks, no other worker finds the tenant's lease free."""
         if self.outbox.has_due_changes(tenant):
             self.sync.run(tenant)
 
-    def _prove(
-        self, part: RebuildPart, generation: Generation, written_rows: WrittenRows
-    ) -> tuple[int, int]:
-        """Verify until nothing but what is on its way differs; return repaired and documents."""
+    def _prove(self, part: RebuildPart, generation: Generation, written_rows: WrittenRows) -> Proof:
+        """Verify and repair until only documents with a pending change differ."""
         repaired = 0
         for round_ in range(VERIFY_ROUNDS):
             self._catch_up(part.tenant)
@@ -284,10 +312,10 @@ class Rebuild:
             wrong = {f.memory_id for f in verified.findings if f.memory_id is not None}
             stubborn = round_ and all(f.kind == "unreachable" for f in verified.findings)
             if not wrong or (stubborn and round_ + 1 == VERIFY_ROUNDS):
-                return repaired, verified.documents
+                return Proof(repaired, verified.documents)
             self._repair(part, generation, sorted(wrong))
             repaired += len(wrong)
-        raise Corrupt("what was written to it does not stand in it", generation=generation.id)
+        raise Corrupt("it does not hold what was written to it", generation=generation.id)
 
     def _verified(
         self, part: RebuildPart, generation: Generation, written_rows: WrittenRows
@@ -316,3 +344,15 @@ class Rebuild:
     def _flip(self, part: RebuildPart, generation: Generation, documents: int) -> None:
         with self.ownership.leased(part, generation) as lease:
             self.rebuilds.flip(part, lease, generation, memories=documents)
+
+
+def _log_interruption(part: RebuildPart, decision: Retry | NewGeneration | GiveUp) -> None:
+    damaged = None if isinstance(decision, Retry) else decision.generation
+    log.warning(
+        "rebuild_interrupted",
+        tenant=part.tenant,
+        rebuild=part.rebuild,
+        **({} if damaged is None else {"generation": str(damaged)}),
+        reason=decision.reason,
+        next=decision.what_follows,
+    )

@@ -5,34 +5,31 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from uuid import uuid4
 
-from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.domain.outcomes import Rebuilt
 from memory_pipeline.domain.types import RebuildId, TenantId
 from memory_pipeline.maintenance.cleanup import drop_retired
-from memory_pipeline.postgres.memories import PostgresMemories
-from memory_pipeline.postgres.rebuilds import PostgresRebuilds
-from memory_pipeline.postgres.registry import PostgresRegistry
+from memory_pipeline.rebuild.ports import RebuildRequests, Servers, Sizes, Tenants
 from memory_pipeline.rebuild.tenant import Rebuild
 
-# A server applies writes one at a time: while it applies one tenant's, the next one's are sent, and
-# one tenant more is verified. More of them only make small writes of others wait longer.
+# A server applies writes one at a time: while it applies one tenant's, the next tenant's are sent,
+# and a third tenant is verified. More tenants only delay the small writes of others.
 TENANTS_AT_ONCE_A_SERVER = 2
 VERIFIED_AT_ONCE = 1
 
 
 @dataclass(frozen=True, slots=True)
 class RebuildAll:
-    """Rebuilds a list of tenants. Several may run at once; each tenant has one owner."""
+    """Rebuilds a list of tenants. Several may run at once; each tenant's part has one owner."""
 
     rebuild: Rebuild
-    rebuilds: PostgresRebuilds
-    registry: PostgresRegistry
-    memories: PostgresMemories
-    index: ChromaIndex
+    rebuilds: RebuildRequests
+    registry: Tenants
+    memories: Sizes
+    index: Servers
     grace_seconds: float
 
     def alone(self, tenant: TenantId) -> Rebuilt:
-        """Rebuild one tenant, because its collection was found damaged. Raises as ``run`` does."""
+        """Rebuild one tenant whose collection is damaged. Raises as ``run`` does."""
         (rebuilt,) = self.run(RebuildId(f"auto-{uuid4().hex[:12]}"), [tenant])
         return rebuilt
 
@@ -47,10 +44,10 @@ class RebuildAll:
         """Rebuild these tenants; yield each as it ends. Closing the iterator stops the others.
 
         Args:
-            rebuild: names the rebuild: one that was cut off goes on under its name.
-            tenants: whom it is for; those that it has done before are skipped.
-            re_embed: compute every vector anew.
-            progress: told the documents of each chunk, from several threads.
+            rebuild: the name of the rebuild: an interrupted one continues under its name.
+            tenants: the tenants; those that this rebuild has done before are skipped.
+            re_embed: compute every vector again.
+            progress: called with the number of documents of each chunk, from several threads.
 
         Raises:
             PostgresUnavailable, ChromaUnavailable: nothing more can be done.
@@ -66,17 +63,17 @@ class RebuildAll:
         largest_first = sorted(tenants, key=lambda t: -sizes.get(t, 0))
         pool = ThreadPoolExecutor(workers, thread_name_prefix="rebuild")
         try:
-            parts = [
+            running = [
                 pool.submit(self.rebuild.run, rebuild, tenant, progress=progress)
                 for tenant in largest_first
             ]
-            for part in as_completed(parts):
-                yield part.result()
+            for ended in as_completed(running):
+                yield ended.result()
                 drop_retired(self.registry, self.index, grace_seconds=self.grace_seconds)
         finally:
             self.stop()
             pool.shutdown(wait=True, cancel_futures=True)
 
     def stop(self) -> None:
-        """Have what is under way end at its next step; what is done stays done."""
+        """Stop every tenant at its next step; finished chunks stay recorded."""
         self.rebuild.ownership.stop.set()

@@ -123,7 +123,7 @@ def write_documents(
     deletes: Sequence[MemoryId],
     *,
     renew: RenewLease,
-    fresh: bool = False,
+    add_only: bool = False,
 ) -> list[Failure]:
     """Write to one generation; single out what Chroma refuses.
 
@@ -138,7 +138,7 @@ def write_documents(
         raise Corrupt(f"it refuses deletes: {refusal}", generation=generation.id) from refusal
 
     def attempt(part: Sequence[EmbeddedDraft]) -> None:
-        index.write(generation, [d.document for d in part], (), renew=renew, fresh=fresh)
+        index.write(generation, [d.document for d in part], (), renew=renew, add_only=add_only)
 
     refused = isolate(ready, attempt)
     if refused:

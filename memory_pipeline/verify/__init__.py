@@ -1,1 +1,1 @@
-"""How the index is compared with Postgres, and repaired."""
+"""Compares the index with Postgres, and repairs it: one tenant, many, or the installation."""

@@ -1,8 +1,8 @@
-"""Look at documents between two looks at Postgres, so that a write under way is no finding.
+"""Check documents between two reads of Postgres, so that a write in progress is no finding.
 
 A document is wrong only if its row was the same before and after (version), if nothing was pending
-for it, and if it disagreed; a finding is one that was wrong twice. Where the row was not the same
-nothing can be said, and it is looked at again: not all that moves a row changes the memory.
+for it, and if it differed; a finding was wrong twice. Where the row has changed between the reads,
+nothing can be concluded and the document is checked again: not every new version is a new content.
 """
 
 from collections import Counter
@@ -12,21 +12,19 @@ from itertools import islice
 
 import numpy as np
 
-from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.content.document import Recipe, compose, describe
 from memory_pipeline.content.vector_reuse import reusable_provenance
 from memory_pipeline.domain.changes import ExpectedDifferences
 from memory_pipeline.domain.outcomes import Finding, FindingKind
 from memory_pipeline.domain.types import Generation, Memory, MemoryId, Stored, TenantId
 from memory_pipeline.ports import RenewLease
-from memory_pipeline.postgres.memories import PostgresMemories
-from memory_pipeline.postgres.outbox import PostgresOutbox
+from memory_pipeline.verify.ports import Index, Memories, Outbox
 
-# Whole documents looked at in one request: 250 vectors are some 4 MB of answer.
+# Whole documents in one request: 250 vectors are about 4 MB of answer.
 CLOSE_CHECK_SIZE = 250
 CHECK_SIZE = 1000
 CHECKS_TO_CONFIRM = 2
-# A row that moves in all of them is left to the next verify.
+# A row that changes during all of them is left to the next verify.
 MAX_CHECKS = 8
 VECTOR_TOLERANCE = 1e-5
 STRAYS: frozenset[FindingKind] = frozenset({"extra", "foreign"})
@@ -34,18 +32,42 @@ STRAYS: frozenset[FindingKind] = frozenset({"extra", "foreign"})
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """What a look needs: both sides, and how one is made from the other."""
+    """Both sides of a comparison, and how a document is made from a row."""
 
-    memories: PostgresMemories
-    outbox: PostgresOutbox
-    index: ChromaIndex
+    memories: Memories
+    outbox: Outbox
+    index: Index
     recipe: Recipe
     model: str
     trust: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Right:
+    """The document is the memory's, or its difference is expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The document differs, and its row has changed during the check: nothing can be concluded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """The document differs from a row that has not changed."""
+
+    kind: FindingKind
+    detail: str
+
+
+Check = Right | Moved | Wrong
+
+
 class DoubleCheck:
-    """Looks at documents of one generation between two looks at Postgres, as often as asked."""
+    """Checks documents of one generation, each between two reads of Postgres.
+
+    ``pending``, ``buried`` and ``waived`` are the memories whose difference was expected so far.
+    """
 
     def __init__(
         self, sides: Sides, tenant: TenantId, generation: Generation, renew: RenewLease
@@ -59,48 +81,58 @@ class DoubleCheck:
         self.waived: set[MemoryId] = set()
 
     def doubt(self, ids: Sequence[MemoryId], *, closely: bool) -> set[MemoryId]:
-        """Look once; return those that seem wrong."""
-        return set(self._check_once(ids, closely=closely))
+        """Check once; return the documents that are not right."""
+        checks = self._check_once(ids, closely=closely)
+        return {memory_id for memory_id, check in checks.items() if not isinstance(check, Right)}
 
     def confirm(self, doubts: Sequence[MemoryId], *, closely: bool) -> Iterator[Finding]:
-        """Look until each was wrong twice or right once; yield what was wrong."""
-        for part in cut(doubts, CLOSE_CHECK_SIZE if closely else CHECK_SIZE):
-            left: Sequence[MemoryId] = part
-            times: Counter[MemoryId] = Counter()
-            for _ in range(MAX_CHECKS):
-                looked = self._check_once(left, closely=closely)
-                left = []
-                for memory_id, wrong in looked.items():
-                    times[memory_id] += wrong is not None
-                    if wrong is None or times[memory_id] < CHECKS_TO_CONFIRM:
-                        left.append(memory_id)
-                    else:
-                        yield Finding(wrong[0], self._tenant, memory_id, wrong[1])
-                if not left:
-                    break
+        """Check until each document was wrong twice or right once; yield the wrong ones."""
+        for slice_ in cut(doubts, CLOSE_CHECK_SIZE if closely else CHECK_SIZE):
+            yield from self._confirm_slice(slice_, closely=closely)
 
-    def _check_once(
-        self, ids: Sequence[MemoryId], *, closely: bool
-    ) -> dict[MemoryId, tuple[FindingKind, str] | None]:
-        """Tell what is wrong with each that is; None: it seems so, but its row has moved."""
+    def _confirm_slice(self, ids: Sequence[MemoryId], *, closely: bool) -> Iterator[Finding]:
+        times_wrong: Counter[MemoryId] = Counter()
+        for _ in range(MAX_CHECKS):
+            undecided: list[MemoryId] = []
+            for memory_id, check in self._check_once(ids, closely=closely).items():
+                if isinstance(check, Right):
+                    continue
+                if isinstance(check, Wrong):
+                    times_wrong[memory_id] += 1
+                    if times_wrong[memory_id] == CHECKS_TO_CONFIRM:
+                        yield Finding(check.kind, self._tenant, memory_id, check.detail)
+                        continue
+                undecided.append(memory_id)
+            if not undecided:
+                return
+            ids = undecided
+
+    def _check_once(self, ids: Sequence[MemoryId], *, closely: bool) -> dict[MemoryId, Check]:
+        """Check each of these documents; ``closely``: with its vector, text and reachability."""
         sides = self._sides
         rows = self._rows(ids, closely=closely)
-        excuses = sides.outbox.expected_differences(self._tenant, ids)
+        expected_before = sides.outbox.expected_differences(self._tenant, ids)
         stored = sides.index.fetch(self._generation, ids, seconds=self._renew(), whole=closely)
-        hidden = self._hidden(stored) if closely else set()
-        versions = sides.memories.versions(ids)
-        later = sides.outbox.expected_differences(self._tenant, ids)
-        found: dict[MemoryId, tuple[FindingKind, str] | None] = {}
-        for memory_id in ids:
+        unreachable = self._unreachable(stored) if closely else set()
+        versions_after = sides.memories.versions(ids)
+        expected_after = sides.outbox.expected_differences(self._tenant, ids)
+
+        def check(memory_id: MemoryId) -> Check:
             row = rows.get(memory_id)
-            was = None if row is None else (row.tenant, row.version)
-            judged = self._judge(row, stored.get(memory_id), hidden=memory_id in hidden)
-            if judged is None:
-                continue
-            if any(self._excused(memory_id, judged[0], said) for said in (excuses, later)):
-                continue
-            found[memory_id] = judged if was == versions.get(memory_id) else None
-        return found
+            wrong = self._difference(
+                row, stored.get(memory_id), unreachable=memory_id in unreachable
+            )
+            if wrong is None:
+                return Right()
+            if any(
+                self._is_expected(memory_id, wrong.kind, expected)
+                for expected in (expected_before, expected_after)
+            ):
+                return Right()
+            version_before = None if row is None else (row.tenant, row.version)
+            return wrong if version_before == versions_after.get(memory_id) else Moved()
+
+        return {memory_id: check(memory_id) for memory_id in ids}
 
     def _rows(self, ids: Sequence[MemoryId], *, closely: bool) -> dict[MemoryId, Memory]:
         rows: dict[MemoryId, Memory] = {}
@@ -110,53 +142,55 @@ class DoubleCheck:
             rows |= some
         return rows
 
-    def _excused(
-        self, memory_id: MemoryId, kind: FindingKind, excuses: ExpectedDifferences
+    def _is_expected(
+        self, memory_id: MemoryId, kind: FindingKind, expected: ExpectedDifferences
     ) -> bool:
+        """Whether a change or a dead letter explains the difference; count it if one does."""
         if self._generation.state != "live" and kind not in STRAYS:
-            # A reset compares all of the live generation; from another it takes what went alone.
-            excuses = replace(excuses, everything=False)
-        if memory_id in excuses.buried:
+            # A reset repairs all of the live generation; of another, only what was deleted.
+            expected = replace(expected, everything=False)
+        if memory_id in expected.buried:
             self.buried.add(memory_id)
-            self.waived.update({memory_id} & excuses.waived)
-        elif excuses.everything or memory_id in excuses.pending:
+            self.waived.update({memory_id} & expected.waived)
+        elif expected.everything or memory_id in expected.pending:
             self.pending.add(memory_id)
-        return excuses.cover(memory_id)
+        return expected.cover(memory_id)
 
-    def _hidden(self, stored: Mapping[MemoryId, Stored]) -> set[MemoryId]:
+    def _unreachable(self, stored: Mapping[MemoryId, Stored]) -> set[MemoryId]:
         vectors = {i: s.vector for i, s in stored.items() if s.vector is not None}
         return self._sides.index.unreachable_by_vector(
             self._generation, vectors, seconds=self._renew()
         )
 
-    def _judge(
-        self, row: Memory | None, stored: Stored | None, *, hidden: bool
-    ) -> tuple[FindingKind, str] | None:
-        """Say what is wrong with a document, from the row and what is stored; None: nothing."""
+    def _difference(
+        self, row: Memory | None, stored: Stored | None, *, unreachable: bool
+    ) -> Wrong | None:
+        """Return how a document differs from its row; None where it does not."""
         if row is None or row.tenant != self._tenant:
             return None if stored is None else _stray(row)
         if stored is None:
-            return "missing", "no document is stored for it"
+            return Wrong("missing", "no document is stored for it")
         if describe(row, self._sides.recipe) != dict(stored.metadata):
-            return "stale", "its metadata or hash is not the memory's"
+            return Wrong("stale", "its metadata or hash is not the memory's")
         if self._texts_differ(row, stored):
-            return "stale", "its text is not the memory's"
+            return Wrong("stale", "its text is not the memory's")
         if self._vectors_differ(row, stored):
-            return "vector", "its vector is not the memory's"
-        return ("unreachable", "a search by its own vector does not find it") if hidden else None
+            return Wrong("vector", "its vector is not the memory's")
+        unfound = Wrong("unreachable", "a search by its own vector does not find it")
+        return unfound if unreachable else None
 
     def _texts_differ(self, row: Memory, stored: Stored) -> bool:
-        looked_at = stored.vector is not None and self._sides.recipe.document == "full"
-        return looked_at and stored.text != row.raw
+        fetched = stored.vector is not None and self._sides.recipe.document == "full"
+        return fetched and stored.text != row.raw
 
     def _vectors_differ(self, row: Memory, stored: Stored) -> bool:
         if row.embedding is None or stored.vector is None:
             return False
         sides = self._sides
-        known = reusable_provenance(
+        provenance = reusable_provenance(
             row, compose(row, sides.recipe), model=sides.model, trust=sides.trust
         )
-        if known is None:  # the application's own, which the document was not made with
+        if provenance is None:  # the application's own vector, which the document was not made of
             return False
         scale = max(1.0, float(np.linalg.norm(row.embedding)))
         return not np.allclose(
@@ -164,14 +198,14 @@ class DoubleCheck:
         )
 
 
-def _stray(row: Memory | None) -> tuple[FindingKind, str]:
+def _stray(row: Memory | None) -> Wrong:
     if row is None:
-        return "extra", "there is no such memory"
-    return "foreign", "the memory is another tenant's"
+        return Wrong("extra", "there is no such memory")
+    return Wrong("foreign", "the memory is another tenant's")
 
 
 def cut(ids: Iterable[MemoryId], size: int) -> Iterator[list[MemoryId]]:
-    """Cut ids into parts of at most ``size``."""
-    walk = iter(ids)
-    while part := list(islice(walk, size)):
-        yield part
+    """Cut ids into slices of at most ``size``."""
+    rest = iter(ids)
+    while slice_ := list(islice(rest, size)):
+        yield slice_

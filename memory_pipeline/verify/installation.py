@@ -24,6 +24,7 @@ from uuid import UUID
 from memory_pipeline.domain.outcomes import Finding, Verified
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import ChromaUnavailable, Transient
+from memory_pipeline.verify.repair import Repaired
 from memory_pipeline.verify.tenant import SAMPLE
 from memory_pipeline.verify.tenants import SkippedTenant, VerifiesTenant, verify_all
 
@@ -81,8 +82,8 @@ class Epochs(Protocol):
 class RepairsTenant(Protocol):
     """Verifies and repairs one tenant, as Repair does."""
 
-    def run(self, tenant: TenantId, *, sample: int | None = SAMPLE) -> tuple[Verified, Verified]:
-        """Verify, repair and verify again; return the first verdict and the last."""
+    def run(self, tenant: TenantId, *, sample: int | None = SAMPLE) -> Repaired:
+        """Verify, repair and verify again; return both verdicts."""
         ...
 
 
@@ -109,14 +110,14 @@ class VerifyReport:
 
     ``verdicts``: the last verdict on each tenant that could be verified. ``found``: the findings of
     the first verdicts, and those about the installation; ``left``: what a repair has left of them,
-    all of them where nothing was repaired. ``unverified``: the tenants that could not be verified
+    all of them where nothing was repaired. ``skipped``: the tenants that could not be verified
     now, with the reason. ``seconds``: the duration of step 5.
     """
 
     verdicts: tuple[Verified, ...] = ()
     found: tuple[Finding, ...] = ()
     left: tuple[Finding, ...] = ()
-    unverified: Mapping[TenantId, str] = field(default_factory=dict)
+    skipped: Mapping[TenantId, str] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -136,7 +137,7 @@ class VerifyReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class VerifyProgress:
     """Called while a verify runs, because it may take hours.
 
     ``retired``: with each server that was retired. ``verified``: with the number of tenants that
@@ -152,7 +153,7 @@ def verify_installation(
     *,
     sample: int | None = SAMPLE,
     repair: bool = False,
-    listener: Listener | None = None,
+    progress: VerifyProgress | None = None,
 ) -> VerifyReport:
     """Verify the triggers and the collections of an installation while it serves.
 
@@ -160,41 +161,41 @@ def verify_installation(
         installation: the parts, and the tenants.
         sample: documents a tenant that are compared in full; None: all of them; 0: none.
         repair: also repair the findings, and verify again.
-        listener: called on the way.
+        progress: called on the way.
 
     Raises:
         PostgresUnavailable: nothing can be verified now.
         ContractError: a repair cannot recreate the triggers with this role or in this database.
 
     """
-    listener = listener or Listener()
+    progress = progress or VerifyProgress()
     capture, capture_left = _check_capture(installation, repair=repair)  # 1
     with suppress(Transient):  # reported for each tenant of a server that cannot be reached
         installation.servers.check_identity()  # 2
     if repair:
         for server in installation.servers.replace_lost():  # 3
-            listener.retired(server)
+            progress.retired(server)
         time.sleep(installation.epochs.seconds_to_wait())  # 4
     tenants = installation.tenants()
     began = time.monotonic()
-    verdicts: list[tuple[Verified, Verified]] = []
-    unverified: dict[TenantId, str] = {}
+    verdicts: list[Repaired] = []
+    skipped: dict[TenantId, str] = {}
     pairs = (_repair_all if repair else _verify_all)(installation, tenants, sample)
     with closing(pairs):  # it has threads
         for done, pair in enumerate(pairs, start=1):  # 5
             if isinstance(pair, SkippedTenant):
-                unverified[pair.tenant] = pair.reason
+                skipped[pair.tenant] = pair.reason
             else:
-                installation.status.record_verification(pair[-1])
+                installation.status.record_verification(pair.after)
                 verdicts.append(pair)
-            listener.verified(done, len(tenants))
+            progress.verified(done, len(tenants))
     seconds = time.monotonic() - began
     unproven = _unproven(installation.epochs, tenants)  # 6
     return VerifyReport(
-        verdicts=tuple(last for _, last in verdicts),
-        found=(*capture, *unproven, *(f for first, _ in verdicts for f in first.findings)),
-        left=(*capture_left, *unproven, *(f for _, last in verdicts for f in last.findings)),
-        unverified=unverified,
+        verdicts=tuple(v.after for v in verdicts),
+        found=(*capture, *unproven, *(f for v in verdicts for f in v.before.findings)),
+        left=(*capture_left, *unproven, *(f for v in verdicts for f in v.after.findings)),
+        skipped=skipped,
         seconds=seconds,
     )
 
@@ -222,15 +223,15 @@ def _unproven(epochs: Epochs, tenants: Sequence[TenantId]) -> list[Finding]:
 
 def _verify_all(
     installation: Installation, tenants: Sequence[TenantId], sample: int | None
-) -> Generator[tuple[Verified, Verified] | SkippedTenant]:
+) -> Generator[Repaired | SkippedTenant]:
     with closing(verify_all(installation.verify(), tenants, sample=sample)) as verdicts:
         for verdict in verdicts:
-            yield verdict if isinstance(verdict, SkippedTenant) else (verdict, verdict)
+            yield verdict if isinstance(verdict, SkippedTenant) else Repaired(verdict, verdict)
 
 
 def _repair_all(
     installation: Installation, tenants: Sequence[TenantId], sample: int | None
-) -> Generator[tuple[Verified, Verified] | SkippedTenant]:
+) -> Generator[Repaired | SkippedTenant]:
     repairer = installation.repair()
     for tenant in tenants:
         try:

@@ -1,4 +1,4 @@
-"""What was written, by row version: 32 bytes a memory, so that a proof need not read it again."""
+"""The rows that a rebuild has written, by version: 32 bytes each, so that a proof skips them."""
 
 import bisect
 import hashlib
@@ -14,8 +14,8 @@ DIGEST_BYTES = 16
 class WrittenRows:
     """The metadata of documents as they were written, each with the version of its row then.
 
-    A row that still has that version still says the same. Ids have to be noted in order; one that
-    is not is forgotten, and read again by whoever asks.
+    A row that still has that version still has the same content. Ids have to be added in order; an
+    id out of order is not kept, so that its row is read again. Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class WrittenRows:
         self._digests = bytearray()
 
     def add(self, memory_id: MemoryId, version: str, metadata: Mapping[str, Scalar]) -> None:
-        """Note what was written for a memory."""
+        """Add the metadata that was written for a memory, and the version of its row."""
         if self._ids and memory_id <= self._ids[-1]:
             return
         self._ids.append(memory_id)
@@ -32,12 +32,12 @@ class WrittenRows:
         self._digests += _digest(metadata)
 
     def covers(self, memory_id: MemoryId, version: str) -> bool:
-        """Whether it is known what this version of the row is as a document."""
+        """Whether the document of this version of the row is known."""
         at = self._find(memory_id)
         return at is not None and self._versions[at] == int(version)
 
     def matches(self, memory_id: MemoryId, metadata: Mapping[str, Scalar]) -> bool:
-        """Whether this is the metadata that was written for the memory."""
+        """Whether exactly this metadata was written for the memory."""
         at = self._find(memory_id)
         if at is None:
             return False

@@ -130,24 +130,24 @@ def test_a_key_that_a_later_write_leaves_out_stays(
     assert (match.metadata["task"], match.metadata["date"]) == ("old", "2026")
 
 
-def test_fresh_documents_are_held_and_found(index: QueryableIndex, generation: Generation) -> None:
+def test_added_documents_are_held_and_found(index: QueryableIndex, generation: Generation) -> None:
     """What a rebuild adds is what a batch would have written."""
-    index.write(generation, [a_document(n) for n in (1, 2, 3)], [], renew=no_lease, fresh=True)
+    index.write(generation, [a_document(n) for n in (1, 2, 3)], [], renew=no_lease, add_only=True)
     assert index.hashes(generation, renew=no_lease) == {
         f"memory_log_{n}": f"hash of {n}" for n in (1, 2, 3)
     }
     assert [_nearest(index, generation, n, limit=1) for n in (1, 2, 3)] == [[1], [2], [3]]
 
 
-def test_a_fresh_document_displaces_none_that_stands_there(
+def test_an_added_document_displaces_none_that_exists(
     index: QueryableIndex, generation: Generation
 ) -> None:
     """What a batch has written since is newer: it stays as it is, and its neighbours are added."""
     index.write(generation, [a_document(1, seed=77, task="newer")], [], renew=no_lease)
     older = a_document(1, seed=1, task="older", date="2026")
-    fresh = [a_document(2), older, a_document(3)]
+    documents = [a_document(2), older, a_document(3)]
     for _ in range(2):
-        index.write(generation, fresh, [], renew=no_lease, fresh=True)
+        index.write(generation, documents, [], renew=no_lease, add_only=True)
         assert set(index.hashes(generation, renew=no_lease)) == {
             f"memory_log_{n}" for n in (1, 2, 3)
         }
@@ -158,10 +158,10 @@ def test_a_fresh_document_displaces_none_that_stands_there(
         assert [_nearest(index, generation, n, limit=1) for n in (2, 3)] == [[2], [3]]
 
 
-def test_what_was_deleted_can_be_added_fresh(index: QueryableIndex, generation: Generation) -> None:
+def test_what_was_deleted_can_be_added(index: QueryableIndex, generation: Generation) -> None:
     """Deletes come first, and what was added may be changed and deleted like any other."""
     index.write(generation, [a_document(1, seed=77, task="old")], [], renew=no_lease)
-    index.write(generation, [a_document(1)], [MemoryId(1)], renew=no_lease, fresh=True)
+    index.write(generation, [a_document(1)], [MemoryId(1)], renew=no_lease, add_only=True)
     [match] = index.query(generation, a_vector(1), limit=1, where=None, seconds=5.0)
     assert match.metadata == {"hash": "hash of 1"}
     assert match.distance == pytest.approx(0.0, abs=1e-5)
@@ -256,15 +256,15 @@ def test_a_control_write_changes_nothing(index: QueryableIndex, generation: Gene
     assert index.hashes(generation, renew=no_lease) == {"memory_log_1": "hash of 1"}
 
 
-@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("add_only", [False, True])
 def test_a_vector_of_the_wrong_dimension_is_poison(
-    index: QueryableIndex, generation: Generation, *, fresh: bool
+    index: QueryableIndex, generation: Generation, *, add_only: bool
 ) -> None:
     """What can never be stored is refused as what it is, and leaves the collection usable."""
     index.write(generation, [a_document(1)], [], renew=no_lease)
     short = replace(a_document(2), vector=np.ones(3, dtype=np.float32))
     with pytest.raises(Poison):
-        index.write(generation, [short], [], renew=no_lease, fresh=fresh)
+        index.write(generation, [short], [], renew=no_lease, add_only=add_only)
     index.write(generation, [a_document(3)], [], renew=no_lease)
     assert set(index.hashes(generation, renew=no_lease)) == {"memory_log_1", "memory_log_3"}
 
@@ -289,9 +289,9 @@ def test_a_lone_surrogate_is_poison(index: QueryableIndex, generation: Generatio
     assert set(index.hashes(generation, renew=no_lease)) == {"memory_log_2"}
 
 
-@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("add_only", [False, True])
 def test_nothing_is_sent_once_the_lease_is_lost(
-    index: QueryableIndex, generation: Generation, *, fresh: bool
+    index: QueryableIndex, generation: Generation, *, add_only: bool
 ) -> None:
     """The lease is asked before each request, and a lost one stops the write."""
 
@@ -300,9 +300,9 @@ def test_nothing_is_sent_once_the_lease_is_lost(
 
     index.write(generation, [a_document(1)], [], renew=no_lease)
     with pytest.raises(Fenced):
-        index.write(generation, [a_document(2)], [MemoryId(1)], renew=lost, fresh=fresh)
+        index.write(generation, [a_document(2)], [MemoryId(1)], renew=lost, add_only=add_only)
     with pytest.raises(Fenced):
-        index.write(generation, [a_document(2)], [], renew=lost, fresh=fresh)
+        index.write(generation, [a_document(2)], [], renew=lost, add_only=add_only)
     assert set(index.hashes(generation, renew=no_lease)) == {"memory_log_1"}
 
 
@@ -315,7 +315,7 @@ def test_an_unknown_collection_is_corrupt(index: QueryableIndex, generation: Gen
             index.write(damaged, [a_document(1)], [], renew=no_lease)
         assert found.value.generation == damaged.id
         with pytest.raises(Corrupt):
-            index.write(damaged, [a_document(1)], [], renew=no_lease, fresh=True)
+            index.write(damaged, [a_document(1)], [], renew=no_lease, add_only=True)
 
 
 def test_on_a_server_that_is_none_of_ours_nothing_is_created_or_asked(

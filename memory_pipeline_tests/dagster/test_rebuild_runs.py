@@ -46,7 +46,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a tenant up that cannot be had at once, and try again at once."""
     monkeypatch.setattr(dg.RetryPolicy, "calculate_delay", lambda *_: 0.0)
     monkeypatch.setattr("memory_pipeline.rebuild.ownership.LEASE_PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr("memory_pipeline.rebuild.tenant.MOST_FAILURES", 1)
+    monkeypatch.setattr("memory_pipeline.rebuild.retries.MAX_FAILURES", 1)
     monkeypatch.setattr(PostgresRebuilds, "redo_seconds", 0.0)
 
 

@@ -90,15 +90,15 @@ class FakeIndex:
         deletes: Sequence[MemoryId],
         *,
         renew: RenewLease,
-        fresh: bool = False,
+        add_only: bool = False,
     ) -> None:
-        """Bring the documents and deletes into the collection; a fresh one displaces nothing."""
+        """Bring the documents and deletes into the collection; ``add_only`` displaces nothing."""
         if not documents and not deletes:
             return
         renew()
 
         def land() -> None:
-            self._apply(generation, documents, deletes, fresh=fresh)
+            self._apply(generation, documents, deletes, add_only=add_only)
 
         with self.world.step("index.write") as fault:
             self._refuse(generation, documents)
@@ -240,7 +240,7 @@ class FakeIndex:
         documents: Sequence[Document],
         deletes: Sequence[MemoryId],
         *,
-        fresh: bool,
+        add_only: bool,
     ) -> None:
         held = self._collection(generation).documents
         for memory_id in deletes:
@@ -248,7 +248,7 @@ class FakeIndex:
         for document in documents:
             name = document_id(document.memory_id)
             before = held.get(name)
-            if fresh and before is not None:
+            if add_only and before is not None:
                 continue
             # As Chroma does: what an upsert does not mention stays.
             held[name] = FakeDocument(

@@ -226,7 +226,7 @@ def test_one_document_larger_than_a_write_goes_alone() -> None:
         assert [[d.memory_id for d in part] for part in parts] == [[1], [2], [3]]
 
 
-def test_fresh_documents_are_sent_in_one_request(
+def test_added_documents_are_sent_in_one_request(
     index: ChromaIndex, generation: Generation
 ) -> None:
     """A rebuild says itself how many it sends at once; only their bytes cut its chunk."""
@@ -237,23 +237,23 @@ def test_fresh_documents_are_sent_in_one_request(
         return SECONDS
 
     documents = [a_document(n, text=None) for n in range(2 * DOCUMENTS_A_WRITE + 1)]
-    index.write(generation, documents, [], renew=renew, fresh=True)
+    index.write(generation, documents, [], renew=renew, add_only=True)
     assert len(index.hashes(generation, renew=no_lease)) == len(documents)
     assert len(renewals) == 1
     large = "x" * (BYTES_A_WRITE // 4 - 10_000)
     documents = [a_document(1000 + n, text=large if n % 2 else "small") for n in range(6)]
-    index.write(generation, documents, [], renew=renew, fresh=True)
+    index.write(generation, documents, [], renew=renew, add_only=True)
     assert len(index.hashes(generation, renew=no_lease)) == 2 * DOCUMENTS_A_WRITE + 1 + 6
     assert len(renewals) == 4
 
 
-def test_a_fresh_document_changes_no_text_that_stands_there(
+def test_an_added_document_changes_no_text_that_exists(
     pipeline: Pipeline, index: ChromaIndex, generation: Generation
 ) -> None:
     """Text, metadata and vector of a document that stands there stay as they are, all three."""
     index.write(generation, [a_document(1, text="newer", task="newer")], [], renew=no_lease)
     older = a_document(1, seed=9, text="older", date="2026")
-    index.write(generation, [older, a_document(2, text="two")], [], renew=no_lease, fresh=True)
+    index.write(generation, [older, a_document(2, text="two")], [], renew=no_lease, add_only=True)
     held = _raw(pipeline, generation).get(
         ids=["memory_log_1", "memory_log_2"], include=["documents", "metadatas", "embeddings"]
     )
@@ -307,11 +307,11 @@ class _ForgetfulIndex(ChromaIndex):
         documents: Sequence[Document],
         renew: RenewLease,
         *,
-        fresh: bool = False,
+        add_only: bool = False,
     ) -> None:
         forgotten, self.forgets = self.forgets, frozenset()
         kept = [d for d in documents if d.memory_id not in forgotten]
-        super()._send(generation, kept, renew, fresh=fresh)
+        super()._send(generation, kept, renew, add_only=add_only)
 
 
 def test_what_an_upsert_left_unfindable_is_written_again(

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from memory_pipeline.cli import app
-from memory_pipeline.maintenance.alerts import NAMED_LETTERS, Alerts, send_dead_letter_alerts
+from memory_pipeline.maintenance.alerts import NAMED_DEAD_LETTERS, Alerts, send_dead_letter_alerts
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.webhook import webhook
@@ -292,7 +292,7 @@ def test_people_are_told_of_each_burial_once(
     first, again = hook.taken
     assert first["event"] == "dead_letters"
     assert first["count"] == 1
-    [told] = first["letters"]
+    [told] = first["dead_letters"]
     assert (told["tenant"], told["memory_id"]) == ("ada", letters["ada"])
     assert (told["class"], told["error"]) == ("embedding", "embedding: [last]")
     assert again["count"] == 1
@@ -322,7 +322,7 @@ def test_many_at_once_are_one_alert(
         assert send_dead_letter_alerts(Alerts(hook.url), pipeline.dead_letters) == 52
     [alert] = hook.taken
     assert alert["count"] == 52
-    assert len(alert["letters"]) == NAMED_LETTERS
+    assert len(alert["dead_letters"]) == NAMED_DEAD_LETTERS
 
 
 def test_a_burial_while_people_are_told_is_told_next(

@@ -10,7 +10,6 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
-from memory_pipeline.admin.detach import Detach
 from memory_pipeline.chroma.client import ChromaClient
 from memory_pipeline.chroma.marker import MARKER
 from memory_pipeline.cli import app
@@ -207,7 +206,7 @@ def test_it_refuses_while_something_is_at_work(
     lease = pipeline.outbox.acquire_lease(ADA)
     assert lease is not None
     with pytest.raises(StillInUse, match="1 tenants are being synced"):
-        Detach(pipeline).run(drop_collections=False)
+        pipeline.detach().run(drop_collections=False)
     pipeline.outbox.release_lease(lease)
     assert shape(pipeline.database.url) == before
     assert len(db.execute("SELECT FROM memory_pipeline.change").fetchall()) == 1
@@ -239,11 +238,11 @@ def test_what_others_have_built_upon_it_is_not_dropped(
     pipeline: Pipeline, db: psycopg.Connection, theirs: str
 ) -> None:
     """A CASCADE would take it along without a word."""
-    Detach(pipeline).look()
+    pipeline.detach().check()
     db.execute(theirs)
     before = shape(pipeline.database.url)
     with pytest.raises(ContractError, match="theirs"):
-        Detach(pipeline).run(drop_collections=False)
+        pipeline.detach().run(drop_collections=False)
     assert shape(pipeline.database.url) == before
 
 
@@ -253,7 +252,7 @@ def test_triggers_on_a_table_that_once_was_memory_logs_go_too(
     """It was swapped for another; its statements would fail without the function."""
     db.execute("ALTER TABLE memory_logs RENAME TO memory_logs_old")
     db.execute("CREATE TABLE memory_logs (LIKE memory_logs_old INCLUDING ALL)")
-    Detach(pipeline).run(drop_collections=False)
+    pipeline.detach().run(drop_collections=False)
     db.execute("INSERT INTO memory_logs_old (user_id, raw_data) VALUES ('ada', '{}')")
 
 
@@ -267,7 +266,7 @@ def test_nobody_waits_behind_it(
     with psycopg.connect(database_url) as holder:
         holder.execute(f"SELECT FROM {locked}")  # holds a lock until it ends
         detaching = threading.Thread(
-            target=Detach(pipeline).run, kwargs={"drop_collections": False}
+            target=pipeline.detach().run, kwargs={"drop_collections": False}
         )
         detaching.start()
         slowest = 0.0

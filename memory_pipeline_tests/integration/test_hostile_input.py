@@ -545,7 +545,7 @@ def test_a_strangers_document_is_a_finding_and_no_crash(
     hits = pipeline.search.search(ADA, "a memory", k=10)
     assert {hit.memory_id for hit in hits} == {memory, 0}
     assert [f.kind for f in pipeline.verify().run(ADA).findings] == ["foreign"]
-    _, last = pipeline.repair().run(ADA)
+    last = pipeline.repair().run(ADA).after
     assert not last.findings
 
 

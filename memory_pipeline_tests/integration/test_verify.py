@@ -48,9 +48,9 @@ def found(pipeline: Pipeline, tenant: TenantId = ADA, *, sample: int | None = No
 
 def assert_repaired(pipeline: Pipeline, tenant: TenantId = ADA) -> None:
     """Repair, and say that the repair's own verify and another one find nothing."""
-    first, last = pipeline.repair().run(tenant, sample=None)
-    assert first.findings
-    assert last.findings == ()
+    repaired = pipeline.repair().run(tenant, sample=None)
+    assert repaired.before.findings
+    assert repaired.after.findings == ()
     assert found(pipeline, tenant) == set()
 
 
@@ -282,7 +282,7 @@ def test_a_collection_that_is_replaced_amid_every_look_is_not_judged(
     pipeline: Pipeline, ids: list[MemoryId], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What broke: nobody writes the old one any more, and what it lacks was called a finding."""
-    looks = Verify._look
+    looks = Verify._verify_once
 
     def replaced(self: Verify, *what: Any) -> Verified:
         looked = looks(self, *what)
@@ -290,7 +290,7 @@ def test_a_collection_that_is_replaced_amid_every_look_is_not_judged(
             assert pipeline.rebuild_alone(ADA).verdict == "done"
         return looked
 
-    monkeypatch.setattr(Verify, "_look", replaced)
+    monkeypatch.setattr(Verify, "_verify_once", replaced)
     with pytest.raises(ChromaUnavailable, match="replaced 3 times"):
         pipeline.verify().run(ADA)
     monkeypatch.undo()

@@ -83,14 +83,14 @@ class Core:
             placing=NoLock(),
         )
         parts = Sides(
-            memories=self.memories,  # type: ignore[arg-type]
-            outbox=self.outbox,  # type: ignore[arg-type]
-            index=self.index,  # type: ignore[arg-type]
+            memories=self.memories,
+            outbox=self.outbox,
+            index=self.index,
             recipe=recipe,
             model=self.embedder.model,
             trust=world.trust,
         )
-        self.verify = Verify(parts, self.registry, AUDIT_SECONDS, clock, prefetch)  # type: ignore[arg-type]
+        self.verify = Verify(parts, self.registry, AUDIT_SECONDS, clock, prefetch)
         self.rebuild = Rebuild(
             ownership=Ownership(
                 self.outbox,
@@ -142,10 +142,10 @@ class Core:
 
     @property
     def repair(self) -> Repair:
-        """What verifies and brings right."""
+        """Return what verifies and repairs."""
         outbox = self.outbox
         clock = VirtualClock(self.world.scheduler)
-        return Repair(self.verify, outbox, self.sync, self.rebuild_alone, clock)  # type: ignore[arg-type]
+        return Repair(self.verify, outbox, self.sync, self.rebuild_alone, clock)
 
 
 @dataclass(slots=True)
@@ -210,8 +210,8 @@ def mender(core: Core, closing: Closing) -> None:
             for tenant in core.registry.damaged():
                 core.rebuild_alone(tenant)
             drop_retired(
-                core.registry,  # type: ignore[arg-type]
-                core.index,  # type: ignore[arg-type]
+                core.registry,
+                core.index,
                 grace_seconds=world.settings.retire_seconds,
                 limit=3,
                 clock=VirtualClock(world.scheduler),
@@ -231,8 +231,8 @@ def verifier(core: Core, closing: Closing) -> None:
             if rng.random() < 0.75 or closing.now:
                 verified = core.verify.run(tenant, sample=rng.choice((None, 0)))
             else:
-                verified, _ = core.repair.run(tenant, sample=None)
-            # What was spoilt amid it may be mended by now.
+                verified = core.repair.run(tenant, sample=None).before
+            # What was spoilt during it may be repaired by now.
             tell_the_truth(world, verified, spoilt.union(world.spoils[since:]), damaged)
 
 

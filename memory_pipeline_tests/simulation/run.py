@@ -267,7 +267,7 @@ class Simulation:
                 raise Broken(f"P8: verify of {tenant} finds {found}, wrong are {wrong}")
             actors.tell_the_truth(world, verified, {i for _, i in world.spoilt}, set())
             if found:
-                _, last = core.repair.run(tenant, sample=None)
+                last = core.repair.run(tenant, sample=None).after
                 if last.findings:
                     raise Broken(f"P8: a repair of {tenant} leaves {last.findings}")
                 self._try_again(core, tenant)

@@ -200,12 +200,12 @@ class SimulatedWorld(FakeWorld):
         self.spoilt |= {(generation, i) for i in ids}
         self.spoils += ids
 
-    def landed(self, generation: UUID, ids: Collection[MemoryId], *, fresh: bool) -> None:
+    def landed(self, generation: UUID, ids: Collection[MemoryId], *, add_only: bool) -> None:
         """Take note of a write: what it brings is as right as what was sent."""
         keys = {(generation, i) for i in ids}
         if self._landing_beyond:
             self.spoil(generation, ids)
-        elif self.spoilt and not fresh:
+        elif self.spoilt and not add_only:
             self.spoilt -= keys
 
     def enqueue(
@@ -266,13 +266,13 @@ class SimulatedIndex(FakeIndex):
         documents: Sequence[Document],
         deletes: Sequence[MemoryId],
         *,
-        fresh: bool,
+        add_only: bool,
     ) -> None:
         world = self.world
-        super()._apply(generation, documents, deletes, fresh=fresh)
+        super()._apply(generation, documents, deletes, add_only=add_only)
         texts = {d.memory_id: d.text for d in documents}
         world.note(f"g{generation.id.int} gets {texts}, loses {[*deletes]}")
-        world.landed(generation.id, {*texts, *deletes}, fresh=fresh)
+        world.landed(generation.id, {*texts, *deletes}, add_only=add_only)
 
 
 class SimulatedOutbox(FakeOutbox):

@@ -9,10 +9,8 @@ import pytest
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.local.postgres import EmbeddedPostgres
 from memory_pipeline.postgres import outbox
-from memory_pipeline.rebuild import tenant as rebuild
-from memory_pipeline.verify import tenant as verify
 from memory_pipeline_tests.conftest import new_database, unmark
-from memory_pipeline_tests.stateful.world import World, in_this_thread, open_world
+from memory_pipeline_tests.stateful.world import World, open_world
 
 NewWorld = Callable[[], AbstractContextManager[World]]
 
@@ -37,8 +35,6 @@ def new_world(
 
     Nothing in it depends on threads or on time.
     """
-    monkeypatch.setattr(rebuild, "prefetch", in_this_thread)
-    monkeypatch.setattr(verify, "prefetch", in_this_thread)
     monkeypatch.setattr(outbox, "MISSED_PAUSE_SECONDS", 300.0)
 
     def opened() -> AbstractContextManager[World]:

@@ -172,11 +172,14 @@ class StruckIndex(ChromaIndex):
         documents: Sequence[Document],
         renew: RenewLease,
         *,
-        fresh: bool = False,
+        add_only: bool = False,
     ) -> None:
         send = super()._send
         self._request(
-            "send", generation, lambda held: send(generation, documents, held, fresh=fresh), renew
+            "send",
+            generation,
+            lambda held: send(generation, documents, held, add_only=add_only),
+            renew,
         )
 
     def _delete(self, generation: Generation, ids: Sequence[MemoryId], renew: RenewLease) -> None:

@@ -150,7 +150,7 @@ def expire_leases(db: psycopg.Connection) -> None:
 
 
 def in_this_thread(source: Iterable[T], *, depth: int) -> Generator[T]:
-    """Work ahead as ``ahead`` does, but for the thread: each run is the same."""
+    """Work ahead as ``prefetch`` does, without a thread: each run is the same."""
     waiting: deque[T] = deque()
     for result in source:
         waiting.append(result)
@@ -437,7 +437,7 @@ class World:
         if any(f.kind != "unreachable" for f in verified.findings):
             raise Violation(f"P8: at rest verify finds {verified.findings}")
         if verified.findings:
-            _, last = self.plain.repair().run(tenant, sample=None)
+            last = self.plain.repair().run(tenant, sample=None).after
             if last.findings:
                 raise Violation(f"P8: repair leaves {last.findings}")
 
@@ -490,7 +490,7 @@ def open_world(database_url: str, chroma: ChromaProcess, home: Path) -> Iterator
         slow = stack.enter_context(psycopg.connect(database_url))
         plain = stack.enter_context(opened(settings, embedder=cast("Embedder", embedder)))
         waiting = WaitingRebuilds(plain.rebuilds, faults, partial(expire_leases, db))
-        plain = replace(plain, rebuilds=cast("PostgresRebuilds", waiting))
+        plain = replace(plain, rebuilds=cast("PostgresRebuilds", waiting), prefetch=in_this_thread)
         yield World(
             settings=settings,
             chroma=chroma,

@@ -46,7 +46,7 @@ def test_what_is_printed_about_any_tenant_is_shown(
     """What broke: control characters of a tenant's name and of an error reached the terminal."""
     tenant = TenantId(name)
     lost = Finding("lost", tenant, detail=name)
-    report = VerifyReport(found=(lost,), left=(lost,), unverified={tenant: name})
+    report = VerifyReport(found=(lost,), left=(lost,), skipped={tenant: name})
     verify._print(report, as_json=False)
     failed = Rebuilt(tenant, "failed", reason=name)
     rebuild._print(RebuildId("all"), [failed], 1.0, as_json=False)

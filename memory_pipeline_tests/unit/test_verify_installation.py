@@ -13,11 +13,12 @@ from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.verify.installation import (
     Installation,
-    Listener,
     UnprovenTenants,
+    VerifyProgress,
     VerifyReport,
     verify_installation,
 )
+from memory_pipeline.verify.repair import Repaired
 
 ADA, BEN, EVE = TenantId("ada"), TenantId("ben"), TenantId("eve")
 SERVER = uuid4()
@@ -102,13 +103,13 @@ class Repairer:
 
     site: Site
 
-    def run(self, tenant: TenantId, *, sample: int | None = 100) -> tuple[Verified, Verified]:
+    def run(self, tenant: TenantId, *, sample: int | None = 100) -> Repaired:
         """Verify, repair, verify."""
         first = self.site.run(tenant, sample=sample)
         self.site.done.append(f"repair {tenant}")
         if not self.site.irreparable:
             self.site.missing.discard(tenant)
-        return first, self.site.run(tenant, sample=sample)
+        return Repaired(first, self.site.run(tenant, sample=sample))
 
 
 def kinds(findings: Sequence[Finding]) -> list[tuple[str, TenantId | None]]:
@@ -135,7 +136,7 @@ def test_a_repair_follows_its_order() -> None:
     report = verify_installation(
         site.installation(),
         repair=True,
-        listener=Listener(retired.append, lambda *done: progress.append(done)),
+        progress=VerifyProgress(retired.append, lambda *done: progress.append(done)),
     )
     assert site.done == [
         *("capture", "identify", "retire", "wait", "tenants"),
@@ -152,7 +153,7 @@ def test_a_tenant_that_cannot_be_verified_stops_no_other(repair: object) -> None
     """It is named with the reason, and no verdict on it is recorded."""
     site = Site(missing={BEN}, down={ADA})
     report = verify_installation(site.installation(), repair=bool(repair))
-    assert report.unverified == {ADA: "it is down"}
+    assert report.skipped == {ADA: "it is down"}
     assert [verdict.tenant for verdict in report.verdicts] == [BEN]
     assert site.recorded == {BEN: 0 if repair else 1}
     assert report.documents == 10

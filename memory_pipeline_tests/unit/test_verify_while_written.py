@@ -31,9 +31,9 @@ def test_a_memory_written_during_a_verify_makes_no_finding(world: FakeWorld) -> 
     """A tenant without a collection whose first memory comes just now has a change that waits."""
     settings = world.settings
     parts = Sides(
-        memories=FakeMemories(world),  # type: ignore[arg-type]
-        outbox=FakeOutbox(world),  # type: ignore[arg-type]
-        index=FakeIndex(world),  # type: ignore[arg-type]
+        memories=FakeMemories(world),
+        outbox=FakeOutbox(world),
+        index=FakeIndex(world),
         recipe=recipe_from(settings),
         model=HashingEmbedder.model,
         trust=True,
@@ -44,6 +44,6 @@ def test_a_memory_written_during_a_verify_makes_no_finding(world: FakeWorld) -> 
             world.put("ada", '{"text": "just now"}')
 
     world.watch = write
-    verified = Verify(parts, FakeRegistry(world), 5.0).run(ADA)  # type: ignore[arg-type]
+    verified = Verify(parts, FakeRegistry(world), 5.0).run(ADA)
     assert world.rows
     assert verified.findings == ()

@@ -86,7 +86,7 @@ class Probes:
         lines = self._stack.output_of(child).strip().splitlines()
         if not lines:
             silent = {"kind": "verify printed nothing"}
-            return {"repaired": 0, "findings": [silent], "unverified": {}}
+            return {"repaired": 0, "findings": [silent], "skipped": {}}
         printed: dict[str, Any] = json.loads(lines[-1])
         return printed
 

@@ -208,7 +208,7 @@ class _Run:
         last = self._probes.verify()
         findings = [
             *last["findings"],
-            *({"kind": "unverified", "tenant": t} for t in last["unverified"]),
+            *({"kind": "skipped", "tenant": t} for t in last["skipped"]),
         ]
         self._figures.found_after_repair = len(findings)
         self._figures.unreachable = sum(f["kind"] == "unreachable" for f in findings)

@@ -17,11 +17,11 @@ def write(
     deletes: Sequence[MemoryId],
     *,
     renew: RenewLease,
-    fresh: bool = False,
+    add_only: bool = False,
 ) -> None:
     """Write documents, and delete none."""
     del deletes
-    thorough(self, generation, documents, (), renew=renew, fresh=fresh)
+    thorough(self, generation, documents, (), renew=renew, add_only=add_only)
 
 
 ChromaIndex.write = write  # type: ignore[method-assign]

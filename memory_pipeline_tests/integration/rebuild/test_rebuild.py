@@ -29,7 +29,7 @@ from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
-from memory_pipeline.rebuild.chunks import Chunk
+from memory_pipeline.rebuild.chunks import Chunk, WrittenChunk
 from memory_pipeline.verify.written_rows import WrittenRows
 from memory_pipeline_tests.embedders import CountingEmbedder
 from memory_pipeline_tests.integration.rebuild.words import (
@@ -253,16 +253,16 @@ def test_a_row_that_changes_between_read_and_write_is_read_again(
             generation: Generation,
             chunk: Chunk,
             *,
-            fresh: bool,
+            add_only: bool,
             written_rows: WrittenRows,
-        ) -> tuple[int, int]:
+        ) -> WrittenChunk:
             db.execute(
                 'UPDATE memory_logs SET raw_data = \'{"summary": "moved on"}\' WHERE id = %s',
                 (ids[2],),
             )
             db.execute("DELETE FROM memory_logs WHERE id = %s", (ids[3],))
-            written: tuple[int, int] = super().write(
-                part, lease, generation, chunk, fresh=fresh, written_rows=written_rows
+            written: WrittenChunk = super().write(
+                part, lease, generation, chunk, add_only=add_only, written_rows=written_rows
             )
             held = pipeline.index.hashes(generation, renew=lambda: 5.0)
             assert document_id(ids[3]) not in held

@@ -174,9 +174,9 @@ def test_a_chunk_with_an_unknown_outcome_is_done_again(
         deletes: Sequence[MemoryId],
         *,
         renew: RenewLease,
-        fresh: bool = False,
+        add_only: bool = False,
     ) -> None:
-        write(pipeline.index, generation, documents, deletes, renew=renew, fresh=fresh)
+        write(pipeline.index, generation, documents, deletes, renew=renew, add_only=add_only)
         if documents and not failed[0]:
             failed[0] = True
             raise ChromaUnavailable("did not answer in time")

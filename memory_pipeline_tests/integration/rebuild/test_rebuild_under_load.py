@@ -162,6 +162,6 @@ def test_a_rebuild_under_load_loses_nothing_and_hides_nothing(
         )
         drained(pipeline)
         for tenant in (REBUILT, *OTHERS):
-            first_look, _ = pipeline.repair().run(tenant, sample=200)
+            first_look = pipeline.repair().run(tenant, sample=200).before
             serious = [f for f in first_look.findings if f.kind != "unreachable"]
             assert serious == []

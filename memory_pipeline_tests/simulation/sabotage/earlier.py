@@ -21,7 +21,7 @@ from memory_pipeline.sync import batch, generations, plan
 from memory_pipeline.sync.damage import Damage
 from memory_pipeline.sync.generations import Generations
 from memory_pipeline.verify import double_check
-from memory_pipeline.verify.double_check import DoubleCheck
+from memory_pipeline.verify.double_check import Check, DoubleCheck, Right
 from memory_pipeline.verify.tenant import SAMPLE, Verify
 from memory_pipeline_tests.fakes import (
     FakeOutbox,
@@ -31,21 +31,24 @@ from memory_pipeline_tests.simulation.sabotage.planting import bug, instead, tog
 
 @bug("a finding whatever the version", "a row that moved between two looks is no finding")
 def _any_version() -> Iterator[None]:
-    def look(self: DoubleCheck, ids: Sequence[MemoryId], *, closely: bool) -> Any:
+    def check(
+        self: DoubleCheck, ids: Sequence[MemoryId], *, closely: bool
+    ) -> dict[MemoryId, Check]:
         rows = self._rows(ids, closely=closely)
-        excuses = self._sides.outbox.expected_differences(self._tenant, ids)
+        before = self._sides.outbox.expected_differences(self._tenant, ids)
         stored = self._sides.index.fetch(
             self._generation, ids, seconds=self._renew(), whole=closely
         )
-        later = self._sides.outbox.expected_differences(self._tenant, ids)
-        judged = {i: self._judge(rows.get(i), stored.get(i), hidden=False) for i in ids}
+        after = self._sides.outbox.expected_differences(self._tenant, ids)
+        found = {i: self._difference(rows.get(i), stored.get(i), unreachable=False) for i in ids}
         return {
-            i: found
-            for i, found in judged.items()
-            if found and not any(self._excused(i, found[0], e) for e in (excuses, later))
+            i: Right()
+            if wrong is None or any(self._is_expected(i, wrong.kind, e) for e in (before, after))
+            else wrong
+            for i, wrong in found.items()
         }
 
-    with patch.object(DoubleCheck, "_check_once", look):
+    with patch.object(DoubleCheck, "_check_once", check):
         yield
 
 
@@ -55,7 +58,7 @@ def _any_version() -> Iterator[None]:
     behind="it would have to be brought amid the look both times",
 )
 def _waits_afterwards() -> Iterator[None]:
-    def look(self: DoubleCheck, ids: Sequence[MemoryId], *, closely: bool) -> Any:
+    def check(self: DoubleCheck, ids: Sequence[MemoryId], *, closely: bool) -> Any:
         outbox, first = self._sides.outbox, True
 
         class Afterwards:
@@ -67,10 +70,10 @@ def _waits_afterwards() -> Iterator[None]:
 
         parts = replace(self._sides, outbox=cast("Any", Afterwards()))
         other = DoubleCheck(parts, self._tenant, self._generation, self._renew)
-        return sandwiched(other, ids, closely=closely)
+        return check_once(other, ids, closely=closely)
 
-    sandwiched = DoubleCheck._check_once
-    with patch.object(DoubleCheck, "_check_once", look):
+    check_once = DoubleCheck._check_once
+    with patch.object(DoubleCheck, "_check_once", check):
         yield
 
 
@@ -100,7 +103,7 @@ together(
 
 @bug("a finding whatever waits", "what waits is no finding")
 def _whatever_waits() -> Iterator[None]:
-    with patch.object(DoubleCheck, "_excused", lambda *_: False):
+    with patch.object(DoubleCheck, "_is_expected", lambda *_: False):
         yield
 
 
@@ -109,7 +112,8 @@ def _whatever_flipped() -> Iterator[None]:
     def run(self: Verify, tenant: TenantId, **how: Any) -> Any:
         target = how.get("generation") or self.registry.live(tenant)
         renew = how.get("renew") or (lambda: self.seconds)
-        return self._look(tenant, target, how.get("sample", SAMPLE), how.get("known"), renew)
+        sample, written_rows = how.get("sample", SAMPLE), how.get("written_rows")
+        return self._verify_once(tenant, target, sample, written_rows, renew)
 
     with patch.object(Verify, "run", run):
         yield
@@ -140,12 +144,20 @@ def _vector_by_text() -> Iterator[None]:
 @bug("a memory is charged without a control", "a refusal is charged only where a control passes")
 def _no_control() -> Iterator[None]:
     def write(
-        index: Any, generation: Generation, ready: Any, deletes: Any, *, renew: Any, fresh: Any = 0
+        index: Any,
+        generation: Generation,
+        ready: Any,
+        deletes: Any,
+        *,
+        renew: Any,
+        add_only: Any = 0,
     ) -> list[Failure]:
         index.write(generation, (), deletes, renew=renew)
 
         def attempt(part: Any) -> None:
-            index.write(generation, [d.document for d in part], (), renew=renew, fresh=bool(fresh))
+            index.write(
+                generation, [d.document for d in part], (), renew=renew, add_only=bool(add_only)
+            )
 
         return [Failure(d.memory.id, str(e)) for d, e in plan.isolate(ready, attempt)]
 

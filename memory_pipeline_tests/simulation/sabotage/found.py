@@ -19,7 +19,7 @@ from memory_pipeline.sync import generations
 from memory_pipeline.sync.damage import Damage
 from memory_pipeline.sync.plan import EmbeddedDraft
 from memory_pipeline.verify import double_check
-from memory_pipeline.verify.double_check import DoubleCheck
+from memory_pipeline.verify.double_check import DoubleCheck, Moved, Right
 from memory_pipeline.verify.tenant import Verify
 from memory_pipeline_tests.fakes import (
     FakeRegistry,
@@ -145,12 +145,12 @@ together(
 
 @bug("found: a row that is touched amid a look is let pass", "a row that moved is looked at again")
 def _touched_passes() -> Iterator[None]:
-    def made(sandwiched: Any) -> Any:
-        def look(self: DoubleCheck, ids: Sequence[MemoryId], *, closely: bool) -> Any:
-            looked = sandwiched(self, ids, closely=closely)
-            return {i: wrong for i, wrong in looked.items() if wrong is not None}
+    def made(check_once: Any) -> Any:
+        def check(self: DoubleCheck, ids: Sequence[MemoryId], *, closely: bool) -> Any:
+            checks = check_once(self, ids, closely=closely)
+            return {i: Right() if isinstance(c, Moved) else c for i, c in checks.items()}
 
-        return look
+        return check
 
     # It takes a touch amid both looks, of the very row that is wrong.
     touches = [100 * (kind == "touch") + 1 for kind in actors.KINDS]
@@ -194,7 +194,7 @@ def _replaced_is_judged() -> Iterator[None]:
                 last.append(looked(verify, *what))
                 return last[-1]
 
-            with patch.object(Verify, "_look", look):
+            with patch.object(Verify, "_verify_once", look):
                 try:
                     return run(self, tenant, **how)
                 except ChromaUnavailable as error:
@@ -204,7 +204,7 @@ def _replaced_is_judged() -> Iterator[None]:
 
         return judged
 
-    looked = Verify._look
+    looked = Verify._verify_once
     with instead(Verify, "run", made):
         yield
 
@@ -220,8 +220,8 @@ def _counted_last() -> Iterator[None]:
             if waits or not self.sides.memories.count(tenant):
                 return None
             return Finding("no collection", tenant)
-        return of_the_whole(self, tenant, generation)
+        return check_generation(self, tenant, generation)
 
-    of_the_whole = Verify._of_the_whole
-    with patch.object(Verify, "_of_the_whole", whole):
+    check_generation = Verify._check_generation
+    with patch.object(Verify, "_check_generation", whole):
         yield

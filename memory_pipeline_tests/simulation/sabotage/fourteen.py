@@ -15,7 +15,7 @@ from memory_pipeline.domain.types import (
 )
 from memory_pipeline.errors import ChromaUnavailable, PipelineError, Transient
 from memory_pipeline.ports import Lease, Memories
-from memory_pipeline.rebuild.tenant import Rebuild
+from memory_pipeline.rebuild.tenant import Proof, Rebuild
 from memory_pipeline.sync.generations import Generations
 from memory_pipeline.sync.tenant import Sync
 from memory_pipeline.verify.tenant import Verify
@@ -172,7 +172,7 @@ def _by_key() -> Iterator[None]:
 
 @bug("S9 flip before verify", "a generation is proven before searches go to it")
 def _no_proof() -> Iterator[None]:
-    with patch.object(Rebuild, "_prove", lambda *_: (0, 0)):
+    with patch.object(Rebuild, "_prove", lambda *_: Proof()):
         yield
 
 
@@ -239,10 +239,10 @@ def _counts() -> Iterator[None]:
         tenant: TenantId,
         generation: Generation,
         sample: object,
-        known: object,
+        written_rows: object,
         renew: Callable[[], float],
     ) -> Verified:
-        del sample, known
+        del sample, written_rows
         held = sum(map(len, self.sides.index.pages(generation, renew=renew)))
         memories = self.sides.memories.count(tenant)
         return Verified(tenant, generation.id, documents=held, memories=memories)

@@ -16,7 +16,7 @@ from memory_pipeline.domain.types import (
     Vector,
 )
 from memory_pipeline.ports import Lease
-from memory_pipeline.rebuild.chunks import ChunkWriter
+from memory_pipeline.rebuild.chunks import ChunkWriter, CurrentChunk
 from memory_pipeline.rebuild.ownership import Ownership
 from memory_pipeline.search.query import Search, _Found
 from memory_pipeline.sync.plan import EmbeddedDraft
@@ -64,7 +64,9 @@ def _unleased_register() -> Iterator[None]:
     "a chunk looks at the version of every row under its lease",
 )
 def _unchecked() -> Iterator[None]:
-    with patch.object(ChunkWriter, "_current", lambda _self, _tenant, drafts: (list(drafts), [])):
+    with patch.object(
+        ChunkWriter, "_current", lambda _self, _tenant, drafts: CurrentChunk(tuple(drafts), ())
+    ):
         yield
 
 
@@ -76,9 +78,10 @@ def _unchecked() -> Iterator[None]:
 def _not_read_again() -> Iterator[None]:
     def current(
         self: ChunkWriter, tenant: TenantId, drafts: Sequence[EmbeddedDraft]
-    ) -> tuple[list[EmbeddedDraft], list[MemoryId]]:
+    ) -> CurrentChunk:
         now = self.memories.versions([d.memory.id for d in drafts])
-        return [d for d in drafts if now.get(d.memory.id) == (tenant, d.memory.version)], []
+        unmoved = (d for d in drafts if now.get(d.memory.id) == (tenant, d.memory.version))
+        return CurrentChunk(tuple(unmoved), ())
 
     with patch.object(ChunkWriter, "_current", current):
         yield
@@ -99,7 +102,7 @@ def _no_confirm() -> Iterator[None]:
     behind="the proof before the flip, unless the first request lands after both",
 )
 def _redone_at_once() -> Iterator[None]:
-    with patch.object(Ownership, "settle", lambda self: self.clock.sleep(0.1)):
+    with patch.object(Ownership, "wait_for_sent_requests", lambda self: self.clock.sleep(0.1)):
         yield
 
 
