@@ -13,9 +13,13 @@ import pytest
 from memory_pipeline.local.processes import Identity, identify, stop_all, wait_for_end, wait_until
 from memory_pipeline_tests.manual_clock import ManualClock
 
-PARENT = (
-    "import subprocess, time; print(subprocess.Popen(['true']).pid, flush=True); time.sleep(60)"
-)
+# The name keeps the Popen, which would reap the child at its deletion.
+PARENT = """
+import subprocess, time
+child = subprocess.Popen(["true"])
+print(child.pid, flush=True)
+time.sleep(60)
+"""
 
 
 def started(*command: str) -> subprocess.Popen[str]:
@@ -31,19 +35,26 @@ def sleeper() -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_zombie_has_ended_although_its_parent_does_not_reap_it() -> None:
-    """What would break with psutil.wait_procs: `down` waits its whole time for each of them."""
+@pytest.fixture
+def zombie() -> Iterator[Identity]:
+    """Start a process that ends at once and is not reaped by its parent."""
     with started(sys.executable, "-c", PARENT) as parent:
-        assert parent.stdout is not None
-        child = psutil.Process(int(parent.stdout.readline()))
-        identity = Identity(child.pid, child.create_time())
-        assert wait_until(lambda: child.status() == psutil.STATUS_ZOMBIE, within=10.0)
-        before = time.monotonic()
-        assert wait_for_end([identity], within=30.0)
-        stop_all([identity], within=30.0)
-        assert time.monotonic() - before < 10.0
-        assert not identity.alive()
-        parent.kill()
+        try:
+            assert parent.stdout is not None
+            child = psutil.Process(int(parent.stdout.readline()))
+            assert wait_until(lambda: child.status() == psutil.STATUS_ZOMBIE, within=10.0)
+            yield Identity(child.pid, child.create_time())
+        finally:
+            parent.kill()
+
+
+def test_a_zombie_has_ended_although_its_parent_does_not_reap_it(zombie: Identity) -> None:
+    """What would break with psutil.wait_procs: `down` waits its whole time for each of them."""
+    before = time.monotonic()
+    assert wait_for_end([zombie], within=60.0)
+    stop_all([zombie], within=60.0)
+    assert time.monotonic() - before < 30.0
+    assert not zombie.alive()
 
 
 def test_the_exit_code_of_a_child_that_was_stopped_is_kept(
