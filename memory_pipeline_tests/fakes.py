@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 import numpy as np
 
 from memory_pipeline.chroma.client import CONTROL_ID
-from memory_pipeline.chroma.reads import NEIGHBOURS, SAME_DISTANCE
+from memory_pipeline.chroma.reachability import NEIGHBOURS, SAME_DISTANCE
 from memory_pipeline.domain.changes import Change, Claim, ExpectedDifferences
 from memory_pipeline.domain.dead_letters import Cause, DeadLetterFilter
 from memory_pipeline.domain.outcomes import Failure
