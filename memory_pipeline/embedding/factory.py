@@ -1,4 +1,4 @@
-"""Which embedder the settings name."""
+"""The embedder that the settings name."""
 
 from memory_pipeline.embedding.cache import CachedEmbedder
 from memory_pipeline.embedding.hashing import HashingEmbedder
