@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory_pipeline.domain.types import DIMENSION, Vector
-from memory_pipeline.embedding.download import WEIGHTS_SHA256, verify_model
+from memory_pipeline.embedding.model_files import WEIGHTS_SHA256, verify_model
 from memory_pipeline.errors import EmbedderUnavailable, Poison
 from memory_pipeline.logs import get_logger
 
