@@ -36,7 +36,7 @@ QUOTED_CHARACTERS = 160
 
 
 @contextmanager
-def translated(  # noqa: C901 - one clause an error, nothing nested
+def translated(  # noqa: C901 - one clause per error, nothing nested
     url: str, *, generation: UUID | None = None, status: Callable[[], int] = lambda: 0
 ) -> Iterator[None]:
     """Turn every error of the client into one of the four classes.

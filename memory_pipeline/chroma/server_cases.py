@@ -1,4 +1,4 @@
-"""The cases that server_identity.py tells apart, and what is reported of each."""
+"""The cases that server_identity.py distinguishes, and the message for each."""
 
 from collections.abc import Mapping
 from enum import Enum, auto

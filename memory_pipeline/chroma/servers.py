@@ -52,7 +52,7 @@ class Servers:
     def client(self, server: UUID) -> ChromaClient:
         """Return a connection to a registered server.
 
-        A server that was not found before is looked for at every address without a server.
+        For a server that was not found before, every address without a server is probed.
 
         Raises:
             ChromaUnavailable: it cannot be reached.
@@ -167,12 +167,12 @@ class Servers:
         lost = self._probe(every=True).map.lost
         if not lost:
             return []
-        # 1. Retired first: a kill after marking would leave a server missing that has no place.
+        # 1. Retire first: a kill after marking would leave a missing server without an address.
         for server in lost:
             self._registry.retire_server(server)
-        # 2. Marked by address: a probe would keep it for another server that is missing.
+        # 2. Mark these addresses: a probe would keep them for other servers that are missing.
         mark_servers(dict.fromkeys(lost.values()), self._registry.installation(), self._settings)
-        # 3. Registered, as any server that has a marker.
+        # 3. Register what was marked, as any server that has a marker.
         self._probe(every=True)
         return list(lost)
 

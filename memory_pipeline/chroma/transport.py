@@ -16,7 +16,7 @@ from overrides import override
 class Transport(FastAPI):
     """Sends the same requests as the library, in less time."""
 
-    @override  # chromadb insists on this very one
+    @override  # chromadb requires this one
     def _submit_batch(self, batch: Any, url: str) -> None:
         ids, vectors, metadatas, documents, uris = batch
         if vectors is None or not self.supports_base64_encoding():

@@ -35,7 +35,8 @@ def parse_filter(where: Mapping[str, object] | None, recipe: Recipe) -> Filter |
     """Return a caller's filter, checked; None for None and for an empty mapping.
 
     Raises:
-        InvalidFilter: the message names the place, the value there and what is allowed.
+        InvalidFilter: the message names the path in the filter, the value there and what is
+            allowed.
 
     """
     if where is None or (isinstance(where, Mapping) and not where):
@@ -51,66 +52,66 @@ class _Grammar:
         self._conditions = 0
         self._values = 0
 
-    def read(self, where: object, place: str, *, depth: int) -> Filter:
+    def read(self, where: object, path: str, *, depth: int) -> Filter:
         """Read a mapping: every entry has to match."""
         if not isinstance(where, Mapping) or not where:
-            _refuse(place, where, "a mapping of fields, $and or $or that is not empty")
+            _refuse(path, where, "a mapping of fields, $and or $or that is not empty")
         if depth > MAX_DEPTH:
-            raise InvalidFilter(f"{place} is too deep; allowed are {MAX_DEPTH} levels")
+            raise InvalidFilter(f"{path} is too deep; allowed are {MAX_DEPTH} levels")
         parts: list[Filter] = []
         for key, value in where.items():
             if key in ("$and", "$or"):
-                parts.append(self._group(key, value, f"{place}.{key}", depth=depth))
+                parts.append(self._group(key, value, f"{path}.{key}", depth=depth))
             elif key in self._keys:
-                parts.extend(self._field(key, value, f"{place}.{key}"))
+                parts.extend(self._field(key, value, f"{path}.{key}"))
             else:
-                _refuse(f"a key of {place}", key, f"{', '.join(self._keys)}, $and, $or")
+                _refuse(f"a key of {path}", key, f"{', '.join(self._keys)}, $and, $or")
         return parts[0] if len(parts) == 1 else Group("$and", tuple(parts))
 
-    def _group(self, op: GroupOperator, filters: object, place: str, *, depth: int) -> Filter:
+    def _group(self, op: GroupOperator, filters: object, path: str, *, depth: int) -> Filter:
         if not isinstance(filters, list | tuple) or not filters:
-            _refuse(place, filters, "a list of filters that is not empty")
+            _refuse(path, filters, "a list of filters that is not empty")
         numbered = enumerate(filters)
-        parts = [self.read(part, f"{place}[{n}]", depth=depth + 1) for n, part in numbered]
+        parts = [self.read(part, f"{path}[{n}]", depth=depth + 1) for n, part in numbered]
         return parts[0] if len(parts) == 1 else Group(op, tuple(parts))
 
-    def _field(self, field: str, conditions: object, place: str) -> Iterator[Condition]:
+    def _field(self, field: str, conditions: object, path: str) -> Iterator[Condition]:
         if not isinstance(conditions, Mapping):
-            yield self._condition(field, "$eq", conditions, place)
+            yield self._condition(field, "$eq", conditions, path)
             return
         if not conditions:
-            _refuse(place, conditions, ", ".join(OPERATORS))
+            _refuse(path, conditions, ", ".join(OPERATORS))
         for op, value in conditions.items():
             if op not in OPERATORS:
-                _refuse(f"an operator of {place}", op, ", ".join(OPERATORS))
-            yield self._condition(field, op, value, f"{place}.{op}")
+                _refuse(f"an operator of {path}", op, ", ".join(OPERATORS))
+            yield self._condition(field, op, value, f"{path}.{op}")
 
-    def _condition(self, field: str, op: str, operand: object, place: str) -> Condition:
+    def _condition(self, field: str, op: str, operand: object, path: str) -> Condition:
         if op in RANGES and kind_of(operand) != "numbers":
             times = f"{field}_ts"
             hint = f"; compare {times}, in epoch seconds, instead" if times in self._keys else ""
-            _refuse(place, operand, f"a number{hint}")
-        values = _list(operand, place) if op in LISTS else (_scalar(operand, place),)
+            _refuse(path, operand, f"a number{hint}")
+        values = _list(operand, path) if op in LISTS else (_scalar(operand, path),)
         self._conditions += 1
         self._values += len(values)
         if self._conditions > MAX_CONDITIONS or self._values > MAX_VALUES:
             raise InvalidFilter(
-                f"{place} is one too many; allowed are {MAX_CONDITIONS} conditions "
+                f"{path} is one too many; allowed are {MAX_CONDITIONS} conditions "
                 f"and {MAX_VALUES} values in one filter"
             )
         return Condition(field, op, values)
 
 
-def _list(operand: object, place: str) -> tuple[Scalar, ...]:
+def _list(operand: object, path: str) -> tuple[Scalar, ...]:
     if not isinstance(operand, list | tuple) or not 0 < len(operand) <= MAX_LIST:
-        _refuse(place, operand, f"a list of 1 to {MAX_LIST} values")
-    values = tuple(_scalar(value, f"{place}[{n}]") for n, value in enumerate(operand))
+        _refuse(path, operand, f"a list of 1 to {MAX_LIST} values")
+    values = tuple(_scalar(value, f"{path}[{n}]") for n, value in enumerate(operand))
     if len({kind_of(value) for value in values}) > 1:
-        _refuse(place, operand, "a list of texts, of numbers or of booleans, not a mixture")
+        _refuse(path, operand, "a list of texts, of numbers or of booleans, not a mixture")
     return values
 
 
-def _scalar(operand: object, place: str) -> Scalar:
+def _scalar(operand: object, path: str) -> Scalar:
     """Return a value of a plain type: an enum's, or that of NumPy's float."""
     if isinstance(operand, bool):
         return operand
@@ -120,24 +121,24 @@ def _scalar(operand: object, place: str) -> Scalar:
     if isinstance(operand, float) and math.isfinite(operand):
         return float(operand)
     if not isinstance(operand, str):
-        _refuse(place, operand, "a text, a boolean, a whole number of 64 bits or a finite number")
-    return _text(str.__str__(operand), place)
+        _refuse(path, operand, "a text, a boolean, a whole number of 64 bits or a finite number")
+    return _text(str.__str__(operand), path)
 
 
-def _text(operand: str, place: str) -> str:
+def _text(operand: str, path: str) -> str:
     if len(operand) > METADATA_CHARACTERS:
         _refuse(
-            place,
+            path,
             operand,
             f"a text of at most {METADATA_CHARACTERS} characters: metadata is cut there",
         )
     if "\0" in operand or without_surrogates(operand) != operand:
-        _refuse(place, operand, "a text without NUL and lone surrogates, as Postgres stores it")
+        _refuse(path, operand, "a text without NUL and lone surrogates, as Postgres stores it")
     return operand
 
 
-def _refuse(place: str, value: object, allowed: str) -> NoReturn:
-    raise InvalidFilter(f"{place} is {_shown(value)}; allowed is {allowed}")
+def _refuse(path: str, value: object, allowed: str) -> NoReturn:
+    raise InvalidFilter(f"{path} is {_shown(value)}; allowed is {allowed}")
 
 
 def _shown(value: object) -> str:

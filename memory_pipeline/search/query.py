@@ -33,7 +33,7 @@ MOST_CANDIDATES = 30_000
 
 
 class Search:
-    """Searches the memories of one tenant at a time. Thread-safe where its embedder is."""
+    """Searches the memories of one tenant at a time. Thread-safe if its embedder is."""
 
     def __init__(
         self,
@@ -75,18 +75,19 @@ class Search:
         """
         if not 1 <= k <= MOST_RESULTS:
             raise ValueError(f"k is {k}; allowed is 1 to {MOST_RESULTS}")
-        # 1. What is asked.
+        # 1. The filter.
         condition = parse_filter(where, self._recipe)
-        # 2. Which collection answers. Resolved by each search: a rebuild may flip it at any time.
+        # 2. The collection, resolved by each search: a rebuild may flip it at any time.
         generation = self._resolve(tenant)
         if generation is None:
             return []
-        # 3. The text as a vector of that collection's model.
+        # 3. The vector of the text, by the collection's model.
         vector = self._embedder.embed([text])[0]
         limit = k + SPARE_CANDIDATES
         while True:
-            # 4. Candidates, and 5. those that Postgres confirms: more until there are enough.
+            # 4. The candidates.
             generation, matches = self._candidates(generation, vector, limit, condition)
+            # 5. The candidates that Postgres confirms; too few: four times as many candidates.
             hits = self._confirm(tenant, matches, condition)
             if len(hits) >= k or len(matches) < limit or limit == MOST_CANDIDATES:
                 return hits[:k]
