@@ -1,1 +1,1 @@
-"""Chroma: the derived index. Reached over HTTP only, and trusted with nothing."""
+"""Chroma, the derived index: over HTTP only, and trusted with nothing."""

@@ -1,7 +1,7 @@
 """One Chroma server over HTTP, with a time limit on every call.
 
-The client library sets none (``timeout=None``), and shares one HTTP session among all clients of a
-process; so the limit travels in a context variable and is put on each request as it leaves.
+The client library sets no limit (``timeout=None``), and shares one HTTP session among all clients
+of a process; so the limit is kept in a context variable and set on each request as it leaves.
 """
 
 import threading
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from chromadb.types import Collection as CollectionModel
 
 CONNECT_SECONDS = 2.0
-# No document has this id, so deleting it is a write that finds nothing to do.
+# No document has this id, so deleting it is a write that changes nothing.
 CONTROL_ID = "memory_log_control"
 
 _deadline: ContextVar[float] = ContextVar("chroma_deadline")
@@ -36,7 +36,7 @@ _status: ContextVar[int] = ContextVar("chroma_status", default=0)
 
 
 class _Connection:
-    """One thread's connection and the collections that it knows; closed when the thread ends."""
+    """One thread's connection and its collections; closed when the thread ends."""
 
     def __init__(self, server: "ServerAPI") -> None:
         self.server = server
@@ -45,25 +45,33 @@ class _Connection:
         self.close.atexit = False
 
 
-class _Mine(threading.local):
-    """This thread's: an error of one thread never closes what another is using."""
+class _Local(threading.local):
+    """The current thread's connection: an error in one thread closes no other's connection."""
 
     connection: _Connection | None = None
 
 
 class ChromaClient:
-    """Connections to one server, one a thread; collections are looked up once, by generation."""
+    """Connections to one server, one per thread; collections are looked up once, by generation.
+
+    Thread-safe. A connection is opened by the first call, so creating a client costs nothing.
+    """
 
     def __init__(self, url: str, settings: Settings) -> None:
         self.url = url
         self._settings = settings
-        self._mine = _Mine()
+        self._local = _Local()
         self._lock = threading.Lock()
         self._all: weakref.WeakSet[_Connection] = weakref.WeakSet()
 
     @contextmanager
     def call(self, seconds: float, *, generation: UUID | None = None) -> Iterator["ServerAPI"]:
-        """Lend the client for calls that may take ``seconds`` each; errors come out translated."""
+        """Lend the library's client for calls that take ``seconds`` in all.
+
+        Raises:
+            ChromaUnavailable, Poison, Corrupt: as ``translated`` decides.
+
+        """
         from memory_pipeline.chroma.errors import translated  # noqa: PLC0415 - chromadb is slow
 
         limit, status = _deadline.set(time.monotonic() + seconds), _status.set(0)
@@ -71,7 +79,7 @@ class ChromaClient:
             with translated(self.url, generation=generation, status=_status.get):
                 yield self._connected().server
         except PipelineError:
-            # A broken keep-alive connection (after a 413, say) would fail the next call too.
+            # A broken keep-alive connection (for example after a 413) would fail the next call too.
             self._disconnect()
             raise
         finally:
@@ -80,7 +88,10 @@ class ChromaClient:
 
     @contextmanager
     def collection(self, generation: Generation, seconds: float) -> Iterator["Collection"]:
-        """Lend a generation's collection. Raises Corrupt when it is gone or is another one."""
+        """Lend a generation's collection, as ``call`` does.
+
+        Raises Corrupt, too, when the collection is gone or is not the one that was created.
+        """
         with self.call(seconds, generation=generation.id) as server:
             collections = self._connected().collections
             known = collections.get(generation.id)
@@ -95,7 +106,7 @@ class ChromaClient:
             yield known
 
     def close(self) -> None:
-        """Close every thread's connection, at the end."""
+        """Close every thread's connection."""
         self._disconnect()
         with self._lock:
             connections = list(self._all)
@@ -103,32 +114,32 @@ class ChromaClient:
             connection.close()
 
     def _connected(self) -> _Connection:
-        if self._mine.connection is None:
-            self._mine.connection = _Connection(_connect(self._library_settings))
+        if self._local.connection is None:
+            self._local.connection = _Connection(_connect(self._library_settings))
             with self._lock:
-                self._all.add(self._mine.connection)
-        return self._mine.connection
+                self._all.add(self._local.connection)
+        return self._local.connection
 
     @cached_property
     def _library_settings(self) -> "ChromaSettings":
-        # Once for all threads: it reads the environment, for 15 ms.
+        # Shared by all threads: chromadb reads the environment, for 15 ms.
         return _library_settings(self.url, self._settings)
 
     def _disconnect(self) -> None:
-        connection, self._mine.connection = self._mine.connection, None
+        connection, self._local.connection = self._local.connection, None
         if connection is not None:
             connection.close()
 
 
 def opened(server: "ServerAPI", model: "CollectionModel") -> "Collection":
-    """Wrap a collection without its embedding function: one from a stranger could run code."""
+    """Wrap a collection without its embedding function: a stranger's could run code here."""
     from chromadb.api.models.Collection import Collection  # noqa: PLC0415
 
     return Collection(client=server, model=model, embedding_function=None)
 
 
 def _connect(settings: "ChromaSettings") -> "ServerAPI":
-    """Build the client's transport. No call is made before the limit is in place.
+    """Build the library's client. No call is made before the time limit is in place.
 
     The library's own ``HttpClient`` makes three calls while it is built, none of them limited.
     """
@@ -136,8 +147,8 @@ def _connect(settings: "ChromaSettings") -> "ServerAPI":
     from chromadb.config import System  # noqa: PLC0415
 
     system = System(settings)
-    server: ServerAPI = system.instance(ServerAPI)  # type: ignore[type-abstract]  # its way
-    _session(server).event_hooks = {"request": [_put_limit], "response": [_note_status]}
+    server: ServerAPI = system.instance(ServerAPI)  # type: ignore[type-abstract]  # as the library does
+    _session(server).event_hooks = {"request": [_put_limit], "response": [_record_status]}
     system.start()
     return server
 
@@ -152,8 +163,8 @@ def _library_settings(url: str, settings: Settings) -> "ChromaSettings":
         chroma_server_host=parts.hostname,
         chroma_server_http_port=parts.port or (443 if tls else 8000),
         chroma_server_ssl_enabled=tls,
-        # Without a word httpx reads all authorities in, 25 ms a connection; False only where there
-        # is no TLS to verify.
+        # By default httpx reads all certificate authorities, 25 ms per connection; False only
+        # where there is no TLS to verify.
         chroma_server_ssl_verify=tls,
         chroma_server_headers=_credentials(settings),
         anonymized_telemetry=False,
@@ -178,13 +189,13 @@ def _credentials(settings: Settings) -> dict[str, str]:
 
 
 def _put_limit(request: httpx.Request) -> None:
-    # One deadline for all the requests that a call makes: a lease was renewed for it once.
+    # One deadline for all requests of a call: the lease was renewed for it once.
     seconds = _deadline.get(time.monotonic() + CONNECT_SECONDS) - time.monotonic()
     if seconds <= 0:
-        raise httpx.PoolTimeout("no time left to send it", request=request)
+        raise httpx.PoolTimeout("no time left to send the request", request=request)
     limit = httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
     request.extensions["timeout"] = limit.as_dict()
 
 
-def _note_status(response: httpx.Response) -> None:
+def _record_status(response: httpx.Response) -> None:
     _status.set(response.status_code)

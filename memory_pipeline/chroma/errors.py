@@ -1,4 +1,4 @@
-"""What Chroma says, translated once into the four classes. The texts are those of version 1.5.9."""
+"""Translates every error of Chroma into one of the four classes. The texts are those of 1.5.9."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from chromadb.errors import ChromaError, InvalidDimensionException, NotFoundErro
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, Poison
 from memory_pipeline.redact import without_quotes
 
-# A collection that says one of these says it for ever: its files or its log are damaged.
+# A collection that answers one of these answers it for good: its files or its log are damaged.
 DAMAGE = (
     "Error finding id",
     "Error getting embedding",
@@ -23,7 +23,7 @@ DAMAGE = (
     "disk image is malformed",
 )
 REFUSED = frozenset({400, 413, 422})
-# What the refusals say, where no status is known.
+# Texts of refusals, for errors without a known status.
 REFUSALS = (
     "Payload too large",
     "InvalidArgument",
@@ -31,24 +31,24 @@ REFUSALS = (
     "Failed to deserialize",
     "Failed to parse",
 )
-# How much of an answer is kept: enough to know the kind, too little to carry a document along.
-SAID_LENGTH = 160
+# How much of an answer is kept: enough to know the kind, too little to hold a document.
+QUOTED_CHARACTERS = 160
 
 
 @contextmanager
-def translated(  # noqa: C901 - one clause an error, nothing nested
+def translated(  # noqa: C901 - one clause per error, nothing nested
     url: str, *, generation: UUID | None = None, status: Callable[[], int] = lambda: 0
 ) -> Iterator[None]:
     """Turn every error of the client into one of the four classes.
 
     Args:
         url: the server, for the message.
-        generation: whose collection is spoken to.
-        status: tells the HTTP status of the last answer, which the client's errors drop.
+        generation: the generation whose collection is called.
+        status: returns the HTTP status of the last answer, which the client's errors drop.
 
     Raises:
-        ChromaUnavailable: outage, timeout, overload, or an answer nobody knows.
-        Poison: the request itself is refused, whatever is retried.
+        ChromaUnavailable: an outage, a timeout, overload, or an unknown answer.
+        Poison: the request itself is refused, however often it is sent.
         Corrupt: the collection is damaged or gone.
 
     """
@@ -58,27 +58,27 @@ def translated(  # noqa: C901 - one clause an error, nothing nested
         raise
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
         raise ChromaUnavailable(
-            f"Chroma at {url} cannot be reached: {_said(error)}", sent=False
+            f"Chroma at {url} cannot be reached: {_quoted(error)}", sent=False
         ) from error
     except httpx.TimeoutException as error:
         raise ChromaUnavailable(f"Chroma at {url} did not answer in time") from error
     except httpx.HTTPError as error:
-        raise ChromaUnavailable(f"Chroma at {url} broke off: {_said(error)}") from error
+        raise ChromaUnavailable(f"Chroma at {url} broke off: {_quoted(error)}") from error
     except json.JSONDecodeError as error:
-        # A proxy's page in place of an answer.
+        # A proxy's page instead of an answer.
         raise ChromaUnavailable(f"Chroma at {url} answered with something else") from error
     except NotFoundError as error:
-        raise Corrupt(f"Chroma at {url}: {_said(error)}", generation=generation) from error
+        raise Corrupt(f"Chroma at {url}: {_quoted(error)}", generation=generation) from error
     except InvalidDimensionException as error:
-        raise Poison(f"Chroma refuses it: {_said(error)}") from error
+        raise Poison(f"Chroma refuses it: {_quoted(error)}") from error
     except ChromaError as error:
         raise _by_status(url, error, generation, status() or error.code()) from error
     except (ValueError, TypeError) as error:
-        # The client's own validation. What it quotes of the value stays out of the message.
-        said = _said(error).partition(" got ")[0]
-        raise Poison(f"Chroma's client refuses it: {said}") from error
+        # The client's own validation. The value that it quotes stays out of the message.
+        reason = _quoted(error).partition(" got ")[0]
+        raise Poison(f"Chroma's client refuses it: {reason}") from error
     except Exception as error:
-        # The client raises a bare Exception for every answer whose error is not JSON.
+        # The client raises a plain Exception for every error that is not JSON.
         if type(error) is not Exception:
             raise
         raise _by_status(url, error, generation, status()) from error
@@ -87,13 +87,14 @@ def translated(  # noqa: C901 - one clause an error, nothing nested
 def _by_status(url: str, error: Exception, generation: UUID | None, status: int) -> PipelineError:
     text = str(error)
     if any(sign in text for sign in DAMAGE):
-        return Corrupt(f"Chroma at {url}: {_said(error)}", generation=generation)
+        return Corrupt(f"Chroma at {url}: {_quoted(error)}", generation=generation)
     if status in REFUSED or (not status and any(sign in text for sign in REFUSALS)):
-        return Poison(f"Chroma refuses it: {_said(error)}")
-    said = f"Chroma at {url} answers {status or ''}: {_said(error)}"
-    return ChromaUnavailable(said, answered=True)
+        return Poison(f"Chroma refuses it: {_quoted(error)}")
+    message = f"Chroma at {url} answers {status or ''}: {_quoted(error)}"
+    return ChromaUnavailable(message, answered=True)
 
 
-def _said(error: BaseException) -> str:
-    text = without_quotes(str(error)) or type(error).__name__  # a quote may be of a memory
-    return text if len(text) <= SAID_LENGTH else text[:SAID_LENGTH] + "…"
+def _quoted(error: BaseException) -> str:
+    """Return the beginning of an error's text, without what it quotes: that may be of a memory."""
+    text = without_quotes(str(error)) or type(error).__name__
+    return text if len(text) <= QUOTED_CHARACTERS else text[:QUOTED_CHARACTERS] + "…"

@@ -1,17 +1,19 @@
-"""What can be asked of a collection in Chroma. Writes nothing.
+"""What can be read from a collection in Chroma. Writes nothing.
 
-A read beside a write is sometimes torn, and says what damage says: it is asked again.
+A read that runs while a collection is written to can be torn. Chroma keeps metadata in SQLite and
+vectors in a graph and writes one after the other; a query in between fails with the words that
+damage has too: during a delete, or during the very first write. The next answer is whole, so such a
+read is retried.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
 
 from memory_pipeline.chroma.servers import Servers
-from memory_pipeline.chroma.torn import retry_torn_reads
 from memory_pipeline.domain.types import (
-    DIMENSION,
     Generation,
     Match,
     MemoryId,
@@ -21,22 +23,45 @@ from memory_pipeline.domain.types import (
     document_id,
     memory_id_of,
 )
+from memory_pipeline.errors import Corrupt
 from memory_pipeline.ports import RenewLease
 
-# Far below SQLite's limit of 32,766 variables, of which Chroma spends one a row; larger pages take
-# twice as long a row.
+# Far below SQLite's limit of 32,766 variables, of which Chroma spends one per row; larger pages
+# take twice as long per row.
 PAGE = 5_000
-NEIGHBOURS = 10
-# A query for all of so many takes 20 ms.
-EXHAUSTIVE = 2_000
-# Documents that arrive while one asks for all of them.
-SPARE_RESULTS = 100
-# Cosine distances of one vector to itself and to a twin differ by rounding alone.
-SAME_DISTANCE = 1e-5
+
+TORN_SIGNS = ("Error finding id", "Error getting embedding", "Nothing found on disk")
+# In seconds. A write of 250 documents is between the two halves for a third of a second.
+PAUSES = (0.02, 0.1, 0.4)
+
+Read = TypeVar("Read", bound=Callable[..., Any])
+
+
+def retry_if_torn(*pauses: float) -> Callable[[Read], Read]:
+    """Retry a read whose answer was torn, after each pause; the next torn answer is damage."""
+    decorator: Callable[[Any], Any] = retry(
+        retry=retry_if_exception(_is_torn),
+        wait=wait_chain(*map(wait_fixed, pauses)),
+        stop=stop_after_attempt(len(pauses) + 1),
+        reraise=True,
+    )
+    return decorator
+
+
+def _is_torn(error: BaseException) -> bool:
+    return isinstance(error, Corrupt) and any(sign in str(error) for sign in TORN_SIGNS)
+
+
+retry_torn_reads = retry_if_torn(*PAUSES)
 
 
 class Reads:
-    """Reads and queries generations on whichever server each lives."""
+    """Reads and queries generations, each on its server.
+
+    Every read raises ChromaUnavailable, or Corrupt where the collection is damaged or gone.
+    ``seconds`` is the time limit of the call. ``renew`` renews the lease before each call and
+    returns its time limit; it raises Fenced.
+    """
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
@@ -72,7 +97,7 @@ class Reads:
         ]
 
     def hashes(self, generation: Generation, *, renew: RenewLease) -> dict[str, str]:
-        """Return document id to content hash of all that the collection holds."""
+        """Return the content hash of every document by its id."""
         return {
             name: str(metadata.get("hash", ""))
             for page in self.pages(generation, renew=renew)
@@ -82,9 +107,9 @@ class Reads:
     def pages(
         self, generation: Generation, *, renew: RenewLease
     ) -> Iterator[list[tuple[str, Mapping[str, Scalar]]]]:
-        """Walk through the ids and metadata of all documents, a page at a time.
+        """Yield the id and metadata of every document, a page at a time.
 
-        While others write, a page may miss a document or bring one twice.
+        While the collection is written to, a page may miss a document or repeat one.
         """
         offset = 0
         while True:
@@ -108,7 +133,7 @@ class Reads:
         seconds: float,
         whole: bool = False,
     ) -> dict[MemoryId, Stored]:
-        """Return what is stored for these memories; with vectors and texts where ``whole``."""
+        """Return what is stored for these memories; ``whole``: with vectors and texts."""
         include: Any = ["metadatas", "embeddings", "documents"] if whole else ["metadatas"]
         names = {document_id(i): i for i in ids}
         with self._servers.client(generation.server).collection(generation, seconds) as collection:
@@ -125,60 +150,4 @@ class Reads:
             for name, metadata, vector, text in zip(
                 got["ids"], got["metadatas"], vectors, texts, strict=True
             )
-        }
-
-    @retry_torn_reads
-    def reachable_ids(self, generation: Generation, count: int, *, seconds: float) -> list[str]:
-        """Return the ids of all documents that a query can find, of some ``count`` that there are.
-
-        Where the query starts makes no difference: it has no end.
-        """
-        anywhere = np.ones(DIMENSION, dtype=np.float32)
-        with self._servers.client(generation.server).collection(generation, seconds) as collection:
-            found: Any = collection.query(
-                query_embeddings=np.stack([anywhere]),
-                n_results=count + SPARE_RESULTS,
-                include=[],  # with metadata no more than SQLite's variables allow
-            )
-        names: list[str] = found["ids"][0]
-        return names
-
-    def unreachable(self, generation: Generation, *, renew: RenewLease) -> list[MemoryId]:
-        """Return the documents that no query lists, however many results it may have.
-
-        Chroma loses some whenever others beside them are rewritten: 2 of 45 after 150 changes.
-        Looks at small collections alone, in some milliseconds; verification looks at all.
-        """
-        count = self.count(generation, seconds=renew())
-        if count > EXHAUSTIVE:
-            return []
-        listed = self.reachable_ids(generation, count, seconds=renew())
-        if len(listed) >= count:
-            return []
-        names = {name for page in self.pages(generation, renew=renew) for name, _ in page}
-        return sorted(i for n in names.difference(listed) if (i := memory_id_of(n)) is not None)
-
-    @retry_torn_reads
-    def unreachable_by_vector(
-        self, generation: Generation, vectors: Mapping[MemoryId, Vector], *, seconds: float
-    ) -> set[MemoryId]:
-        """Return those that a query by their own vector does not find, twins apart.
-
-        One that only twins at equal distance keep out of the answer counts as found.
-        """
-        if not vectors:
-            return set()
-        with self._servers.client(generation.server).collection(generation, seconds) as collection:
-            found: Any = collection.query(
-                query_embeddings=np.stack(list(vectors.values())),
-                n_results=NEIGHBOURS,
-                include=["distances"],
-            )
-        return {
-            memory_id
-            for memory_id, names, distances in zip(
-                vectors, found["ids"], found["distances"], strict=True
-            )
-            if document_id(memory_id) not in names
-            and not (len(distances) == NEIGHBOURS and distances[-1] <= SAME_DISTANCE)
         }

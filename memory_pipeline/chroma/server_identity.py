@@ -1,247 +1,198 @@
-"""Which server stands at which address, and what is wrong: decided here, asked and done elsewhere.
+"""Which Chroma server is at which address: pure decisions. servers.py probes, and acts on them.
 
-The cases are those of the table in chroma/servers.py.
+A server is known by the UUID in its marker collection, never by its address. The three tables are
+applied one after the other; in each, the first row that holds decides.
+
+1. What is at an address:
+
+| case      | the probe found                            | so the address                          |
+|-----------|--------------------------------------------|-----------------------------------------|
+| DOWN      | no answer                                  | is probed again; see the second table   |
+| STRANGE   | a marker that the pipeline never wrote     | is refused                              |
+| UNMARKED  | no marker                                  | see the third table                     |
+| FOREIGN   | another installation's marker              | is refused: servers are never shared    |
+| RETIRED   | a retired server's marker                  | is refused: its collections were rebuilt|
+| COPY      | a marker that another address has          | is refused: a copy, or a second name    |
+| ELSEWHERE | a marker that a copy of this database wrote| is refused until this database takes    |
+|           |                                            | over (see domain/epoch.py)              |
+| OURS      | a marker of this installation              | is that server's, and is registered     |
+
+2. Where each server is that is registered, not retired and was not found:
+
+| case            | the addresses                                | so the server                   |
+|-----------------|----------------------------------------------|---------------------------------|
+| DOWN            | the one where it was last seen is DOWN       | is down                         |
+| MAYBE_ELSEWHERE | one is DOWN where no missing server was seen | may be there: nothing is lost   |
+| LOST            | the one where it was last seen is UNMARKED;  | lost its data: reported, never  |
+|                 | or another UNMARKED one is nobody's          | silently created again          |
+| NOWHERE         | none of these                                | is reported                     |
+
+3. What an UNMARKED address is:
+
+| case       | the missing servers                              | so the address                |
+|------------|--------------------------------------------------|-------------------------------|
+| LEFT_ALONE | one is MAYBE_ELSEWHERE                           | gets no marker for now        |
+| EMPTIED    | one is LOST and may have been here               | gets no marker                |
+| NEW        | all are accounted for                            | is marked and registered      |
+
+One address that is down, lost or foreign stops no other.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
-from memory_pipeline.domain.epoch import EpochStamp
+from memory_pipeline.chroma.server_cases import (
+    MESSAGES,
+    AddressCase,
+    MissingCase,
+    UnmarkedCase,
+    problem,
+)
+from memory_pipeline.chroma.server_map import Marker, ProbeResult, ServerMap, ServerProblem
 from memory_pipeline.domain.types import Server
-from memory_pipeline.errors import ChromaUnavailable, ServerLost
 
 
 @dataclass(frozen=True, slots=True)
-class Marker:
-    """Which server this is, whose, and what it was last told of Postgres."""
+class _Fate:
+    """What became of a missing server, and the addresses where it is, may be or lost its data."""
 
-    server: UUID
-    installation: UUID
-    stamp: EpochStamp | None = None
-
-    @property
-    def database_id(self) -> str | None:
-        """From where it was last written."""
-        return self.stamp.database_id if self.stamp else None
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """What an address said when it was asked for its marker; nothing of the three: there is none.
-
-    ``asked_at`` is a moment of this process's monotonic clock.
-    """
-
-    url: str
-    asked_at: float
-    marker: Marker | None = None
-    unreachable: str = ""
-    strange: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ServerProblem:
-    """Why an address or a server cannot be used.
-
-    ``lost``: waiting does not help. ``url``: the address to ask before anything can have changed.
-    """
-
-    message: str
-    lost: bool = False
-    url: str = ""
-
-    def error(self) -> ChromaUnavailable:
-        """Return it as the error that a caller gets: nothing was sent."""
-        if self.lost:
-            return ServerLost(self.message)
-        return ChromaUnavailable(self.message, sent=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ServerMap:
-    """Where every server is, as far as the addresses tell.
-
-    ``found``: the address of each server that can be used. ``idle``: the addresses that cannot.
-    ``absent``: every other registered server that is not retired. ``lost``: those of them whose
-    data is gone, each with the unmarked address in its place. ``new``: addresses to be marked.
-    """
-
-    found: Mapping[UUID, str] = field(default_factory=dict)
-    idle: Mapping[str, ServerProblem] = field(default_factory=dict)
-    absent: Mapping[UUID, ServerProblem] = field(default_factory=dict)
-    lost: Mapping[UUID, str] = field(default_factory=dict)
-    new: tuple[str, ...] = ()
-
-    def problems(self) -> list[ServerProblem]:
-        """Return everything that is not fine, once each, the addresses first."""
-        return list(dict.fromkeys([*self.idle.values(), *self.absent.values()]))
-
-    def trouble(self, server: UUID) -> ServerProblem:
-        """Return why a server that is not among those found cannot be used."""
-        unknown = f"Chroma server {server} is retired or not registered: its collections are lost"
-        return self.absent.get(server) or ServerProblem(unknown, lost=True)
+    server: Server
+    case: MissingCase
+    where: Sequence[str] = ()
 
 
 def identify_servers(
-    answers: Sequence[ProbeResult],
+    probes: Sequence[ProbeResult],
     registered: Sequence[Server],
     installation: UUID,
     database_id: str | None = None,
 ) -> ServerMap:
-    """Tell servers by what the addresses answer and by what was registered before that.
+    """Decide which server is where, from what the addresses answer and what was registered.
 
-    ``database_id``: where the database is now; None: no matter.
+    ``database_id``: the database in use; None: markers written from any database are accepted.
     """
-    found, idle = _by_marker(answers, registered, installation, database_id)
-    missing = [s for s in registered if s.state != "retired" and s.id not in found]
-    unmarked = [a.url for a in answers if a.marker is None and a.url not in idle]
-    down = [a.url for a in answers if a.unreachable]
-    # Who was last seen at an address that cannot be reached is taken to be there still.
-    absent = {s.id: idle[s.url] for s in missing if s.url in down}
-    gone = [s for s in missing if s.id not in absent]
-    unknown = [url for url in down if url not in {s.url for s in missing}]
-    if gone and unknown:
-        idle |= {url: _left_alone(url, gone, unknown) for url in unmarked}
-        absent |= {s.id: _perhaps_there(s, unknown) for s in gone}
-        return ServerMap(found, _in_order(idle, answers), absent)
-    lost: dict[UUID, str] = {}
-    for places, owners in _places(gone, unmarked):
-        idle |= {url: _emptied(url, owners) for url in places}
-        absent |= {s.id: idle[places[0]] for s in owners}
-        lost |= {s.id: places[0] for s in owners}
-    absent |= {s.id: _nowhere(s) for s in gone if s.id not in lost}
-    new = tuple(url for url in unmarked if url not in idle)
-    return ServerMap(found, _in_order(idle, answers), absent, lost, new)
+    found, addresses = _by_marker(probes, registered, installation, database_id)
+    fates = _fates([s for s in registered if s.state != "retired" and s.id not in found], addresses)
+    cases = {
+        url: _unmarked(url, fates) if case is AddressCase.UNMARKED else case
+        for url, case in addresses.items()
+    }
+    idle = {
+        probe.url: _problem_at(probe, cases[probe.url], fates, found, database_id)
+        for probe in probes
+        if cases[probe.url] in MESSAGES
+    }
+    absent = {
+        fate.server.id: _problem_of(fate) if fate.case in MESSAGES else idle[fate.where[0]]
+        for fate in fates
+    }
+    lost = {fate.server.id: fate.where[0] for fate in fates if fate.case is MissingCase.LOST}
+    new = tuple(probe.url for probe in probes if cases[probe.url] is UnmarkedCase.NEW)
+    return ServerMap(found, idle, absent, lost, new)
 
 
 def _by_marker(
-    answers: Sequence[ProbeResult],
+    probes: Sequence[ProbeResult],
     registered: Sequence[Server],
     installation: UUID,
     database_id: str | None,
-) -> tuple[dict[UUID, str], dict[str, ServerProblem]]:
-    """Take each marker at its word, where it may be taken; return the rest as trouble."""
-    usual = {s.id: s.url for s in registered}
-    free = {s.id for s in registered if s.database_id is None}
-    retired = {s.id for s in registered if s.state == "retired"}
+) -> tuple[dict[UUID, str], dict[str, AddressCase]]:
+    """Apply the first table: return the servers that were found, and each address's case."""
+    known = {s.id: s for s in registered}
     found: dict[UUID, str] = {}
-    idle: dict[str, ServerProblem] = {}
-    # The usual address first: of two that answer as one server, the other one is the copy.
-    for answer in sorted(
-        answers, key=lambda a: not (a.marker and usual.get(a.marker.server) == a.url)
-    ):
-        url, marker = answer.url, answer.marker
-        if answer.unreachable:
-            idle[url] = ServerProblem(answer.unreachable, url=url)
-        elif answer.strange:
-            idle[url] = ServerProblem(answer.strange, lost=True)
-        elif marker is None:
-            continue
-        elif marker.installation != installation:
-            idle[url] = _foreign(url, marker)
-        elif marker.server in retired:
-            idle[url] = _returned(url, marker)
-        elif marker.server in found:
-            idle[url] = _twin(url, marker, found[marker.server])
-        elif (
-            database_id
-            and marker.database_id not in {None, database_id}
-            and marker.server not in free
-        ):
-            idle[url] = _elsewhere(url, marker.database_id, database_id)
-        else:
-            found[marker.server] = url
-    return found, idle
+
+    def is_last_seen(probe: ProbeResult) -> bool:
+        server = known.get(probe.marker.server) if probe.marker else None
+        return server is not None and server.url == probe.url
+
+    cases = {probe.url: _without_marker(probe) for probe in probes}
+    # The address of before first: of two that have one marker, the other is the copy.
+    for probe in sorted(probes, key=is_last_seen, reverse=True):
+        if probe.marker is not None:
+            server = known.get(probe.marker.server)
+            case = _with_marker(probe.marker, server, found, installation, database_id)
+            cases[probe.url] = case
+            if case is AddressCase.OURS:
+                found[probe.marker.server] = probe.url
+    return found, cases
 
 
-def _places(
-    gone: Sequence[Server], unmarked: Sequence[str]
-) -> Iterator[tuple[list[str], list[Server]]]:
-    """Pair unmarked addresses with the servers whose places they are.
-
-    A server that was last seen at such an address has lost its data there. The others may have been
-    at any of those that are left.
-    """
-    for url in unmarked:
-        owners = [s for s in gone if s.url == url]
-        if owners:
-            yield [url], owners
-    others = [s for s in gone if s.url not in unmarked]
-    left = [url for url in unmarked if url not in {s.url for s in gone}]
-    if others and left:
-        yield left, others
+def _without_marker(probe: ProbeResult) -> AddressCase:
+    if probe.unreachable:
+        return AddressCase.DOWN
+    return AddressCase.STRANGE if probe.strange else AddressCase.UNMARKED
 
 
-def _in_order(
-    idle: Mapping[str, ServerProblem], answers: Sequence[ProbeResult]
-) -> dict[str, ServerProblem]:
-    return {a.url: idle[a.url] for a in answers if a.url in idle}
+def _with_marker(
+    marker: Marker,
+    server: Server | None,
+    found: Mapping[UUID, str],
+    installation: UUID,
+    database_id: str | None,
+) -> AddressCase:
+    if marker.installation != installation:
+        return AddressCase.FOREIGN
+    if server is not None and server.state == "retired":
+        return AddressCase.RETIRED
+    if marker.server in found:
+        return AddressCase.COPY
+    may_take_over = server is not None and server.database_id is None
+    if database_id and marker.database_id not in {None, database_id} and not may_take_over:
+        return AddressCase.ELSEWHERE
+    return AddressCase.OURS
 
 
-def _foreign(url: str, marker: Marker) -> ServerProblem:
-    return ServerProblem(
-        f"Chroma at {url} belongs to another installation ({marker.installation}): point "
-        "MEMORY_PIPELINE_CHROMA_URL or MEMORY_PIPELINE_CHROMA_URLS at a server of this one",
-        lost=True,
+def _fates(missing: Sequence[Server], addresses: Mapping[str, AddressCase]) -> list[_Fate]:
+    """Apply the second table."""
+    down = [url for url, case in addresses.items() if case is AddressCase.DOWN]
+    unmarked = [url for url, case in addresses.items() if case is AddressCase.UNMARKED]
+    last_seen = {s.url for s in missing}
+    suspects = [url for url in down if url not in last_seen]
+    nobodys = [url for url in unmarked if url not in last_seen]
+
+    def fate_of(server: Server) -> _Fate:
+        if server.url in down:
+            return _Fate(server, MissingCase.DOWN, [server.url])
+        if suspects:
+            return _Fate(server, MissingCase.MAYBE_ELSEWHERE, suspects)
+        if server.url in unmarked:
+            return _Fate(server, MissingCase.LOST, [server.url])
+        if nobodys:
+            return _Fate(server, MissingCase.LOST, nobodys)
+        return _Fate(server, MissingCase.NOWHERE)
+
+    return [fate_of(server) for server in missing]
+
+
+def _unmarked(url: str, fates: Iterable[_Fate]) -> UnmarkedCase:
+    """Apply the third table."""
+    if any(fate.case is MissingCase.MAYBE_ELSEWHERE for fate in fates):
+        return UnmarkedCase.LEFT_ALONE
+    if any(fate.case is MissingCase.LOST and url in fate.where for fate in fates):
+        return UnmarkedCase.EMPTIED
+    return UnmarkedCase.NEW
+
+
+def _problem_at(
+    probe: ProbeResult,
+    case: AddressCase | UnmarkedCase,
+    fates: Iterable[_Fate],
+    found: Mapping[UUID, str],
+    database_id: str | None,
+) -> ServerProblem:
+    in_doubt = [f for f in fates if f.case is MissingCase.MAYBE_ELSEWHERE]
+    lost_here = [f for f in fates if f.case is MissingCase.LOST and probe.url in f.where]
+    return problem(
+        case,
+        url=probe.url,
+        probe=probe,
+        original=found.get(probe.marker.server) if probe.marker else None,
+        database_id=database_id,
+        servers=", ".join(str(fate.server.id) for fate in in_doubt or lost_here),
+        suspects=", ".join(in_doubt[0].where) if in_doubt else "",
     )
 
 
-def _returned(url: str, marker: Marker) -> ServerProblem:
-    return ServerProblem(
-        f"Chroma at {url} is server {marker.server}, which was given up as lost: its collections "
-        "are of the past; empty its volume, and it is taken as a new server",
-        lost=True,
-    )
-
-
-def _twin(url: str, marker: Marker, other: str) -> ServerProblem:
-    return ServerProblem(
-        f"Chroma at {url} answers as server {marker.server}, as {other} does: name one address a "
-        "server, and empty a copied volume",
-        lost=True,
-    )
-
-
-def _elsewhere(url: str, there: str | None, database_id: str) -> ServerProblem:
-    return ServerProblem(
-        f"Chroma at {url} is used by a copy of this database, or this one is the copy: it was last "
-        f"written from {there}, and this is {database_id}. If that one is gone for good: "
-        "`memory-pipeline migrate --take-over`; otherwise give this one a Chroma of its own",
-        lost=True,
-    )
-
-
-def _emptied(url: str, owners: Sequence[Server]) -> ServerProblem:
-    return ServerProblem(
-        f"Chroma at {url} has lost its data (no marker; expected server {_named(owners)}): "
-        "bring its volume back, or give it up with `memory-pipeline rebuild`",
-        lost=True,
-        url=url,
-    )
-
-
-def _nowhere(server: Server) -> ServerProblem:
-    return ServerProblem(
-        f"Chroma server {server.id}, last seen at {server.url}, is at none of the addresses that "
-        "are set: add its address to MEMORY_PIPELINE_CHROMA_URLS",
-        lost=True,
-    )
-
-
-def _perhaps_there(server: Server, unknown: Sequence[str]) -> ServerProblem:
-    return ServerProblem(
-        f"Chroma server {server.id}, last seen at {server.url}, may be at {', '.join(unknown)}, "
-        "which cannot be reached"
-    )
-
-
-def _left_alone(url: str, gone: Sequence[Server], unknown: Sequence[str]) -> ServerProblem:
-    return ServerProblem(
-        f"Chroma at {url} has no marker, and gets none while {', '.join(unknown)} cannot be "
-        f"reached: server {_named(gone)} may be there, or have been here"
-    )
-
-
-def _named(servers: Iterable[Server]) -> str:
-    return ", ".join(str(s.id) for s in servers)
+def _problem_of(fate: _Fate) -> ServerProblem:
+    return problem(fate.case, server=fate.server, suspects=", ".join(fate.where))

@@ -1,8 +1,8 @@
-"""chromadb's own HTTP client, but for how vectors are packed.
+"""chromadb's own HTTP client, except that it packs vectors faster.
 
-The library packs each of 768 numbers by itself, which is most of what a bulk load costs this side:
-40 of 60 µs a document. The bytes are the same. The client takes the class by its name (a setting of
-its own: ``chroma_api_impl``), and chromadb is pinned exactly.
+The library packs each of 768 numbers separately: 40 of the 60 µs that a document costs this side of
+a bulk load. The bytes are the same. The client takes the class by name (chromadb's setting
+``chroma_api_impl``), and chromadb is pinned exactly.
 """
 
 from typing import Any
@@ -14,9 +14,9 @@ from overrides import override
 
 
 class Transport(FastAPI):
-    """Sends what the library sends, sooner."""
+    """Sends the same requests as the library, in less time."""
 
-    @override  # chromadb insists on this very one
+    @override  # chromadb requires this one
     def _submit_batch(self, batch: Any, url: str) -> None:
         ids, vectors, metadatas, documents, uris = batch
         if vectors is None or not self.supports_base64_encoding():
@@ -28,7 +28,7 @@ class Transport(FastAPI):
             json={
                 "ids": ids,
                 "embeddings": [packed(vector) for vector in vectors],
-                # Scalars alone, by contract: nothing of it has to be converted.
+                # Scalars only, by contract: there is nothing to convert.
                 "metadatas": metadatas,
                 "documents": documents,
                 "uris": uris,
@@ -37,6 +37,6 @@ class Transport(FastAPI):
 
 
 def packed(vector: Any) -> str:
-    """Pack a vector as the library does: base64 of little-endian float32."""
+    """Return a vector as the library packs it: base64 of little-endian float32."""
     array = np.ascontiguousarray(vector, dtype="<f4")
     return str(pybase64.b64encode_as_string(array.tobytes()))

@@ -1,1 +1,1 @@
-"""What a memory means as a document: its text, metadata and hash. No I/O."""
+"""From a memory to the content of its document: text, metadata and hash. No I/O."""

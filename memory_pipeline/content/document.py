@@ -1,7 +1,12 @@
-"""From a memory to what is searched, filtered by and compared: text, metadata, content hash.
+"""From a memory to the content of its document, which is all of the document but the vector.
 
-Pure functions of the row and the recipe: the same memory gives the same content in every process,
-for ever; what changes that rule changes ``RECIPE_VERSION``. Nothing here touches a vector's values.
+- the *text*, which is embedded: one line of the words in ``raw_data``
+- the *metadata*, by which searches filter: a value for every key of the recipe
+- the *content hash*, which is compared to find documents that are out of date
+- the stored *document*: ``raw_data`` as Postgres prints it, or nothing
+
+Pure functions of the row and the recipe: the same memory gives the same content in every process.
+A change of these functions that changes any content has to change ``RECIPE_VERSION``.
 """
 
 import hashlib
@@ -40,17 +45,37 @@ __all__ = [
 ]
 
 RECIPE_VERSION = 1
-OTHERS = "*"
-METADATA_CHARACTERS = 256
+OTHERS = "*"  # in ``text_fields``: every field that is not named there
+METADATA_CHARACTERS = 256  # longer texts are cut
 SECONDS_A_DAY = 86_400
 
-# One for all: json.dumps builds another for each call that sorts.
+# Shared: json.dumps builds an encoder for each call that sorts.
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Which parts of ``raw_data`` are searched, filtered by and stored."""
+    """How an installation makes documents of its memories.
+
+    A memory is any JSON. The recipe, taken from the settings, names the fields of it that matter:
+    with ``text_fields=("summary", "*")`` and ``metadata_fields=("date", "task")`` the memory
+    ``{"date": "2026-03-02", "task": "bugfix", "summary": "Paid twice"}`` is embedded as
+    ``Paid twice date: 2026-03-02 task: bugfix`` and can be filtered by ``date``, ``date_ts``,
+    ``task``, ``project_id``, ``ts`` and ``hash``. Whatever the shape of a memory, it has a text (an
+    empty one if there is nothing to read) and a value for each of these keys.
+
+    A generation records the hash of the recipe that it was built with; another recipe needs a
+    rebuild.
+
+    Attributes:
+        text_fields: the fields that are embedded, in this order and without their names; ``*``: all
+            others, with their names.
+        text_limit: the length of the text in characters.
+        metadata_fields: the fields that can be filtered by.
+        document: whether Chroma stores ``raw_data`` as well (``full``) or not (``none``).
+        tenant_by: the columns whose values make a tenant.
+
+    """
 
     text_fields: tuple[str, ...]
     text_limit: int
@@ -60,26 +85,31 @@ class Recipe:
 
     @property
     def date_fields(self) -> tuple[str, ...]:
-        """The metadata fields named like a date: each has a ``<field>_ts`` beside it."""
+        """The metadata fields named like a date: each has a ``<field>_ts`` in epoch seconds."""
         return _dates_among(self.metadata_fields)
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every metadata key that a document has, always."""
+        """The metadata keys, which every document has."""
         times = (f"{f}_ts" for f in self.date_fields)
         return tuple(dict.fromkeys((*self.metadata_fields, *times, "project_id", "ts", "hash")))
 
     @property
     def config_hash(self) -> str:
-        """What a generation was built with. The order of metadata fields makes no difference."""
+        """The hash of the recipe. The order of metadata fields makes no difference."""
         parts = (RECIPE_VERSION, self.text_fields, self.text_limit, sorted(self.metadata_fields))
-        chosen = json.dumps([*parts, self.document, self.tenant_by])
-        return hashlib.blake2b(chosen.encode(), digest_size=8).hexdigest()
+        printed = json.dumps([*parts, self.document, self.tenant_by])
+        return hashlib.blake2b(printed.encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """All that a memory's document is made of, but its vector."""
+    """The content of a memory's document: all of it but the vector.
+
+    ``text`` is embedded, and ``text_hash`` says whether a stored vector is of the same text.
+    ``metadata`` has every key of the recipe, ``content_hash`` among them as ``hash``. ``document``
+    is stored as it is; None: nothing is.
+    """
 
     text: str
     text_hash: str
@@ -89,7 +119,7 @@ class Content:
 
 
 def recipe_from(settings: Settings) -> Recipe:
-    """Take the recipe out of the settings."""
+    """Return the recipe that the settings describe."""
     return Recipe(
         text_fields=settings.text_fields,
         text_limit=settings.text_limit,
@@ -100,30 +130,30 @@ def recipe_from(settings: Settings) -> Recipe:
 
 
 def compose(memory: Memory, recipe: Recipe) -> Content:
-    """Make the content of a memory: the one function that the rest of the pipeline calls."""
+    """Return the content of a memory's document. Raises Poison where ``raw`` is not JSON."""
     value = parse(memory.raw)
     text = searchable_text(value, recipe)
-    found = metadata(memory, value, recipe)
+    fields = metadata(memory, value, recipe)
     document = memory.raw if recipe.document == "full" else None
-    return Content(text, text_hash(text), found, document, str(found["hash"]))
+    return Content(text, text_hash(text), fields, document, str(fields["hash"]))
 
 
 def describe(memory: Memory, recipe: Recipe) -> dict[str, Scalar]:
-    """Make the metadata of a memory alone, the content hash in it: all that a verify compares."""
+    """Return the metadata of a memory, with the content hash: all that a verify compares."""
     return metadata(memory, parse(memory.raw), recipe)
 
 
 def searchable_text(value: object, recipe: Recipe) -> str:
-    """Put the texts of a memory in one line; its numbers only where it has no text at all."""
+    """Return the texts of a memory in one line; its numbers where it has no text at all."""
     return one_line(_selected(value, recipe), recipe.text_limit) or one_line(
         _selected(value, recipe), recipe.text_limit, numbers=True
     )
 
 
 def _selected(value: object, recipe: Recipe) -> Iterator[tuple[str, object]]:
-    """Yield (label, leaf): the named fields in order and without labels, then or between, others.
+    """Yield (label, leaf) in the order of ``text_fields``; the named fields have no label.
 
-    A memory that is no JSON object has no fields: all of it is searched.
+    A memory that is no JSON object has no fields: all of it is embedded.
     """
     if not isinstance(value, dict):
         yield from leaves_of(value)
@@ -139,14 +169,18 @@ def _selected(value: object, recipe: Recipe) -> Iterator[tuple[str, object]]:
 
 
 def metadata(memory: Memory, value: object, recipe: Recipe) -> dict[str, Scalar]:
-    """Return every key of ``recipe.keys``, always, with a value that Chroma can filter by."""
+    """Return a value that Chroma can filter by for every key of ``recipe.keys``.
+
+    Texts are cut at METADATA_CHARACTERS. What cannot be filtered by (null, lists, objects, numbers
+    beyond 64 bits) and what is missing is the empty text, or 0 for a ``_ts``.
+    """
     fields = value if isinstance(value, dict) else {}
     times: dict[str, Scalar] = {f"{f}_ts": _seconds(fields.get(f)) for f in recipe.date_fields}
-    found = times | {f: _scalar(fields.get(f)) for f in recipe.metadata_fields}
-    found["project_id"] = _scalar(memory.project_id)
-    found["ts"] = _seconds_of(memory.created_at)
-    found["hash"] = content_hash(memory, found)
-    return found
+    scalars = times | {f: _scalar(fields.get(f)) for f in recipe.metadata_fields}
+    scalars["project_id"] = _scalar(memory.project_id)
+    scalars["ts"] = _seconds_of(memory.created_at)
+    scalars["hash"] = content_hash(memory, scalars)
+    return scalars
 
 
 def _scalar(value: object) -> Scalar:
@@ -178,23 +212,23 @@ def _seconds_of(time: datetime) -> int:
 
 
 def content_hash(memory: Memory, metadata_without_hash: Mapping[str, Scalar]) -> str:
-    """Hash what a document says: the memory as Postgres prints it, and its metadata."""
-    # JSON in one line: the first \n is the border
+    """Hash a document's content: the memory as Postgres prints it, and its metadata."""
+    # The metadata is one line, so the first line break separates the two.
     return text_hash(f"{canonical(metadata_without_hash)}\n{memory.raw}")
 
 
 def canonical(metadata: Mapping[str, Scalar]) -> str:
-    """Write metadata in one line, the same for the same metadata."""
+    """Return metadata as one line of JSON, whatever the order of its keys."""
     return _CANONICAL.encode(dict(metadata))
 
 
 def text_hash(text: str) -> str:
-    """Hash a text."""
+    """Hash a text, whatever characters it has."""
     return _hash(text.encode(errors="surrogatepass"))
 
 
 def vector_hash(vector: Vector) -> str:
-    """Hash a vector by its exact values, the same on machines of either byte order."""
+    """Hash a vector by its exact values, alike on machines of either byte order."""
     return _hash(vector.astype("<f4").tobytes())
 
 

@@ -1,6 +1,6 @@
-"""From ``raw_data`` as Postgres prints it to a value, and from a value to one line of text.
+"""Parses ``raw_data`` as Postgres prints it, and makes one line of text of a value.
 
-Nothing here recurses: a memory may be nested as deeply as Postgres lets it.
+Nothing here recurses: a memory may be nested as deeply as Postgres allows.
 """
 
 import json
@@ -13,21 +13,21 @@ from memory_pipeline.domain.types import BIGINT
 from memory_pipeline.errors import Poison
 
 BIGINT_DIGITS = 20  # with the sign; Python refuses to convert thousands of digits
-SAFE_BRACKETS = 400  # json.loads recurses once a bracket, on a stack that the caller has used too
-LABEL_CHARACTERS = 200  # deeper keys add nothing to a label, or a deep memory would be all label
+SAFE_BRACKETS = 400  # json.loads recurses once per bracket, on a stack that the caller uses too
+LABEL_CHARACTERS = 200  # deeper keys are left out of a label: a deep memory would be all label
 LONGEST_WORD = 64  # text without spaces (Chinese, base64) is cut anywhere
 
 _LEXEME = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]|[^][{}",:\s]+', re.DOTALL)
 
 
 class Number(str):
-    """A number that neither int64 nor a finite float can hold, as Postgres prints it."""
+    """A number that neither 64 bits nor a finite float can hold, as Postgres prints it."""
 
     __slots__ = ()
 
 
 def parse(raw: str) -> object:
-    """Parse ``raw_data`` as Postgres prints it, whatever its depth and the size of its numbers.
+    """Return ``raw_data`` as a Python value, whatever its depth and the size of its numbers.
 
     Raises:
         Poison: this is not JSON, which Postgres never prints.
@@ -49,7 +49,7 @@ def _parse_leaf(raw: str) -> object:
 
 
 def _parse_deep(raw: str) -> object:
-    """Build the same value as json.loads without recursion."""
+    """Return the same value as json.loads, without recursion."""
     root: list[object] = []
     open_nodes: list[list[object] | dict[str, object]] = [root]
     key: str | None = None
@@ -84,12 +84,15 @@ def _float(literal: str) -> float | Number:
     return float(literal) if math.isfinite(float(literal)) else Number(literal)
 
 
-# One for all: json.loads builds another for each text, which costs as much as the parsing.
+# Shared: json.loads builds a decoder for each text, which costs as much as the parsing.
 _DECODER = json.JSONDecoder(parse_int=_int, parse_float=_float, parse_constant=Number)
 
 
 def one_line(leaves: Iterable[tuple[str, object]], limit: int, *, numbers: bool = False) -> str:
-    """Join the texts among labelled leaves, or their numbers and booleans, up to ``limit``."""
+    """Join the texts of labelled leaves, or their numbers and booleans, up to ``limit`` characters.
+
+    Leaves that follow each other under one label share it: ``label: one, two``.
+    """
     pieces: list[str] = []
     length, last = 0, ""
     for label, leaf in leaves:
@@ -105,7 +108,7 @@ def one_line(leaves: Iterable[tuple[str, object]], limit: int, *, numbers: bool 
 
 
 def leaves_of(value: object, label: str = "") -> Iterator[tuple[str, object]]:
-    """Walk a value in document order, without recursion."""
+    """Yield (label, leaf) for each leaf of a value in document order; a label is a path of keys."""
     waiting = [(label, value)]
     while waiting:
         label, node = waiting.pop()
@@ -119,7 +122,7 @@ def leaves_of(value: object, label: str = "") -> Iterator[tuple[str, object]]:
 
 @lru_cache(maxsize=1024)
 def label_of(key: str) -> str:
-    """Show a key as it stands before its texts."""
+    """Return a key as the label of its texts: one line, cut."""
     return _cut(_collapsed(key, LABEL_CHARACTERS), LABEL_CHARACTERS)
 
 
@@ -136,7 +139,7 @@ def _shown(leaf: object, limit: int, *, numbers: bool) -> str:
 
 
 def _collapsed(text: str, words: int) -> str:
-    """Collapse whitespace; what follows the last word that can be shown is not taken apart."""
+    """Collapse whitespace between the first ``words`` words; nothing after them is ever shown."""
     return " ".join(text.split(None, words))
 
 
@@ -148,5 +151,5 @@ def _cut(text: str, limit: int) -> str:
 
 
 def without_surrogates(text: str) -> str:
-    """Replace lone surrogates, which no UTF-8 can carry."""
+    """Replace lone surrogates, which UTF-8 cannot encode."""
     return text.encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""Whether the vector that a row has is its text's under the model of now."""
+"""Whether the vector stored with a memory can be used for its current text and model."""
 
 import numpy as np
 
@@ -9,10 +9,11 @@ from memory_pipeline.domain.types import Memory, Provenance
 def reusable_provenance(
     memory: Memory, content: Content, *, model: str, trust: bool
 ) -> Provenance | None:
-    """Tell the provenance of the stored vector if it is this text's under this model.
+    """Return the provenance of the stored vector if it is of this text and this model.
 
-    A vector that the pipeline did not write (no provenance, or another vector's) is the
-    application's: taken for the current model's when ``trust`` says so, computed anew otherwise.
+    None: the vector has to be computed. A vector that the pipeline did not write (it has no
+    provenance, or another vector's) comes from the application: ``trust`` says whether it is taken
+    for one of the current model.
     """
     vector = memory.embedding
     if vector is None:
@@ -21,5 +22,5 @@ def reusable_provenance(
     known = memory.provenance
     if known is not None and known.vector_hash == stored.vector_hash:
         return known if known == stored else None
-    # Neither zero nor infinite nor NaN: Chroma can measure an angle to it.
+    # Not zero, infinite or NaN: Chroma can compute an angle to it.
     return stored if trust and 0.0 < float(np.dot(vector, vector)) < np.inf else None

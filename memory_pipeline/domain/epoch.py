@@ -1,28 +1,29 @@
-"""Has Postgres gone back in time, so that Chroma is ahead of it? Decided here; no I/O.
+"""Has Postgres gone back in time (a restore, a failover, a dump)? Pure decisions.
 
-Chroma cannot be compared with a state that Postgres has forgotten: what was acked is no longer in
-the outbox, what was deleted is back. So Postgres leaves a trace outside itself. Every half minute
-it begins an epoch, named by a random nonce: the nonce is committed in Postgres first, and only then
-written to the marker of each Chroma server, with the home of the database.
+After a rollback the outbox says nothing about Chroma: acked changes are gone from it, and deleted
+memories are back. So Postgres leaves a trace outside itself. Every half minute it begins an epoch,
+named by a random nonce. The nonce is committed in Postgres first, and only then written to the
+marker of each Chroma server, with the id of the database.
 
-| Postgres                            | a marker                 | meaning                        |
-|-------------------------------------|--------------------------|--------------------------------|
-| begins its first epoch              | has no stamp             | nothing is known yet; no alarm |
-| knows the nonce, new or old         | has that nonce           | as it should be; an old one: a |
-|                                     |                          | server that was away, a crash  |
-|                                     |                          | between the two writes, or two |
-|                                     |                          | processes that wrote at once   |
-| does not know the nonce             | has that nonce           | **Postgres is an older state** |
-| is on another timeline              | whatever                 | **restored, or failed over**   |
-| has another table as its outbox     | whatever                 | **a dump was loaded in place** |
-| is elsewhere than in its last epoch | whatever                 | **a dump was loaded elsewhere** |
+| Postgres                            | a marker                 | meaning                         |
+|-------------------------------------|--------------------------|---------------------------------|
+| begins its first epoch              | has no stamp             | nothing is known yet; no alarm  |
+| knows the nonce, new or old         | has that nonce           | in order; an old nonce: a       |
+|                                     |                          | server that was away, a crash   |
+|                                     |                          | between the two writes, or two  |
+|                                     |                          | processes that wrote at once    |
+| does not know the nonce             | has that nonce           | **Postgres is an older state**  |
+| is on another timeline              | any                      | **restored, or failed over**    |
+| has another table as its outbox     | any                      | **a dump was loaded in place**  |
+| is another database than in its     | any                      | **a dump was loaded elsewhere** |
+| last epoch                          |                          |                                 |
 
-A nonce that raised the alarm is noted, so that it raises it once: a server that was down then, or a
-crash before its marker is written anew, starts nothing over. Two copies of one database that both
-use a server raise it again and again, and that is said.
+A nonce that raised the alarm is recorded, so that it raises it once: a server that was down then,
+or a crash before its marker is written again, does not raise it a second time. Two copies of one
+database that both use a server raise it again and again, which is reported.
 
-What the nonces cannot see: a copy of the whole data folder that is put back within half a minute,
-before a marker was told of the next epoch.
+Not detected: a copy of the whole data folder that is put back within half a minute, before any
+marker has the next nonce.
 """
 
 from collections.abc import Collection
@@ -33,14 +34,18 @@ from uuid import UUID
 from memory_pipeline.domain.types import TenantId
 
 AHEAD = "Chroma has seen a later state of this database"
+# Three rollbacks within the hour are no restores: two databases use the same Chroma.
+RECENT_SECONDS = 3600.0
+TOO_MANY_ROLLBACKS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseLocation:
-    """Where the database lives.
+    """Which database this is, and on which history.
 
     ``database_id``: the server's system identifier and the database's name. ``timeline``: grows
-    with each restore to a point in time and each failover. ``outbox``: the oid of the outbox.
+    with each restore to a point in time and each failover. ``outbox``: the oid of the outbox table,
+    which is another one after a dump was loaded.
     """
 
     database_id: str
@@ -50,7 +55,7 @@ class DatabaseLocation:
 
 @dataclass(frozen=True, slots=True)
 class EpochStamp:
-    """What a marker says of Postgres: whose it is, and the newest epoch that it was told of."""
+    """What a marker records of Postgres: the database, and the newest epoch written to it."""
 
     database_id: str
     nonce: UUID
@@ -58,7 +63,7 @@ class EpochStamp:
 
 @dataclass(frozen=True, slots=True)
 class RollbackSign:
-    """One sign that Postgres is no longer what it was; with the nonce that it does not know."""
+    """One sign that Postgres went back in time; ``nonce``: the one that Postgres does not know."""
 
     reason: str
     nonce: UUID | None = None
@@ -70,18 +75,19 @@ def rollback_signs(
     stamps: Collection[EpochStamp],
     known: Collection[UUID],
 ) -> list[RollbackSign]:
-    """Tell every sign that Postgres went back, or may have.
+    """Return every sign that Postgres went back in time.
 
     Args:
-        now: where the database is.
-        before: where it was when it began its newest epoch; None: it has begun none.
-        stamps: what the markers say. They have to be read before ``known`` is.
-        known: the nonces among them that Postgres knows.
+        now: the location of the database.
+        before: its location when it began its newest epoch; None: it has begun none.
+        stamps: the markers' stamps. They have to be read before ``known``: a nonce is in Postgres
+            before it is in a marker.
+        known: those of their nonces that Postgres knows.
 
     """
-    found = [] if before is None or before == now else [RollbackSign(_moved(now, before))]
-    strange = {stamp.nonce for stamp in stamps}.difference(known)
-    return [*found, *(RollbackSign(AHEAD, nonce) for nonce in sorted(strange))]
+    signs = [] if before is None or before == now else [RollbackSign(_moved(now, before))]
+    unknown = {stamp.nonce for stamp in stamps}.difference(known)
+    return [*signs, *(RollbackSign(AHEAD, nonce) for nonce in sorted(unknown))]
 
 
 def _moved(now: DatabaseLocation, before: DatabaseLocation) -> str:
@@ -98,18 +104,12 @@ def _moved(now: DatabaseLocation, before: DatabaseLocation) -> str:
     return "a dump was loaded in place"
 
 
-# So many setbacks in so many seconds are no restores: two databases use one Chroma.
-RECENT_SECONDS = 3600.0
-
-
-TOO_MANY_ROLLBACKS = 3
-
-
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The signs that Postgres went back; and whether anything was noted since this process looked.
+    """The signs that Postgres went back in time.
 
-    What a process remembers of Postgres may be wrong after a setback, whoever noted it.
+    ``recorded_since``: a rollback was recorded since this process last compared, by whatever
+    process; what this one has cached of Postgres may be wrong.
     """
 
     signs: tuple[RollbackSign, ...] = ()
@@ -117,13 +117,17 @@ class Comparison:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing was found that is not noted yet: the markers may be written."""
+        """Whether no sign is left to record: the markers may be written."""
         return not self.signs
 
 
 @dataclass(frozen=True, slots=True)
 class UnprovenTenants:
-    """Which tenants are unproven since when, and why."""
+    """The tenants that were not compared with Chroma since Postgres went back in time.
+
+    ``since``: the time of the earliest rollback among them. ``recent_rollbacks``: those detected in
+    the last hour.
+    """
 
     tenants: frozenset[TenantId] = frozenset()
     since: datetime | None = None
@@ -131,17 +135,17 @@ class UnprovenTenants:
     recent_rollbacks: int = 0
 
     def problems(self) -> list[str]:
-        """Say it in lines for a person."""
-        found = []
+        """Return a line for each problem, for an operator."""
+        lines = []
         if self.tenants:
-            found.append(
+            lines.append(
                 f"UNPROVEN since {self.since:%Y-%m-%d %H:%M:%S %Z}: {len(self.tenants)} tenants. "
                 f"Postgres went back in time ({self.reason}). Each is compared with Chroma and "
-                "brought right; searches and syncs go on"
+                "repaired; searches and syncs continue"
             )
         if self.recent_rollbacks >= TOO_MANY_ROLLBACKS:
-            found.append(
-                f"Postgres went back {self.recent_rollbacks} times within the hour: it looks as if "
-                "a copy of this database used the same Chroma servers; stop one of the two"
+            lines.append(
+                f"Postgres went back {self.recent_rollbacks} times within the hour: it seems that "
+                "a copy of this database uses the same Chroma servers; stop one of the two"
             )
-        return found
+        return lines

@@ -1,1 +1,1 @@
-"""Text to vectors: models, a cache, and how a model's files are had."""
+"""Text to vectors: the embedders, a cache, and the download of the model's files."""

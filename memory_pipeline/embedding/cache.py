@@ -1,4 +1,4 @@
-"""Vectors of texts that were embedded before."""
+"""A cache of vectors by text, in front of any embedder."""
 
 import threading
 from collections import OrderedDict
@@ -9,10 +9,11 @@ from memory_pipeline.ports import Embedder
 
 
 class CachedEmbedder:
-    """Keeps the newest vectors by text, so that a batch that comes again is not embedded again.
+    """Keeps the most recently used vectors, so that a retried batch is not embedded again.
 
-    What is embedded goes to the model in chunks, each kept when it is done: where one is refused,
-    only that one is done again. The vectors are shared and therefore read-only.
+    Texts are embedded in chunks, shortest first, and each chunk is kept when it is done: if the
+    model refuses one chunk, a retry embeds only that one again. Thread-safe. The vectors are shared
+    and therefore read-only.
     """
 
     def __init__(self, inner: Embedder, capacity: int = 2048, *, chunk: int = 32) -> None:
@@ -29,15 +30,15 @@ class CachedEmbedder:
 
     @property
     def model(self) -> str:
-        """The fingerprint of the model behind it."""
+        """The fingerprint of the embedder behind the cache."""
         return self._inner.model
 
     def load(self) -> None:
-        """Load the model behind it."""
+        """Load the model. Raises ModelMissing or EmbedderUnavailable."""
         self._inner.load()
 
     def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """Return one vector a text, in order. Raises what the model behind it raises."""
+        """Return one vector per text, in order. Raises as the embedder behind the cache does."""
         with self._lock:
             found = {text: self._kept[text] for text in texts if text in self._kept}
             for text in found:
@@ -49,7 +50,7 @@ class CachedEmbedder:
         return [found[text] for text in texts]
 
     def _keep(self, vectors: dict[str, Vector]) -> dict[str, Vector]:
-        # Copies: a row of a matrix would keep the whole matrix in memory.
+        # A row of a matrix would keep the whole matrix in memory; a copy does not.
         copies = {text: vector.copy() for text, vector in vectors.items()}
         for vector in copies.values():
             vector.flags.writeable = False

@@ -1,4 +1,4 @@
-"""Which embedder the settings name."""
+"""The embedder that the settings name."""
 
 from collections.abc import Callable
 from inspect import Parameter, signature

@@ -1,4 +1,4 @@
-"""A lexical stand-in for the model: for tests, benchmarks and machines without one."""
+"""A lexical embedder without a model: for tests, benchmarks and machines that have no model."""
 
 import functools
 import re
@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from memory_pipeline.domain.types import DIMENSION, Vector
 
-WORD_WEIGHT = 4.0  # against 1.0 for each of its trigrams: the same word counts for more than a like
+WORD_WEIGHT = 4.0  # a trigram weighs 1.0: the same word counts for more than a similar one
 
 
 class HashingEmbedder:
-    """A stand-in that needs no model: texts that share words are near, meaning is unknown to it.
+    """Embeds the words of a text, not its meaning: texts that share words are near.
 
-    The same text has the same vector in every process, on every machine.
+    The same text has the same vector in every process, on every machine. Thread-safe.
     """
 
     model = "hashing-768-v1"
@@ -27,7 +27,7 @@ class HashingEmbedder:
         """Do nothing: there is nothing to load."""
 
     def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """Return one vector a text, in order. Refuses nothing; a text without words has one too."""
+        """Return one unit vector per text, in order; also for a text without words."""
         return [_lexical(text) for text in texts]
 
 
@@ -39,7 +39,7 @@ def _lexical(text: str) -> Vector:
         weights=np.concatenate([weights for _, weights in parts]),
         minlength=DIMENSION,
     )
-    if not sums.any():  # words that cancel one another out
+    if not sums.any():  # the words cancel each other out
         return _lexical("")
     return cast("Vector", (sums / np.linalg.norm(sums)).astype(np.float32))
 
@@ -56,6 +56,6 @@ def _features(word: str) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]
 
 
 def _hash(feature: str) -> int:
-    # Never hash(), which differs from process to process.
+    # hash() differs from process to process.
     digest = blake2b(feature.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big")

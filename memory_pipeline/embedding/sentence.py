@@ -1,6 +1,6 @@
-"""Texts to vectors: the real model, a lexical stand-in, and a cache before either.
+"""The sentence-transformers model: meaning to vectors.
 
-Importing this loads no model and no library of one: that takes seconds and happens on first use.
+Importing this module loads neither the model nor its libraries: that takes seconds, on first use.
 """
 
 import os
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory_pipeline.domain.types import DIMENSION, Vector
-from memory_pipeline.embedding.download import WEIGHTS_SHA256, verify_model
+from memory_pipeline.embedding.model_files import WEIGHTS_SHA256, verify_model
 from memory_pipeline.errors import EmbedderUnavailable, Poison, SettingsError
 from memory_pipeline.logs import get_logger
 from memory_pipeline.settings import PREFIX
@@ -31,7 +31,7 @@ log = get_logger("memory_pipeline.embedding.sentence")
 
 
 class _Encoder(Protocol):
-    """What is used of a SentenceTransformer."""
+    """The part of a SentenceTransformer that is used."""
 
     def encode(
         self, sentences: list[str], *, batch_size: int, show_progress_bar: bool
@@ -39,11 +39,18 @@ class _Encoder(Protocol):
 
 
 class SentenceEmbedder:
-    """The real model, read from a local folder on first use; never touches the network.
+    """Embeds with the real model, read from a local folder on first use; uses no network.
 
-    Threads share it: passes of the model take turns, so a query waits for a pass or two, not for
-    somebody's whole batch. Precision is not part of the fingerprint: the vectors of both agree to
-    three nines.
+    Thread-safe: passes of the model take turns, so a search waits for a pass or two and not for all
+    of a sync's batch. Precision is not part of the fingerprint: vectors of bf16 and f32 have a
+    cosine above 0.999.
+
+    Args:
+        directory: the folder with the model's files.
+        device: ``cpu``, ``cuda``, ``mps`` or ``auto``.
+        precision: ``auto`` is bf16 where the device computes it itself, otherwise f32.
+        batch_size: the number of texts in one pass of the model.
+
     """
 
     model = MODEL
@@ -62,7 +69,7 @@ class SentenceEmbedder:
         self._batch_size = batch_size
         self._encoder: _Encoder | None = None
         self._loading = threading.Lock()
-        self._passing = threading.Lock()  # the tokenizer breaks where two threads use it at once
+        self._passing = threading.Lock()  # the tokenizer fails if two threads use it at once
 
     @property
     def loaded(self) -> bool:
@@ -73,7 +80,7 @@ class SentenceEmbedder:
         """Load the model once; takes many seconds the first time.
 
         Raises:
-            ModelMissing: its files are not here or not the pinned ones.
+            ModelMissing: its files are missing or are not the pinned ones.
             SettingsError: torch cannot use the device of the settings.
             EmbedderUnavailable: it cannot be loaded.
 
@@ -88,17 +95,17 @@ class SentenceEmbedder:
             return self._encoder
 
     def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """Return one unit vector a text, in order.
+        """Return one unit vector per text, in order: shape (768,), float32.
 
         Raises:
-            Poison: the model refuses a text or has no usable vector for it; the text is not named.
-            ModelMissing: its files are not here or not the pinned ones.
+            Poison: the model refuses a text or has no usable vector for it; the text is not quoted.
+            ModelMissing: its files are missing or are not the pinned ones.
             SettingsError: torch cannot use the device of the settings.
-            EmbedderUnavailable: it cannot be loaded, is out of memory or is not what it should be.
+            EmbedderUnavailable: it cannot be loaded, is out of memory or returns a wrong shape.
 
         """
         encoder = self._get()
-        # Texts of one length waste nothing on padding.
+        # Texts of about the same length in one pass need little padding.
         order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
         vectors = np.empty((len(texts), DIMENSION), dtype=np.float32)
         for start in range(0, len(order), self._batch_size):
@@ -110,7 +117,7 @@ class SentenceEmbedder:
 
 
 def _encode(encoder: _Encoder, texts: list[str]) -> npt.NDArray[np.float32]:
-    """Pass one batch through the model. What it answers to all texts alike is its own fault."""
+    """Pass one batch through the model. A failure that no single text causes is the model's."""
     try:
         encoded = encoder.encode(texts, batch_size=len(texts), show_progress_bar=False)
     except MemoryError as exc:
@@ -129,7 +136,7 @@ def _encode(encoder: _Encoder, texts: list[str]) -> npt.NDArray[np.float32]:
 
 
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Normalise in float32, whatever the model computed in; refuse what has no direction."""
+    """Normalise in float32, whatever the model computed in. Raises Poison for a zero or NaN."""
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
     wrong = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
     if wrong.size:
@@ -149,7 +156,7 @@ def _open(directory: Path, device: str, precision: Precision) -> _Encoder:
 
     """
     started = time.monotonic()
-    # Threads that spin between two passes would take the processor from Chroma and Postgres.
+    # Threads that spin between two passes take the processor away from Chroma and Postgres.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         with _without_chatter():
@@ -165,7 +172,7 @@ def _open(directory: Path, device: str, precision: Precision) -> _Encoder:
             ).to(torch.bfloat16 if precision == "bf16" else torch.float32)
     except SettingsError:
         raise
-    except Exception as exc:  # the libraries raise whatever their parts raise
+    except Exception as exc:  # the libraries raise errors of any class
         raise EmbedderUnavailable(
             f"the embedding model in {directory} cannot be loaded: {type(exc).__name__}: {exc}"
         ) from exc
@@ -205,32 +212,32 @@ def _check_device(device: str) -> None:
 
 
 def fast_bf16(device: str) -> bool:
-    """Tell whether the device computes bf16 itself; where it is emulated, f32 is faster."""
+    """Whether the device computes bf16 itself; where it is emulated, f32 is faster."""
     import torch  # noqa: PLC0415 - takes seconds
 
     if device.startswith("cuda"):
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device != "cpu":
         return False
-    # Older versions of torch do not tell; f32 is right everywhere.
+    # Older versions of torch have no get_capabilities; f32 is right everywhere.
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in FAST_BF16)
 
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Keep the libraries' warnings and bars off the screen while the model loads, no longer."""
+    """Hide the libraries' warnings and progress bars, only while the model loads."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from transformers.utils import logging as chatter  # noqa: PLC0415 - takes seconds
+        from transformers.utils import logging as transformers_logging  # noqa: PLC0415 - seconds
 
-        said: Any = chatter
-        verbosity, bars = said.get_verbosity(), said.is_progress_bar_enabled()
-        said.set_verbosity_error()
-        said.disable_progress_bar()
+        logs: Any = transformers_logging
+        verbosity, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
+        logs.set_verbosity_error()
+        logs.disable_progress_bar()
         try:
             yield
         finally:
-            said.set_verbosity(verbosity)
+            logs.set_verbosity(verbosity)
             if bars:
-                said.enable_progress_bar()
+                logs.enable_progress_bar()

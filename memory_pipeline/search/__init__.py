@@ -1,1 +1,1 @@
-"""How a question becomes memories: filters, the query, what Postgres says of each hit."""
+"""From a question to memories: the filter, the query, the confirmation in Postgres."""

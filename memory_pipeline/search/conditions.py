@@ -1,7 +1,7 @@
-"""What a search filter means: to Chroma, and to Python.
+"""The meaning of a search filter, twice: as a query to Chroma and as a predicate in Python.
 
-The two agree on every document as long as whole numbers stay within 2**53; beyond, Chroma compares
-some of them rounded.
+Both agree on every document while whole numbers stay within 2**53; Chroma compares some larger ones
+rounded.
 """
 
 import operator
@@ -22,9 +22,9 @@ OPERATORS = ("$eq", "$ne", *RANGES, *LISTS)
 
 GroupOperator = Literal["$and", "$or"]
 
-# How Chroma's answer about stored integers is mended where the operand has a fraction: by operator
-# and whether the operand is above zero.
-_MENDS: dict[tuple[str, bool], tuple[GroupOperator, str]] = {
+# Corrects Chroma's answer about stored integers where the operand has a fraction: by operator, and
+# whether the operand is above zero.
+_CORRECTIONS: dict[tuple[str, bool], tuple[GroupOperator, str]] = {
     ("$eq", True): ("$and", "$ne"),
     ("$eq", False): ("$and", "$ne"),
     ("$ne", True): ("$or", "$eq"),
@@ -34,7 +34,7 @@ _MENDS: dict[tuple[str, bool], tuple[GroupOperator, str]] = {
     ("$lt", True): ("$or", "$lte"),
     ("$lte", False): ("$and", "$lt"),
 }
-_LIST_MENDS: dict[str, tuple[GroupOperator, str]] = {
+_LIST_CORRECTIONS: dict[str, tuple[GroupOperator, str]] = {
     "$in": ("$and", "$nin"),
     "$nin": ("$or", "$in"),
 }
@@ -49,41 +49,44 @@ class Condition:
     values: tuple[Scalar, ...]
 
     def matches(self, metadata: Mapping[str, Scalar]) -> bool:
-        """Tell whether a document with this metadata is meant. Numbers compare, types do not."""
-        found = metadata.get(self.field)
+        """Whether a document with this metadata matches. Kinds of values never equal each other."""
+        stored = metadata.get(self.field)
         if self.op in RANGES:
             limit = self.values[0]
-            return _is_number(found) and _is_number(limit) and RANGES[self.op](found, limit)
-        among = any(found == value and kind_of(found) == kind_of(value) for value in self.values)
+            return _is_number(stored) and _is_number(limit) and RANGES[self.op](stored, limit)
+        among = any(stored == value and kind_of(stored) == kind_of(value) for value in self.values)
         return among if self.op in {"$eq", "$in"} else not among
 
     def to_chroma(self) -> dict[str, object]:
-        """Ask Chroma the same.
+        """Return the condition as Chroma's query.
 
         Chroma cuts the fraction off an operand before it compares it with a stored integer: its
         ``$eq 1.5`` finds 1, its ``$lt 0.5`` misses 0. So a second condition on the whole part
-        takes back, or adds, exactly that integer; stored fractions it leaves alone.
+        removes, or adds, exactly that integer, and leaves stored fractions alone.
         """
         if self.op in LISTS:
             return self._list_to_chroma()
         value = self.values[0]
         if not _has_fraction(value):
             return self._plain(self.op, value)
-        asked, mend = self._plain(self.op, value), _MENDS.get((self.op, value > 0))
-        return _group(mend[0], asked, self._plain(mend[1], int(value))) if mend else asked
+        query, correction = self._plain(self.op, value), _CORRECTIONS.get((self.op, value > 0))
+        if correction is None:
+            return query
+        group, op = correction
+        return _group(group, query, self._plain(op, int(value)))
 
     def _list_to_chroma(self) -> dict[str, object]:
-        """Split whole numbers from fractions: Chroma takes lists of one type only."""
+        """Separate whole numbers from fractions: Chroma takes lists of one type only."""
         fractions = [v for v in self.values if _has_fraction(v)]
         others = [int(v) if _is_whole(v) else v for v in self.values if not _has_fraction(v)]
         lists = [[v for v in others if type(v) is kind] for kind in (str, bool, int, float)]
-        asked = [self._plain(self.op, values) for values in lists if values]
+        queries = [self._plain(self.op, values) for values in lists if values]
         if fractions:
             wholes = [int(v) for v in fractions]
-            group, opposite = _LIST_MENDS[self.op]
-            mended = self._plain(opposite, wholes)
-            asked.append(_group(group, self._plain(self.op, fractions), mended))
-        return _group("$or" if self.op == "$in" else "$and", *asked)
+            group, opposite = _LIST_CORRECTIONS[self.op]
+            correction = self._plain(opposite, wholes)
+            queries.append(_group(group, self._plain(self.op, fractions), correction))
+        return _group("$or" if self.op == "$in" else "$and", *queries)
 
     def _plain(self, op: str, value: object) -> dict[str, object]:
         return {self.field: {op: value}}
@@ -91,18 +94,18 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Filters of which all, or any, have to match."""
+    """Filters that all have to match (``$and``), or any of them (``$or``)."""
 
     op: GroupOperator
     parts: "tuple[Filter, ...]"
 
     def matches(self, metadata: Mapping[str, Scalar]) -> bool:
-        """Tell whether a document with this metadata is meant."""
+        """Whether a document with this metadata matches."""
         choose = all if self.op == "$and" else any
         return choose(part.matches(metadata) for part in self.parts)
 
     def to_chroma(self) -> dict[str, object]:
-        """Ask Chroma the same; it refuses groups of one, which are none."""
+        """Return the group as Chroma's query. A group of one is unwrapped: Chroma refuses it."""
         return _group(self.op, *(part.to_chroma() for part in self.parts))
 
 
@@ -110,7 +113,7 @@ Filter = Condition | Group
 
 
 def kind_of(value: object) -> str:
-    """Name what values have to share to be equal: whole numbers and fractions do, booleans not."""
+    """Return the kind that values need in common to be equal: 1 and 1.0 have it, 1 and True not."""
     if isinstance(value, bool):
         return "booleans"
     if isinstance(value, int | float):
@@ -130,5 +133,5 @@ def _is_whole(value: Scalar) -> TypeGuard[float]:
     return isinstance(value, float) and value.is_integer() and int(value) in BIGINT
 
 
-def _group(op: GroupOperator, *asked: dict[str, object]) -> dict[str, object]:
-    return asked[0] if len(asked) == 1 else {op: list(asked)}
+def _group(op: GroupOperator, *queries: dict[str, object]) -> dict[str, object]:
+    return queries[0] if len(queries) == 1 else {op: list(queries)}

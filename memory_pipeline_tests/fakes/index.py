@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from memory_pipeline.chroma.client import CONTROL_ID
-from memory_pipeline.chroma.reads import NEIGHBOURS, SAME_DISTANCE
+from memory_pipeline.chroma.reachability import NEIGHBOURS, SAME_DISTANCE
 from memory_pipeline.domain.types import (
     Document,
     Generation,

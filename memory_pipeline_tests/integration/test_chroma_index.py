@@ -9,8 +9,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from memory_pipeline.chroma import index as chroma_index
-from memory_pipeline.chroma import reads
+from memory_pipeline.chroma import reachability, reads
 from memory_pipeline.chroma.index import (
     BYTES_A_WRITE,
     DOCUMENTS_A_WRITE,
@@ -18,6 +17,7 @@ from memory_pipeline.chroma.index import (
     HNSW_SMALL,
     LARGE_TENANT,
     ChromaIndex,
+    cut_into_writes,
 )
 from memory_pipeline.domain.types import Document, Generation, MemoryId, Scalar, TenantId
 from memory_pipeline.errors import Corrupt, PipelineError, Poison
@@ -212,7 +212,7 @@ def test_a_write_is_cut_by_bytes(index: ChromaIndex, generation: Generation) -> 
     """Documents that are too large together, but not one by one, all land."""
     large = "x" * (BYTES_A_WRITE // 4 - 10_000)
     documents = [a_document(n, text=large if n % 2 else "small") for n in range(6)]
-    parts = chroma_index._parts(documents, DOCUMENTS_A_WRITE)
+    parts = cut_into_writes(documents, DOCUMENTS_A_WRITE)
     assert [len(part) for part in parts] == [3, 2, 1]
     index.write(generation, documents, [], renew=no_lease)
     assert len(index.hashes(generation, renew=no_lease)) == 6
@@ -222,7 +222,7 @@ def test_one_document_larger_than_a_write_goes_alone() -> None:
     """Cutting never drops or joins what is larger than the limit by itself."""
     giant = a_document(2, text="x" * BYTES_A_WRITE)
     for most in (3, DOCUMENTS_A_WRITE):
-        parts = chroma_index._parts([a_document(1), giant, a_document(3)], most)
+        parts = cut_into_writes([a_document(1), giant, a_document(3)], most)
         assert [[d.memory_id for d in part] for part in parts] == [[1], [2], [3]]
 
 
@@ -360,7 +360,7 @@ def test_what_no_query_lists_is_told(
 
     monkeypatch.setattr(index, "reachable_ids", reachable_ids)
     assert index.unreachable(generation, renew=no_lease) == [3, 7]
-    monkeypatch.setattr(reads, "EXHAUSTIVE", 29)
+    monkeypatch.setattr(reachability, "EXHAUSTIVE", 29)
     assert index.unreachable(generation, renew=no_lease) == []
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from memory_pipeline.embedding import sentence as embedding
-from memory_pipeline.embedding.download import model_ready, pull_model
+from memory_pipeline.embedding.download import pull_model
+from memory_pipeline.embedding.model_files import model_ready
 from memory_pipeline.embedding.sentence import SentenceEmbedder, fast_bf16
 from memory_pipeline.errors import EmbedderUnavailable, Poison
 from memory_pipeline.settings import Settings

@@ -17,7 +17,13 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from memory_pipeline.chroma.marker import EPOCH_KEY, HOME_KEY, INSTALLATION_KEY, MARKER, write_stamp
+from memory_pipeline.chroma.marker import (
+    DATABASE_ID_KEY,
+    EPOCH_KEY,
+    INSTALLATION_KEY,
+    MARKER,
+    write_stamp,
+)
 from memory_pipeline.cli import app
 from memory_pipeline.domain.epoch import AHEAD, EpochStamp
 from memory_pipeline.domain.types import MemoryId, TenantId
@@ -225,7 +231,7 @@ def test_a_marker_that_lags_is_no_setback(pipeline: Pipeline, db: psycopg.Connec
     (server,) = pipeline.servers.usable()
     client = pipeline.servers.client(server)
     early = marker(pipeline)
-    first = EpochStamp(early[HOME_KEY], UUID(early[EPOCH_KEY]))
+    first = EpochStamp(early[DATABASE_ID_KEY], UUID(early[EPOCH_KEY]))
     for _ in range(3):
         pipeline.restore_watch.watch(seconds=0)
     assert marker(pipeline)[EPOCH_KEY] != early[EPOCH_KEY]

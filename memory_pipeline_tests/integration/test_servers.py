@@ -1,11 +1,11 @@
-"""The table of chroma/servers.py, line by line, against real servers and a real registry."""
+"""The tables of chroma/server_identity.py against real servers and a real registry."""
 
 import json
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,11 +20,13 @@ from memory_pipeline.chroma.client import CONTROL_ID, ChromaClient
 from memory_pipeline.chroma.marker import INSTALLATION_KEY, MARKER, SERVER_KEY
 from memory_pipeline.chroma.servers import Servers
 from memory_pipeline.cli.status import status
+from memory_pipeline.domain.epoch import Comparison, EpochStamp
 from memory_pipeline.domain.types import Server, TenantId
-from memory_pipeline.errors import ChromaUnavailable, Corrupt, ServerLost
+from memory_pipeline.errors import ChromaUnavailable, Corrupt, PostgresUnavailable, ServerLost
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.local.environment import settings_environment
 from memory_pipeline.pipeline import Pipeline
+from memory_pipeline.postgres.epochs import PostgresEpochs
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.settings import Settings
 from memory_pipeline.testing.proxy import Link, Proxy
@@ -60,9 +62,9 @@ def _states(db: psycopg.Connection) -> dict[UUID, str]:
 
 def test_a_new_server_is_marked_and_registered_once(pipeline: Pipeline, raw: ServerAPI) -> None:
     """The first that comes marks the server; whoever comes later finds the same one."""
-    first = pipeline.servers.for_new_generation()
+    first = pipeline.servers.choose_server()
     later = Servers(pipeline.registry, pipeline.settings)
-    assert later.for_new_generation() == first
+    assert later.choose_server() == first
     assert [s.id for s in pipeline.registry.servers()] == [first]
     metadata = raw.get_collection(MARKER).metadata or {}
     assert metadata[SERVER_KEY] == str(first)
@@ -128,12 +130,12 @@ def test_a_known_server_at_a_new_address_is_the_same_server(
     pipeline: Pipeline, chroma: ChromaProcess
 ) -> None:
     """`up` picks free ports, so an address means nothing; the newest one is noted."""
-    server = pipeline.servers.for_new_generation()
+    server = pipeline.servers.choose_server()
     elsewhere = chroma.url.replace("127.0.0.1", "localhost")
     moved = Servers(
         pipeline.registry, pipeline.settings.model_copy(update={"chroma_url": elsewhere})
     )
-    assert moved.for_new_generation() == server
+    assert moved.choose_server() == server
     assert [(s.id, s.url) for s in pipeline.registry.servers()] == [(server, elsewhere)]
     moved.close()
 
@@ -142,18 +144,18 @@ def test_a_registered_server_without_its_marker_is_lost_and_never_made_anew(
     pipeline: Pipeline, raw: ServerAPI, db: psycopg.Connection
 ) -> None:
     """An emptied volume is told, not covered up by a new marker; the marker's return heals it."""
-    server = pipeline.servers.for_new_generation()
+    server = pipeline.servers.choose_server()
     raw.delete_collection(MARKER)
     later = Servers(pipeline.registry, pipeline.settings)
     for _ in range(2):
         with pytest.raises(ServerLost, match="lost its data"):
-            later.for_new_generation()
+            later.choose_server()
         with pytest.raises(ServerLost, match="lost its data"):
             later.client(server)
     assert _states(db) == {server: "lost"}
     assert MARKER not in [c.name for c in raw.list_collections()]
     _marked(raw, server, pipeline.registry.installation())
-    assert later.for_new_generation() == server
+    assert later.choose_server() == server
     assert _states(db) == {server: "ready"}
     later.close()
 
@@ -165,12 +167,12 @@ def test_another_installations_server_is_refused(
     """Two installations never share a server, whether or not this one has one of its own."""
     known = set()
     if registered:
-        known = {pipeline.servers.for_new_generation()}
+        known = {pipeline.servers.choose_server()}
         raw.delete_collection(MARKER)
     _marked(raw, uuid4(), uuid4())
     later = Servers(pipeline.registry, pipeline.settings)
     with pytest.raises(ServerLost, match="another installation"):
-        later.for_new_generation()
+        later.choose_server()
     assert set(_states(db)) == known
 
 
@@ -184,7 +186,7 @@ def test_a_marker_that_is_none_of_ours_is_refused(pipeline: Pipeline, raw: Serve
 
 def test_an_unknown_server_is_lost(pipeline: Pipeline) -> None:
     """A generation on a server that does not answer here is not looked for on another."""
-    pipeline.servers.for_new_generation()
+    pipeline.servers.choose_server()
     with pytest.raises(ServerLost):
         pipeline.servers.client(uuid4())
 
@@ -193,12 +195,12 @@ def test_a_server_that_is_down_is_no_lost_server(
     pipeline: Pipeline, settings: Settings, db: psycopg.Connection
 ) -> None:
     """An outage says nothing about the data: the server stays as it is registered."""
-    server = pipeline.servers.for_new_generation()
+    server = pipeline.servers.choose_server()
     down = Servers(
         pipeline.registry, settings.model_copy(update={"chroma_url": "http://127.0.0.1:1"})
     )
     with pytest.raises(ChromaUnavailable) as found:
-        down.for_new_generation()
+        down.choose_server()
     assert not found.value.sent
     assert _states(db) == {server: "ready"}
 
@@ -207,12 +209,12 @@ def test_no_address_at_all_tells_what_to_do(pipeline: Pipeline, settings: Settin
     """Without a server the message names the command and the variable."""
     nowhere = Servers(pipeline.registry, settings.model_copy(update={"chroma_url": None}))
     with pytest.raises(ChromaUnavailable, match="MEMORY_PIPELINE_CHROMA_URL"):
-        nowhere.for_new_generation()
+        nowhere.choose_server()
 
 
 def test_a_marker_is_read_again_after_forget(pipeline: Pipeline, raw: ServerAPI) -> None:
     """What was recognised once is recognised again before it is trusted after trouble."""
-    server = pipeline.servers.for_new_generation()
+    server = pipeline.servers.choose_server()
     raw.delete_collection(MARKER)
     pipeline.servers.client(server)
     with pytest.raises(ServerLost):
@@ -321,9 +323,9 @@ def test_new_generations_go_where_the_fewest_memories_are(
 ) -> None:
     """Tenants spread over the servers by their sizes."""
     servers = both()
-    large = servers.for_new_generation()
+    large = servers.choose_server()
     for memories in (10, 4, 4):
-        placed = servers.for_new_generation()
+        placed = servers.choose_server()
         assert (placed == large) == (memories == 10)
         pipeline.registry.begin_generation(
             TENANT, placed, model="", config_hash="", memories=memories
@@ -348,7 +350,7 @@ def test_a_server_that_is_down_stops_no_other(
     servers.check_identity(well)
     with pytest.raises(ChromaUnavailable):
         servers.check_identity(down)
-    assert servers.for_new_generation() == well
+    assert servers.choose_server() == well
     assert servers.replace_lost() == []
     (problem,) = servers.problems()
     assert second.url in problem
@@ -405,7 +407,7 @@ def test_a_lost_server_stops_no_other_and_is_replaced_when_asked(
     for _ in range(2):
         with pytest.raises(ServerLost, match=f"{second.url} has lost its data .*{lost}"):
             servers.client(lost)
-        assert servers.for_new_generation() == well
+        assert servers.choose_server() == well
         (problem,) = servers.problems()
         assert str(lost) in problem
     assert _states(db) == {well: "ready", lost: "lost"}
@@ -472,7 +474,7 @@ def test_another_installations_server_stops_no_other(
     with _raw(second.url) as raw:
         _marked(raw, stranger, uuid4())
     servers = both()
-    server = servers.for_new_generation()
+    server = servers.choose_server()
     assert servers.client(server).url == chroma.url
     (problem,) = servers.problems()
     assert "another installation" in problem
@@ -526,7 +528,7 @@ def test_in_doubt_nothing_is_marked_and_nothing_is_lost(
             servers.client(moved)
         assert type(found.value) is ChromaUnavailable
         with pytest.raises(ChromaUnavailable):
-            servers.for_new_generation()
+            servers.choose_server()
     assert servers.replace_lost() == []
     assert any(second.url in problem for problem in servers.problems())
     assert _marker(second.url) is None
@@ -650,6 +652,34 @@ def test_status_lists_the_servers_and_what_is_the_matter_with_them(
     (problem,) = said["problems"]
     assert second.url in problem
     assert said["services"]["chroma-2"] == "external down"
+
+
+class _InterruptedEpochs(PostgresEpochs):
+    """Epochs of a Postgres that is away for the first comparison."""
+
+    interrupted = False
+
+    def compare(self, stamps: Collection[EpochStamp]) -> Comparison:
+        if not self.interrupted:
+            self.interrupted = True
+            raise PostgresUnavailable("Postgres restarts")
+        return super().compare(stamps)
+
+
+def test_an_interrupted_comparison_leaves_no_server_half_known(pipeline: Pipeline) -> None:
+    """What broke: Postgres restarts while a process identifies its first server.
+
+    From then on this process took a server that is well for a lost one, until it was restarted or
+    checked every address again. A comparison that fails must leave everything to the next attempt.
+    """
+    server = pipeline.servers.choose_server()
+    epochs = _InterruptedEpochs(pipeline.database, pipeline.settings)
+    servers = Servers(pipeline.registry, pipeline.settings, epochs)
+    with pytest.raises(PostgresUnavailable):
+        servers.client(server)
+    assert servers.usable() == []
+    assert servers.client(server).url == pipeline.servers.client(server).url
+    servers.close()
 
 
 def _states_of(pipeline: Pipeline) -> dict[UUID, str]:

@@ -124,13 +124,13 @@ class Core:
             prefetch=prefetch,
         )
         self.search = Search(
-            memories=self.memories,  # type: ignore[arg-type]
-            registry=self.registry,  # type: ignore[arg-type]
-            index=self.index,  # type: ignore[arg-type]
+            memories=self.memories,
+            registry=self.registry,
+            index=self.index,
             embedder=self.embedder,
             recipe=recipe,
             seconds=AUDIT_SECONDS,
-            dead_letters=FakeLetters(world),  # type: ignore[arg-type]
+            dead_letters=FakeLetters(world),
             dead_letter_search=settings.dead_letter_search,
         )
 

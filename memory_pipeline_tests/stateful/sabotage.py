@@ -19,7 +19,7 @@ from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.rebuild import chunks as filling
 from memory_pipeline.rebuild.tenant import Proof, Rebuild
 from memory_pipeline.search.filters import Filter
-from memory_pipeline.search.query import Search, _Found
+from memory_pipeline.search.query import Search, _Candidate
 from memory_pipeline.sync import tenant as sync
 from memory_pipeline.sync.batch import write_documents
 from memory_pipeline.sync.generations import Generations
@@ -251,8 +251,8 @@ def search_believes_chroma(world: World, patch: pytest.MonkeyPatch) -> None:
         self: Search, tenant: TenantId, matches: list[Match], condition: Filter | None
     ) -> list[Hit]:
         del tenant, condition
-        rows, _ = self._memories.read([match.memory_id for match in matches], vectors=False)
+        rows, _ = self._memories.read([match.memory_id for match in matches], vectors=False)  # type: ignore[attr-defined]
         found = [(m, rows[m.memory_id]) for m in matches if m.memory_id in rows]
-        return [_Found(m, row, compose(row, self._recipe)).hit() for m, row in found]
+        return [_Candidate(m, row, compose(row, self._recipe)).hit() for m, row in found]
 
-    patch.setattr(Search, "_confirmed", confirmed)
+    patch.setattr(Search, "_confirm", confirmed)

@@ -20,7 +20,7 @@ from chromadb.errors import (
     VersionMismatchError,
 )
 
-from memory_pipeline.chroma.errors import SAID_LENGTH, translated
+from memory_pipeline.chroma.errors import QUOTED_CHARACTERS, translated
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, Fenced, PipelineError, Poison
 
 URL = "http://127.0.0.1:8000"
@@ -153,7 +153,7 @@ def test_what_left_without_an_answer_may_have_landed(error: Exception) -> None:
 def test_no_message_carries_a_document_along(kind: type[Exception]) -> None:
     """What Chroma quotes is cut: no log, no row and no screen shows a memory."""
     found = _translation(kind("bad value: " + SECRET * 1000))
-    assert len(str(found)) < SAID_LENGTH + len(URL) + 60
+    assert len(str(found)) < QUOTED_CHARACTERS + len(URL) + 60
     assert "\n" not in str(found)
 
 

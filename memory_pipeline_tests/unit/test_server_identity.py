@@ -1,10 +1,11 @@
-"""Which server stands where: every line of the table in chroma/servers.py, without a server."""
+"""Which server is where: every row of the tables in chroma/server_identity.py, without a server."""
 
 from uuid import UUID, uuid4
 
 import pytest
 
-from memory_pipeline.chroma.server_identity import Marker, ProbeResult, ServerMap, identify_servers
+from memory_pipeline.chroma.server_identity import identify_servers
+from memory_pipeline.chroma.server_map import Marker, ProbeResult, ServerMap
 from memory_pipeline.domain.epoch import EpochStamp
 from memory_pipeline.domain.types import Server
 from memory_pipeline.errors import ChromaUnavailable, ServerLost
@@ -73,8 +74,8 @@ def test_a_server_that_is_down_is_not_lost() -> None:
     view = look([down(ONE), marked(TWO, B)], registered(A, ONE), registered(B, TWO))
     assert view.lost == {}
     assert view.found == {B: TWO}
-    assert type(view.trouble(A).error()) is ChromaUnavailable
-    assert not view.trouble(A).error().sent
+    assert type(view.problem_of(A).error()) is ChromaUnavailable
+    assert not view.problem_of(A).error().sent
     assert [t.message for t in view.problems()] == [f"{ONE} {DOWN}"]
 
 
@@ -86,7 +87,7 @@ def test_an_unmarked_address_of_a_registered_server_has_lost_its_data() -> None:
     assert view.lost == {A: ONE}
     assert view.new == (THREE,)
     with pytest.raises(ServerLost, match=f"{ONE} has lost its data .*{A}"):
-        raise view.trouble(A).error()
+        raise view.problem_of(A).error()
 
 
 def test_a_missing_server_may_have_been_at_any_unmarked_address() -> None:
@@ -111,9 +112,9 @@ def test_a_server_without_any_place_is_not_lost_but_said() -> None:
     """Its address was taken out of the settings; its data may be well."""
     view = look([unmarked(ONE), marked(THREE, C)], registered(A, ONE), registered(B, TWO))
     assert view.lost == {A: ONE}
-    assert "none of the addresses" in view.trouble(B).message
+    assert "none of the addresses" in view.problem_of(B).message
     assert len(view.problems()) == 2
-    assert isinstance(view.trouble(B).error(), ServerLost)
+    assert isinstance(view.problem_of(B).error(), ServerLost)
 
 
 @pytest.mark.parametrize("place", [ONE, THREE])
@@ -121,8 +122,8 @@ def test_in_doubt_nothing_is_new_and_nothing_lost(place: str) -> None:
     """A server that is missing may be at an address that cannot be reached and is nobody's."""
     view = look([unmarked(place), down(TWO)], registered(A, ONE))
     assert (view.new, view.lost) == ((), {})
-    assert type(view.trouble(A).error()) is ChromaUnavailable
-    assert TWO in view.trouble(A).message
+    assert type(view.problem_of(A).error()) is ChromaUnavailable
+    assert TWO in view.problem_of(A).message
     assert not view.idle[place].lost
 
 
@@ -130,7 +131,7 @@ def test_a_server_that_is_down_at_its_own_address_raises_no_doubt() -> None:
     """The one that is missing cannot be there."""
     view = look([unmarked(ONE), down(TWO)], registered(A, ONE), registered(B, TWO))
     assert view.lost == {A: ONE}
-    assert type(view.trouble(B).error()) is ChromaUnavailable
+    assert type(view.problem_of(B).error()) is ChromaUnavailable
 
 
 def test_another_installations_server_is_refused_alone() -> None:
@@ -146,7 +147,7 @@ def test_a_retired_server_that_returns_is_refused() -> None:
     view = look([marked(ONE, A), marked(TWO, B)], registered(A, ONE, "retired"), registered(B, TWO))
     assert view.found == {B: TWO}
     assert "empty its volume" in view.idle[ONE].message
-    assert isinstance(view.trouble(A).error(), ServerLost)
+    assert isinstance(view.problem_of(A).error(), ServerLost)
 
 
 def test_a_retired_servers_place_is_a_new_server() -> None:
@@ -182,7 +183,7 @@ def test_a_server_that_a_copy_of_this_database_has_written_is_refused() -> None:
     view = identify_servers([stamped(ONE, A, ELSEWHERE), stamped(TWO, B, HERE)], known, OURS, HERE)
     assert view.found == {B: TWO}
     assert "--take-over" in view.idle[ONE].message
-    assert isinstance(view.trouble(A).error(), ServerLost)
+    assert isinstance(view.problem_of(A).error(), ServerLost)
     assert view.lost == {}
 
 

@@ -1,50 +1,44 @@
-"""Answers that a write has torn are asked for again; damage is not taken for one."""
+"""A read that a write has torn is retried; damage is not mistaken for a torn read."""
 
 import pytest
 
-from memory_pipeline.chroma import torn
-from memory_pipeline.chroma.torn import retry_torn_reads
+from memory_pipeline.chroma.reads import retry_if_torn
 from memory_pipeline.errors import Corrupt
 
 TORN = "Chroma at http://localhost: Error executing plan: Internal error: Error finding id"
 
 
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torn, "PAUSES", (0.0, 0.0, 0.0))
+class Reading:
+    """A read that fails with each of these answers in turn, and keeps the answers that are left."""
 
+    def __init__(self, *answers: str) -> None:
+        self.left = list(answers)
 
-def read_of(*answers: str) -> tuple[list[str], object]:
-    """Return a read that fails with each of these in turn, and what is left of them."""
-    left = list(answers)
-
-    @retry_torn_reads
-    def read() -> str:
-        said = left.pop(0)
-        if said != "whole":
-            raise Corrupt(said)
-        return said
-
-    return left, read
+    @retry_if_torn(0.0, 0.0, 0.0)
+    def read(self) -> str:
+        """Return a whole answer, or fail."""
+        answer = self.left.pop(0)
+        if answer != "whole":
+            raise Corrupt(answer)
+        return answer
 
 
 def test_a_torn_answer_is_asked_for_again() -> None:
-    """A search beside a delete would fail otherwise, and a verify call the collection damaged."""
-    left, read = read_of(TORN, TORN, TORN, "whole")
-    assert read() == "whole"  # type: ignore[operator]
-    assert left == []
+    """Without it a search during a delete fails, and a verify reports the collection as damaged."""
+    reading = Reading(TORN, TORN, TORN, "whole")
+    assert reading.read() == "whole"
+    assert reading.left == []
 
 
 def test_what_stays_torn_is_damage() -> None:
-    """The folder of vectors is gone: it says so for ever."""
-    _, read = read_of(*[TORN] * 4)
+    """If the folder of vectors is gone, every answer reads like this."""
     with pytest.raises(Corrupt, match="Error finding id"):
-        read()  # type: ignore[operator]
+        Reading(*[TORN] * 4).read()
 
 
 def test_other_damage_is_told_at_once() -> None:
-    """Nothing is gained by asking again."""
-    left, read = read_of("Error loading hnsw index", "whole")
+    """A retry gains nothing."""
+    reading = Reading("Error loading hnsw index", "whole")
     with pytest.raises(Corrupt, match="loading"):
-        read()  # type: ignore[operator]
-    assert left == ["whole"]
+        reading.read()
+    assert reading.left == ["whole"]

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from memory_pipeline.content.document import recipe_from
 from memory_pipeline.domain.types import TenantId
-from memory_pipeline.embedding.download import verify_model
+from memory_pipeline.embedding.model_files import verify_model
 from memory_pipeline.local.postgres import start_postgres
 from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings

@@ -18,7 +18,7 @@ from memory_pipeline.domain.types import (
 from memory_pipeline.ports import Lease
 from memory_pipeline.rebuild.chunks import ChunkWriter, CurrentChunk
 from memory_pipeline.rebuild.ownership import Ownership
-from memory_pipeline.search.query import Search, _Found
+from memory_pipeline.search.query import Search, _Candidate
 from memory_pipeline.sync.plan import EmbeddedDraft
 from memory_pipeline_tests.fakes import (
     FakeLease,
@@ -188,11 +188,11 @@ def _two_writers() -> Iterator[None]:
 @bug("search trusts the index", "search asks Postgres whose each hit is")
 def _trusting_search() -> Iterator[None]:
     def confirmed(self: Search, tenant: TenantId, matches: Any, condition: Any) -> Any:
-        rows = self._memories.read([m.memory_id for m in matches])[0]
+        rows = self._memories.read([m.memory_id for m in matches])[0]  # type: ignore[attr-defined]
         found = [(m, rows[m.memory_id]) for m in matches if m.memory_id in rows]
-        return [_Found(m, row, compose(row, self._recipe)).hit() for m, row in found]
+        return [_Candidate(m, row, compose(row, self._recipe)).hit() for m, row in found]
 
-    with patch.object(Search, "_confirmed", confirmed):
+    with patch.object(Search, "_confirm", confirmed):
         yield
 
 
@@ -215,7 +215,7 @@ def _text_of_the_index() -> Iterator[None]:
 
         return older
 
-    with instead(Search, "_confirmed", made):
+    with instead(Search, "_confirm", made):
         yield
 
 
@@ -232,7 +232,7 @@ def _cached_pointer() -> Iterator[None]:
                         known[tenant] = registry.live(tenant)
                     return known[tenant]  # type: ignore[no-any-return]
 
-            self._registry = Cached()  # type: ignore[assignment]
+            self._registry = Cached()
             try:
                 return search(self, tenant, *args, **kwargs)
             finally:
