@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.chroma.servers import Servers
@@ -12,11 +13,13 @@ from memory_pipeline.domain.dead_letters import Cause
 from memory_pipeline.domain.outcomes import Rebuilt
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.embedding.factory import embedder_from
+from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.maintenance.restore_watch import RestoreWatch
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.dead_letters import PostgresDeadLetters
 from memory_pipeline.postgres.epochs import PostgresEpochs
+from memory_pipeline.postgres.listener import Listener
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
@@ -36,6 +39,9 @@ from memory_pipeline.sync.tenant import Sync
 from memory_pipeline.verify.double_check import Sides
 from memory_pipeline.verify.repair import Repair
 from memory_pipeline.verify.tenant import Verify
+from memory_pipeline.worker.background import DEFAULT_INTERVALS, BackgroundTasks, Intervals
+from memory_pipeline.worker.loop import Worker
+from memory_pipeline.worker.ports import Meter, Reporter
 
 # One call of a verify or a rebuild's reading; no tenant waits for it.
 AUDIT_SECONDS = 60.0
@@ -148,6 +154,42 @@ class Pipeline:
             memories=self.memories,
             index=self.index,
             grace_seconds=self.settings.retire_seconds,
+        )
+
+    def background(
+        self, *, metrics: Meter, reporter: Reporter, intervals: Intervals = DEFAULT_INTERVALS
+    ) -> BackgroundTasks:
+        """Return the background tasks of one worker."""
+        return BackgroundTasks(
+            workers=self.workers,
+            freshness=self.freshness,
+            servers=self.servers,
+            registry=self.registry,
+            rebuild=self.rebuild,
+            drop_retired=partial(
+                drop_retired,
+                self.registry,
+                self.index,
+                grace_seconds=self.settings.retire_seconds,
+            ),
+            replay_cured=self.replay_cured,
+            restore_watch=self.restore_watch,
+            metrics=metrics,
+            reporter=reporter,
+            intervals=intervals,
+        )
+
+    def worker(self, background: BackgroundTasks) -> Worker:
+        """Return a worker with these background tasks."""
+        return Worker(
+            outbox=self.outbox,
+            sync=self.sync(),
+            embedder=self.embedder,
+            connect_chroma=self.index.servers,
+            listen=partial(Listener, self.database.url),
+            background=background,
+            poll_seconds=self.settings.poll_seconds,
+            servers=len(self.settings.chroma_addresses()),
         )
 
     def rebuild_alone(self, tenant: TenantId) -> Rebuilt:

@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     metrics_address: Literal["127.0.0.1", "0.0.0.0"] = Field(  # noqa: S104 - asked for by name
         "127.0.0.1", description="who gets them: this machine alone, or everybody (0.0.0.0)"
     )
+    log_tenants: Literal["name", "key"] = Field(
+        "name", description="what log lines call a tenant: its name, or its Dagster partition key"
+    )
     alert_url: SecretStr | None = Field(
         None, description="where failed runs and new dead letters are told, as JSON by POST"
     )

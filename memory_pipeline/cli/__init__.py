@@ -23,8 +23,9 @@ from memory_pipeline.cli import (
     verify,
 )
 from memory_pipeline.cli.console import fail
-from memory_pipeline.errors import PipelineError, Transient
-from memory_pipeline.logs import configure_logging
+from memory_pipeline.errors import PipelineError, SettingsError, Transient
+from memory_pipeline.logs import TenantNames, configure_logging
+from memory_pipeline.settings import Settings
 
 EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 3
@@ -34,13 +35,20 @@ class _Commands(TyperGroup):
     """Turns foreseeable errors into one line and an exit code; anything else is a bug and shows."""
 
     def invoke(self, ctx: Any) -> Any:
-        configure_logging(quiet=True)
+        configure_logging(quiet=True, tenants=_log_tenants())
         try:
             return super().invoke(ctx)
         except Transient as error:
             fail(str(error), code=EXIT_UNAVAILABLE)
         except PipelineError as error:
             fail(str(error), code=EXIT_USAGE)
+
+
+def _log_tenants() -> TenantNames:
+    try:
+        return Settings.load().log_tenants
+    except SettingsError:  # the command reports it; until then no line shows a name
+        return "key"
 
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""The resident process."""
+"""The command ``live``: runs one worker."""
 
 import os
 import signal
@@ -12,61 +12,56 @@ from memory_pipeline.cli.services import exports
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.logs import configure_logging
 from memory_pipeline.pipeline import Pipeline, opened
-from memory_pipeline.ports import Reporter
 from memory_pipeline.settings import PREFIX, Settings
+from memory_pipeline.worker.ports import Reporter
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this room."""
+    """Add the command of this module."""
     app.command()(live)
 
 
 def live(
     dagster: Annotated[
-        bool, typer.Option(help="Report what is synced to Dagster, where there is a Dagster.")
+        bool, typer.Option(help="Report synced tenants to Dagster, if a Dagster is configured.")
     ] = True,
 ) -> None:
     """Sync every change within half a second, until SIGTERM; any number of these may run."""
-    from memory_pipeline.worker.background import BackgroundTasks  # noqa: PLC0415
-    from memory_pipeline.worker.loop import Worker  # noqa: PLC0415 - other commands do without
-    from memory_pipeline.worker.metrics import Metrics  # noqa: PLC0415
+    from memory_pipeline.worker.metrics import Metrics  # noqa: PLC0415 - other commands do without
 
-    configure_logging()
     settings = discover(Settings.load())
+    configure_logging(tenants=settings.log_tenants)
     with opened(settings) as pipeline:
-        background = BackgroundTasks(
-            pipeline,
-            metrics=Metrics(
-                pipeline.freshness, port=settings.metrics_port, address=settings.metrics_address
-            ),
-            reporter=_reporter(pipeline) if dagster else _Unreported(),
+        metrics = Metrics(
+            pipeline.freshness, port=settings.metrics_port, address=settings.metrics_address
         )
-        process = Worker(pipeline, background)
+        reporter = _reporter(pipeline) if dagster else _NoReporter()
+        worker = pipeline.worker(pipeline.background(metrics=metrics, reporter=reporter))
 
         def stop(_number: int, _frame: FrameType | None) -> None:
-            process.stop()
+            worker.stop()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
-        process.run()
+        worker.run()
     err.print("stopped")
 
 
-class _Unreported:
-    """Shows nothing anywhere."""
+class _NoReporter:
+    """Reports nothing."""
 
     def report(self, outcomes: object) -> None:
         """Do nothing."""
 
 
 def _reporter(pipeline: Pipeline) -> Reporter:
-    """Return the way to Dagster, where the environment or what runs here names one."""
+    """Return the way to Dagster, if the environment or the local stack names one."""
     named = exports(pipeline.settings)
     for name in ("DAGSTER_HOME", f"{PREFIX}DAGSTER_DATABASE_URL"):
         if name in named:
             os.environ.setdefault(name, named[name])
     if "DAGSTER_HOME" not in os.environ:
-        return _Unreported()
+        return _NoReporter()
     from memory_pipeline.defs.live_reporter import DagsterReporter  # noqa: PLC0415 - dagster is slow
 
     return DagsterReporter(pipeline)

@@ -3,11 +3,9 @@
 A collection is found through here and nowhere else: never by a name that a caller could form.
 """
 
-import hashlib
-import re
-from collections.abc import Iterator
 from uuid import UUID, uuid4
 
+from memory_pipeline.domain.partition_keys import partition_keys
 from memory_pipeline.domain.types import Generation, Server, TenantId
 from memory_pipeline.errors import ContractError, Fenced, PipelineError, ServerLost
 from memory_pipeline.ports import Lease
@@ -17,18 +15,6 @@ from memory_pipeline.postgres.database import Connection, Database, queries
 AUTOMATIC_REBUILDS_AN_HOUR = 3
 # A server on which nobody else was synced for so long has nobody whom large writes could hold up.
 RECENT_SECONDS = 30.0
-# Commas break Dagster's UI, spaces its backfills, "..." is a range: so letters, digits, . _ - only.
-SAFE_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
-
-
-def partition_keys(tenant: TenantId) -> Iterator[str]:
-    """Propose partition keys, the most readable first; the last is unique by itself."""
-    if SAFE_KEY.fullmatch(tenant) and ".." not in tenant:
-        yield tenant
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", tenant).strip("-")[:60] or "tenant"
-    digest = hashlib.sha256(tenant.encode("utf-8", "surrogatepass")).hexdigest()
-    yield f"{slug}-{digest[:8]}"
-    yield f"{slug}-{digest}"
 
 
 def read_generation(connection: Connection, generation_id: UUID) -> Generation:

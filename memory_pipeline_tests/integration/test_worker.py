@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,11 @@ from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import Corrupt, Poison, PostgresUnavailable
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.pipeline import Pipeline, opened
-from memory_pipeline.ports import Reporter
-from memory_pipeline.postgres import listener as listener_module
+from memory_pipeline.postgres.listener import Listener
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.rebuild.tenants import RebuildAll
 from memory_pipeline.settings import Settings
-from memory_pipeline.worker import background as background_module
-from memory_pipeline.worker.background import BackgroundTasks
+from memory_pipeline.worker.background import REPORT_TENANTS, BackgroundTasks, Intervals
 from memory_pipeline.worker.loop import TURNS_PER_SERVER, Worker
 from memory_pipeline.worker.metrics import Metrics
 from memory_pipeline_tests.builders import remember
@@ -44,14 +43,9 @@ STOP_SECONDS = 30.0
 CROWD = 1_000
 
 
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do what is done now and then a little more often."""
-    monkeypatch.setattr(listener_module, "TURN_SECONDS", 0.1)
-    monkeypatch.setattr(background_module, "PROBE_SECONDS", 0.3)
-    monkeypatch.setattr(background_module, "REPAIR_SECONDS", 0.3)
-    monkeypatch.setattr(background_module, "REPORT_SECONDS", 0.1)
-    monkeypatch.setattr(background_module, "REPORT_PER_TENANT_SECONDS", 0.3)
+SOON = Intervals(
+    probe_seconds=0.3, repair_seconds=0.3, report_seconds=0.1, report_tenant_seconds=0.3
+)
 
 
 # ---- words of the tests
@@ -103,12 +97,16 @@ class Running:
         assert self.raised == []
 
 
-def prepared(pipeline: Pipeline, reporter: Told | None = None) -> Running:
-    """Make a live process that does not run yet."""
+def prepared(
+    pipeline: Pipeline, reporter: Told | None = None, *, intervals: Intervals = SOON
+) -> Running:
+    """Return a worker that does not run yet."""
     told = reporter or Told()
-    as_port: Reporter = told
-    background = BackgroundTasks(pipeline, metrics=Metrics(pipeline.freshness), reporter=as_port)
-    return Running(Worker(pipeline, background), background, told)
+    metrics = Metrics(pipeline.freshness)
+    background = pipeline.background(metrics=metrics, reporter=told, intervals=intervals)
+    live = pipeline.worker(background)
+    live.listen = partial(Listener, pipeline.database.url, check_seconds=0.1)
+    return Running(live, background, told)
 
 
 @contextmanager
@@ -127,9 +125,11 @@ def started(running: Running) -> Iterator[Running]:
 
 
 @contextmanager
-def living(pipeline: Pipeline, reporter: Told | None = None) -> Iterator[Running]:
-    """Run a live process for as long as the block lasts."""
-    with started(prepared(pipeline, reporter)) as running:
+def living(
+    pipeline: Pipeline, reporter: Told | None = None, *, intervals: Intervals = SOON
+) -> Iterator[Running]:
+    """Run a worker for as long as the block lasts."""
+    with started(prepared(pipeline, reporter, intervals=intervals)) as running:
         yield running
 
 
@@ -609,7 +609,7 @@ def test_a_server_that_hangs_holds_up_none_but_its_own(
 def test_postgres_may_end_every_connection(
     reopened: Open, db: psycopg.Connection, wait_until: WaitUntil
 ) -> None:
-    """The loop, the turns, the listener and the upkeep all connect again, and lose nothing."""
+    """The loop, the turns, the listener and the background tasks connect again; nothing is lost."""
     pipeline = reopened(request_seconds=0.5)  # soon enough for the confirms of what was cut off
     with living(pipeline):
         remember(db, "ada")
@@ -627,14 +627,13 @@ def test_postgres_may_end_every_connection(
         assert texts(pipeline, tenant) == rows(db, tenant)
 
 
-def test_whatever_the_upkeep_meets_it_is_done_again(
+def test_a_background_task_that_fails_runs_again(
     pipeline: Pipeline,
     db: psycopg.Connection,
     wait_until: WaitUntil,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A heartbeat that fails, for a reason or for none that is known, is not the last one."""
-    monkeypatch.setattr(background_module, "HEARTBEAT_SECONDS", 0.1)
     beat, beats = pipeline.workers.heartbeat, count(1)
     errors = {2: PostgresUnavailable("it restarts"), 4: ZeroDivisionError("a fault of ours")}
     over = threading.Event()
@@ -647,7 +646,7 @@ def test_whatever_the_upkeep_meets_it_is_done_again(
             over.set()
 
     monkeypatch.setattr(pipeline.workers, "heartbeat", beat_or_not)
-    with living(pipeline):
+    with living(pipeline, intervals=replace(SOON, heartbeat_seconds=0.1)):
         wait_until(over.is_set)
         (before,) = pipeline.workers.healthy()
         db.execute(
@@ -679,7 +678,7 @@ def test_a_process_that_was_frozen_in_a_transaction_goes_on(
 
     running = prepared(pipeline)
     monkeypatch.setattr(pipeline.outbox, "pending_tenants", ask_after_a_sleep)
-    monkeypatch.setattr(running.live, "_warm", lambda: None)
+    monkeypatch.setattr(running.live, "_warm_up", lambda: None)
     with started(running):
         assert frozen.wait(SECONDS)
         memory_id = remember(db, "ada", "the cat sleeps on the router")
@@ -732,8 +731,8 @@ class MeddledSync:
 def meddled(pipeline: Pipeline, broken: TenantId) -> tuple[Running, MeddledSync]:
     """Prepare a live process whose sync of one tenant raises what nobody has foreseen."""
     running = prepared(pipeline)
-    sync = MeddledSync(running.live._sync.run, broken)
-    running.live._sync = sync  # type: ignore[assignment]  # the one method that is called
+    sync = MeddledSync(running.live.sync.run, broken)
+    running.live.sync = sync
     return running, sync
 
 
@@ -835,15 +834,11 @@ def test_lineage_that_fails_delays_nothing_and_hears_of_it_later(
 
 
 def test_of_a_tenant_it_is_told_only_so_often(
-    pipeline: Pipeline,
-    db: psycopg.Connection,
-    wait_until: WaitUntil,
-    monkeypatch: pytest.MonkeyPatch,
+    pipeline: Pipeline, db: psycopg.Connection, wait_until: WaitUntil
 ) -> None:
     """Many turns are one materialization: the UI's tables do not grow with every change."""
-    monkeypatch.setattr(background_module, "REPORT_PER_TENANT_SECONDS", 3600.0)
-    reporter = Told()
-    with living(pipeline, reporter) as running:
+    reporter, seldom = Told(), replace(SOON, report_tenant_seconds=3600.0)
+    with living(pipeline, reporter, intervals=seldom) as running:
         remember(db, "ada", "the first")
         wait_until(lambda: len(reporter.outcomes) == 1)
         for n in range(5):
@@ -857,16 +852,12 @@ def test_of_a_tenant_it_is_told_only_so_often(
 
 
 def test_before_the_end_all_of_it_is_told(
-    pipeline: Pipeline,
-    db: psycopg.Connection,
-    wait_until: WaitUntil,
-    monkeypatch: pytest.MonkeyPatch,
+    pipeline: Pipeline, db: psycopg.Connection, wait_until: WaitUntil
 ) -> None:
     """What was synced is shown, however many tenants it was, though the process ends."""
-    monkeypatch.setattr(background_module, "REPORT_SECONDS", 3600.0)
-    users = [f"user {n}" for n in range(background_module.REPORT_TENANTS + 5)]
+    users = [f"user {n}" for n in range(REPORT_TENANTS + 5)]
     reporter = Told()
-    with living(pipeline, reporter):
+    with living(pipeline, reporter, intervals=replace(SOON, report_seconds=3600.0)):
         for user in users:
             remember(db, user)
         wait_until(lambda: pending(db) == 0, within=20)
