@@ -16,7 +16,7 @@ from memory_pipeline.errors import Corrupt, EmbedderUnavailable, Poison
 from memory_pipeline.ports import Embedder, Lease, RenewLease
 from memory_pipeline.redact import without_quotes
 from memory_pipeline.sync.plan import Draft, EmbeddedDraft, isolate
-from memory_pipeline.sync.ports import ContentHashes, DocumentWriter, Memories, VectorBackup
+from memory_pipeline.sync.ports import ContentHashes, DocumentWriter, TenantRows, VectorBackup
 
 CONTROL_TEXT = "a text that every model can embed"
 FIRST_SLICE = 1  # however long its text: its time tells how fast the model and the machine are
@@ -201,7 +201,7 @@ def _failure(draft: Draft | EmbeddedDraft, kind: FailureKind, why: Poison) -> Fa
 
 def find_differing(
     index: ContentHashes,
-    memories: Memories,
+    memories: TenantRows,
     generation: Generation,
     recipe: Recipe,
     *,
@@ -224,7 +224,7 @@ def find_differing(
 
 
 def find_strays(
-    index: ContentHashes, memories: Memories, generation: Generation, *, lease: Lease
+    index: ContentHashes, memories: TenantRows, generation: Generation, *, lease: Lease
 ) -> list[MemoryId]:
     """Return the ids of the documents for which the tenant has no memory.
 

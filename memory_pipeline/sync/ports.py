@@ -80,12 +80,8 @@ class VectorBackup(Protocol):
         ...
 
 
-class Memories(VectorBackup, Protocol):
-    """The rows of ``memory_logs``, and the vectors kept with them."""
-
-    def read(self, ids: Sequence[MemoryId]) -> tuple[dict[MemoryId, Memory], tuple[MemoryId, ...]]:
-        """Return the rows that exist, and the ids left out because the batch is full."""
-        ...
+class TenantRows(Protocol):
+    """The rows of ``memory_logs`` as a comparison sees them."""
 
     def ids(self, tenant: TenantId) -> Iterator[list[MemoryId]]:
         """Iterate over the ids of a tenant's memories, in order, a page at a time."""
@@ -93,6 +89,14 @@ class Memories(VectorBackup, Protocol):
 
     def of_tenant(self, tenant: TenantId) -> Iterator[Memory]:
         """Iterate over a tenant's memories in id order, without their vectors."""
+        ...
+
+
+class Memories(VectorBackup, TenantRows, Protocol):
+    """The rows of ``memory_logs``, and the vectors kept with them."""
+
+    def read(self, ids: Sequence[MemoryId]) -> tuple[dict[MemoryId, Memory], tuple[MemoryId, ...]]:
+        """Return the rows that exist, and the ids left out because the batch is full."""
         ...
 
     def count(self, tenant: TenantId) -> int:
