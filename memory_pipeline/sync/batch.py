@@ -4,24 +4,22 @@ A refused memory is isolated here, and charged only if a control passes as well:
 collection that refuses everything is broken, and no memory is to blame.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
 from memory_pipeline.clock import SYSTEM_CLOCK, Clock
-from memory_pipeline.content.document import Recipe, compose
 from memory_pipeline.domain.outcomes import Failure, FailureKind
-from memory_pipeline.domain.types import Generation, MemoryId, document_id, memory_id_of
+from memory_pipeline.domain.types import Generation, MemoryId, ProvenanceUpdate
 from memory_pipeline.errors import Corrupt, EmbedderUnavailable, Poison
-from memory_pipeline.ports import Embedder, Lease, RenewLease
+from memory_pipeline.ports import Embedder, RenewLease
 from memory_pipeline.redact import without_quotes
 from memory_pipeline.sync.plan import Draft, EmbeddedDraft, isolate
-from memory_pipeline.sync.ports import ContentHashes, DocumentWriter, TenantRows, VectorBackup
+from memory_pipeline.sync.ports import DocumentWriter, VectorBackup
 
 CONTROL_TEXT = "a text that every model can embed"
 FIRST_SLICE = 1  # however long its text: its time tells how fast the model and the machine are
 LARGEST_SLICE = 64
-MEMORIES_A_RENEWAL = 1000  # composing so many takes well under a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +33,36 @@ class Embedded:
     ready: tuple[EmbeddedDraft, ...]
     missed: tuple[MemoryId, ...]
     failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The memories of a batch after the write, and the times that it took.
+
+    ``ready``: written, unless it is among ``failures``. ``missed``: as in ``Embedded``.
+    ``searchable_seconds``: from the claim to the answer to the last write.
+    """
+
+    ready: tuple[EmbeddedDraft, ...]
+    deletes: tuple[MemoryId, ...]
+    failures: tuple[Failure, ...]
+    missed: tuple[MemoryId, ...]
+    embed_seconds: float
+    write_seconds: float
+    searchable_seconds: float
+
+    @property
+    def failed(self) -> set[MemoryId]:
+        """The memories that were refused."""
+        return {f.memory_id for f in self.failures}
+
+    @property
+    def landed(self) -> dict[MemoryId, ProvenanceUpdate | None]:
+        """The memories that were deleted or written, with the provenance to record."""
+        failed = self.failed
+        written = {d.memory.id: d.provenance_update for d in self.ready}
+        landed: dict[MemoryId, ProvenanceUpdate | None] = dict.fromkeys(self.deletes)
+        return landed | {i: update for i, update in written.items() if i not in failed}
 
 
 def embed_and_back_up(
@@ -197,48 +225,3 @@ def write_documents(
 def _failure(draft: Draft | EmbeddedDraft, kind: FailureKind, why: Poison) -> Failure:
     reason = without_quotes(f"{kind}: {why}")
     return Failure(draft.memory.id, reason, kind, draft.content.content_hash)
-
-
-def find_differing(
-    index: ContentHashes,
-    memories: TenantRows,
-    generation: Generation,
-    recipe: Recipe,
-    *,
-    lease: Lease,
-) -> list[MemoryId]:
-    """Compare a whole tenant with a generation by content hash; return the ids that differ.
-
-    Raises:
-        Fenced: the lease was lost during the comparison.
-
-    """
-    held = index.hashes(generation, renew=lease.renew)
-    differing: list[MemoryId] = []
-    for number, memory in enumerate(memories.of_tenant(lease.tenant)):
-        if number % MEMORIES_A_RENEWAL == 0:
-            lease.renew()  # a large tenant takes longer than a lease
-        if held.pop(document_id(memory.id), None) != compose(memory, recipe).content_hash:
-            differing.append(memory.id)
-    return differing + _memory_ids(held)
-
-
-def find_strays(
-    index: ContentHashes, memories: TenantRows, generation: Generation, *, lease: Lease
-) -> list[MemoryId]:
-    """Return the ids of the documents for which the tenant has no memory.
-
-    Raises:
-        Fenced: the lease was lost during the comparison.
-
-    """
-    held = index.hashes(generation, renew=lease.renew)
-    for page in memories.ids(lease.tenant):
-        lease.renew()  # a large tenant takes longer than a lease
-        for memory_id in page:
-            held.pop(document_id(memory_id), None)
-    return _memory_ids(held)
-
-
-def _memory_ids(documents: Iterable[str]) -> list[MemoryId]:
-    return [i for name in sorted(documents) if (i := memory_id_of(name)) is not None]

@@ -21,7 +21,8 @@ from memory_pipeline.errors import (
 )
 from memory_pipeline.logs import get_logger
 from memory_pipeline.ports import Lease, RenewLease
-from memory_pipeline.sync.batch import find_differing, find_strays, write_documents
+from memory_pipeline.sync.batch import write_documents
+from memory_pipeline.sync.comparison import find_differing, find_strays
 from memory_pipeline.sync.plan import EmbeddedDraft
 from memory_pipeline.sync.ports import Collections, Memories, Registry
 
@@ -171,5 +172,5 @@ class Generations:
             generation=str(generation.id),
             token=lease.token,
             reason=str(error),
-            next="the live generation is still written; the rebuild begins another one",
+            next="the live generation is still written; a rebuild begins another one",
         )

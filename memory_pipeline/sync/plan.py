@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from memory_pipeline.content.document import Content, Recipe, compose, text_hash, vector_hash
 from memory_pipeline.content.vector_reuse import reusable_provenance
+from memory_pipeline.domain.changes import Claim
 from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import (
     Document,
@@ -79,6 +80,15 @@ class Plan:
     refused: tuple[Failure, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A claim with the plan of its rows; ``cut``: rows that did not fit are unclaimed again."""
+
+    claim: Claim
+    plan: Plan
+    cut: bool
+
+
 def plan_batch(
     tenant: TenantId,
     ids: Sequence[MemoryId],
@@ -97,11 +107,11 @@ def plan_batch(
     Args:
         tenant: whose collection.
         ids: the memories of the claim.
-        rows: the rows that exist, whoever owns them.
+        rows: the rows that exist, of any tenant.
         recipe: how a memory becomes a document.
         model: the fingerprint of the model of now.
         trust: whether a vector that the application stored may be used.
-        re_embed: compute every vector, whatever is stored.
+        re_embed: compute every vector, whatever vector the row has.
 
     """
     deletes: list[MemoryId] = []

@@ -24,8 +24,8 @@ from typing import Literal
 from memory_pipeline.clock import SYSTEM_CLOCK, Clock, Stopwatch
 from memory_pipeline.content.document import Recipe
 from memory_pipeline.domain.changes import Claim
-from memory_pipeline.domain.outcomes import Failure, Outcome, Verdict
-from memory_pipeline.domain.types import MemoryId, ProvenanceUpdate, TenantId, Token
+from memory_pipeline.domain.outcomes import Outcome, Verdict
+from memory_pipeline.domain.types import TenantId, Token
 from memory_pipeline.errors import (
     ConfigurationChanged,
     Corrupt,
@@ -37,11 +37,11 @@ from memory_pipeline.errors import (
 )
 from memory_pipeline.logs import get_logger
 from memory_pipeline.ports import Embedder, Lease
-from memory_pipeline.sync.batch import embed_and_back_up
+from memory_pipeline.sync.batch import Written, embed_and_back_up
 from memory_pipeline.sync.damage import Damage
 from memory_pipeline.sync.freshness import Freshness
 from memory_pipeline.sync.generations import PLACING, Generations
-from memory_pipeline.sync.plan import EmbeddedDraft, Plan, plan_batch
+from memory_pipeline.sync.plan import Planned, plan_batch
 from memory_pipeline.sync.ports import Index, Memories, Outbox, Registry
 
 log = get_logger("memory_pipeline.sync.tenant")
@@ -65,45 +65,12 @@ class _Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """A claim with the plan of its rows; ``cut``: rows that did not fit are unclaimed again."""
-
-    claim: Claim
-    plan: Plan
-    cut: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """The memories of a batch after the write, and the times that it took.
-
-    ``ready``: written, unless it is among ``failures``. ``missed``: the row changed before its
-    vector was backed up. ``searchable_seconds``: from the claim to the answer of the last write.
-    """
-
-    ready: tuple[EmbeddedDraft, ...]
-    failures: tuple[Failure, ...]
-    missed: tuple[MemoryId, ...]
-    embed_seconds: float
-    write_seconds: float
-    searchable_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Sync:
     """Syncs tenants, one after the other. Thread-safe for different tenants.
 
     Attributes:
-        outbox: the changes and their leases.
-        memories: the rows, and the backup of their vectors.
-        registry: the generations.
-        index: Chroma.
-        embedder: text to vectors.
-        recipe: how a memory becomes a document.
         trust: whether a vector that the application stored may be used.
         slice_seconds: how long one call of the model may take.
-        freshness: records the age of changes when they are searchable.
-        clock: measures durations.
         placing: held while a server is chosen for a new generation.
         dead_letter_search: whether a memory with refused content stays searchable by its previous
             vector.
@@ -313,28 +280,28 @@ class Sync:
         ready = (*plan.covered, *embedded.ready)
         refused = self.generations.write(lease, targets, ready, plan.deletes)  # 6
         write_seconds, searchable_seconds = stopwatch.lap(), stopwatch.total()
-        failures = (*plan.refused, *embedded.failures, *refused)
-        if failures and self.dead_letter_search == "hidden":
-            # Before the ack: until their documents are deleted, the changes wait.
-            failed = sorted({f.memory_id for f in failures})
-            self.generations.write(lease, targets, (), failed)
-        return Written(
-            ready, failures, embedded.missed, embed_seconds, write_seconds, searchable_seconds
+        written = Written(
+            ready,
+            plan.deletes,
+            (*plan.refused, *embedded.failures, *refused),
+            embedded.missed,
+            embed_seconds,
+            write_seconds,
+            searchable_seconds,
         )
+        if written.failures and self.dead_letter_search == "hidden":
+            # Before the ack: until their documents are deleted, the changes wait.
+            self.generations.write(lease, targets, (), sorted(written.failed))
+        return written
 
     def _ack(self, lease: Lease, planned: Planned, written: Written) -> Outcome:
-        claim, plan = planned.claim, planned.plan
-        failed = {f.memory_id for f in written.failures}
+        claim, failed, landed = planned.claim, written.failed, written.landed
         # Compared after the write: the memories that this batch has repaired need no recheck.
         differing = [
             i
             for generation in (claim.targets if claim.resets else ())
             for i in self.generations.differing(lease, generation)
         ]
-        landed: dict[MemoryId, ProvenanceUpdate | None] = dict.fromkeys(plan.deletes)
-        landed |= {
-            d.memory.id: d.provenance_update for d in written.ready if d.memory.id not in failed
-        }
         buried = self.outbox.ack(
             lease,
             claim,
@@ -343,20 +310,14 @@ class Sync:
             missed=written.missed,
             recheck=[i for i in differing if i not in failed.union(written.missed)],
         )
-        self.freshness.record(
-            lease.tenant,
-            [
-                c.age + written.searchable_seconds
-                for c in claim.changes
-                if c.age is not None and c.memory_id in landed
-            ],
-        )
+        ages = [c.age for c in claim.changes if c.age is not None and c.memory_id in landed]
+        self.freshness.record(lease.tenant, [age + written.searchable_seconds for age in ages])
         return Outcome(
             lease.tenant,
-            written=len(landed) - len(plan.deletes),
-            deleted=len(plan.deletes),
-            embedded=len(written.ready) - len(plan.covered),
-            reused=len(plan.covered),
+            written=len(landed) - len(written.deletes),
+            deleted=len(written.deletes),
+            embedded=len(written.ready) - len(planned.plan.covered),
+            reused=len(planned.plan.covered),
             failed=len(failed),
             buried=buried,
             newest_change=claim.changes[-1].seq,

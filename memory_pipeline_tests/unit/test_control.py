@@ -17,7 +17,7 @@ from memory_pipeline.sync.plan import Draft
 
 
 class Breaking:
-    """Refuses one text, and from some moment on every text."""
+    """Refuses one text, and every text once it is broken."""
 
     model = HashingEmbedder.model
     loaded = True
@@ -34,7 +34,7 @@ class Breaking:
 
 
 def draft(text: str) -> Draft:
-    """Make a memory that says this."""
+    """Return a memory with this text."""
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     memory = Memory(
         MemoryId(1), TenantId("ada"), "ada", None, f'"{text}"', None, moment, moment, "7"
@@ -43,14 +43,14 @@ def draft(text: str) -> Draft:
 
 
 def embed(embedder: CachedEmbedder, text: str) -> list[Failure]:
-    """Embed one memory under a lease that stands."""
+    """Embed one memory under a valid lease."""
     return embed_drafts(
         embedder, [draft(text)], renew=lambda: 1.0, slice_seconds=1.0, keep=lambda _: None
     )
 
 
 def test_an_outage_after_a_poison_memory_charges_nobody() -> None:
-    """The control that was once passed says nothing of the model as it is now."""
+    """A control that once passed says nothing about the model as it is now."""
     model = Breaking()
     embedder = CachedEmbedder(model)
     assert [f.reason for f in embed(embedder, "poison")] == ["embedding: refused"]

@@ -19,8 +19,8 @@ from memory_pipeline.domain.types import (
 from memory_pipeline.errors import Fenced
 from memory_pipeline.ports import RenewLease
 from memory_pipeline.settings import Settings
-from memory_pipeline.sync import batch
-from memory_pipeline.sync.batch import find_differing, find_strays
+from memory_pipeline.sync import comparison
+from memory_pipeline.sync.comparison import find_differing, find_strays
 
 ADA = TenantId("ada")
 RECIPE = recipe_from(Settings())
@@ -132,7 +132,7 @@ def test_a_large_tenant_renews_the_lease_and_stops_when_it_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A comparison may take longer than a lease: another worker may have the tenant by then."""
-    monkeypatch.setattr(batch, "MEMORIES_A_RENEWAL", 1)
+    monkeypatch.setattr(comparison, "MEMORIES_A_RENEWAL", 1)
     rows = [one, two, three]
     lease = Lease()
     assert differing(rows, held(*rows), lease) == []
