@@ -23,6 +23,7 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest -q memory_pipeline_tests/unit memory_pipeline_tests/contract
 
 # Into site/, with nothing fetched from elsewhere. The variable silences an announcement of the theme.

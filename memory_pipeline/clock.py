@@ -1,4 +1,4 @@
-"""Time as the core measures it: durations alone. Postgres' clock decides leases and schedules."""
+"""Time as the core measures it: durations only. Postgres' clock decides leases and schedules."""
 
 import time
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """A clock that never steps, and the only way in which the core waits without an event."""
+    """A clock that never steps back, and the core's only way to wait without an event."""
 
     def monotonic(self) -> float:
-        """Return seconds since an arbitrary moment."""
+        """Return the seconds since an arbitrary moment in the past."""
         ...
 
     def sleep(self, seconds: float) -> None:
@@ -18,14 +18,14 @@ class Clock(Protocol):
 
 
 class StopSignal(Protocol):
-    """An event that ends what waits for it: ``threading.Event`` is one."""
+    """An event that asks the process to stop and ends every wait: ``threading.Event`` is one."""
 
     def is_set(self) -> bool:
-        """Whether the process was told to stop."""
+        """Whether the process was asked to stop."""
         ...
 
     def set(self) -> None:
-        """Tell the process to stop."""
+        """Ask the process to stop."""
         ...
 
     def wait(self, timeout: float) -> bool:
@@ -38,7 +38,7 @@ class SystemClock:
     """The machine's monotonic clock."""
 
     def monotonic(self) -> float:
-        """Return seconds since an arbitrary moment of the past."""
+        """Return the seconds since an arbitrary moment in the past."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
@@ -47,3 +47,20 @@ class SystemClock:
 
 
 SYSTEM_CLOCK = SystemClock()
+
+
+class Stopwatch:
+    """Measures the steps of one sync: the time since its start, and since the last lap."""
+
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
+        self._started_at = self._lap_at = clock.monotonic()
+
+    def lap(self) -> float:
+        """Return the seconds since the last lap, or since the start, and begin the next one."""
+        before, self._lap_at = self._lap_at, self._clock.monotonic()
+        return self._lap_at - before
+
+    def total(self) -> float:
+        """Return the seconds since the start."""
+        return self._clock.monotonic() - self._started_at

@@ -1,9 +1,12 @@
-"""Puts the rooms together: from settings to something that syncs and searches. Decides nothing."""
+"""Joins the core with its adapters: from settings to what syncs and searches. Decides nothing."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
 
 from memory_pipeline.admin.detach import Detach
 from memory_pipeline.chroma.index import ChromaIndex
@@ -13,12 +16,14 @@ from memory_pipeline.domain.dead_letters import Cause
 from memory_pipeline.domain.outcomes import Rebuilt
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.embedding.factory import embedder_from
+from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.maintenance.restore_watch import RestoreWatch
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.dead_letters import PostgresDeadLetters
 from memory_pipeline.postgres.detach import PostgresDetach
 from memory_pipeline.postgres.epochs import PostgresEpochs
+from memory_pipeline.postgres.listener import Listener
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
@@ -39,6 +44,9 @@ from memory_pipeline.sync.tenant import Sync
 from memory_pipeline.verify.double_check import Sides
 from memory_pipeline.verify.repair import Repair
 from memory_pipeline.verify.tenant import Verify
+from memory_pipeline.worker.background import DEFAULT_INTERVALS, BackgroundTasks, Intervals
+from memory_pipeline.worker.loop import Worker
+from memory_pipeline.worker.ports import Meter, Reporter
 
 # One call of a verify or a rebuild's reading; no tenant waits for it.
 AUDIT_SECONDS = 60.0
@@ -155,6 +163,42 @@ class Pipeline:
             grace_seconds=self.settings.retire_seconds,
         )
 
+    def background(
+        self, *, metrics: Meter, reporter: Reporter, intervals: Intervals = DEFAULT_INTERVALS
+    ) -> BackgroundTasks:
+        """Return the background tasks of one worker."""
+        return BackgroundTasks(
+            workers=self.workers,
+            freshness=self.freshness,
+            servers=self.servers,
+            registry=self.registry,
+            rebuild=self.rebuild,
+            drop_retired=partial(
+                drop_retired,
+                self.registry,
+                self.index,
+                grace_seconds=self.settings.retire_seconds,
+            ),
+            replay_cured=self.replay_cured,
+            restore_watch=self.restore_watch,
+            metrics=metrics,
+            reporter=reporter,
+            intervals=intervals,
+        )
+
+    def worker(self, background: BackgroundTasks) -> Worker:
+        """Return a worker with these background tasks."""
+        return Worker(
+            outbox=self.outbox,
+            sync=self.sync(),
+            embedder=self.embedder,
+            connect_chroma=self.index.servers,
+            listen=partial(Listener, self.database.url),
+            background=background,
+            poll_seconds=self.settings.poll_seconds,
+            servers=len(self.settings.chroma_addresses()),
+        )
+
     def rebuild_alone(self, tenant: TenantId) -> Rebuilt:
         """Rebuild one tenant, because its collection was found damaged."""
         return self.rebuild().alone(tenant)
@@ -169,6 +213,27 @@ class Pipeline:
             index=self.index,
             restore_watch=self.restore_watch,
         )
+
+
+def migrate(settings: Settings, *, vectors: Literal["trust", "recompute"] | None = None) -> None:
+    """Migrate the database of the settings; arguments and errors as ``postgres.migrate.migrate``."""
+    from memory_pipeline.postgres import migrate as migration  # noqa: PLC0415 - alembic is slow
+
+    migration.migrate(settings, vectors=vectors)
+
+
+def migration_sql(settings: Settings) -> str:
+    """Return the SQL that ``migrate`` would run, for a DBA to run. Touches no database."""
+    from memory_pipeline.postgres import migrate as migration  # noqa: PLC0415 - alembic is slow
+
+    return migration.migration_sql(settings)
+
+
+def pull_model(settings: Settings, *, progress: Callable[[str, int, int | None], None]) -> Path:
+    """Get the model's files; arguments and errors as ``embedding.download.pull_model``."""
+    from memory_pipeline.embedding import download  # noqa: PLC0415 - few commands need it
+
+    return download.pull_model(settings.model_cache(), progress=progress)
 
 
 @contextmanager

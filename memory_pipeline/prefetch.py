@@ -1,4 +1,4 @@
-"""Work ahead of whoever needs the results: one thread, a bounded number of results."""
+"""Compute results before the caller needs them: one thread, a bounded number of results."""
 
 import threading
 from collections.abc import Generator, Iterable
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Prefetch(Protocol):
-    """A way to work ahead, as ``prefetch`` does."""
+    """A way to compute results ahead, as ``prefetch`` does."""
 
     def __call__(self, source: Iterable[T], *, depth: int) -> Generator[T]:
         """Iterate over ``source``, at most ``depth`` results ahead."""
@@ -17,7 +17,7 @@ class Prefetch(Protocol):
 
 
 class _End:
-    """Marks the end, and the error that it came with."""
+    """Marks the end of the results, with the error that ended them."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
@@ -26,25 +26,25 @@ class _End:
 def prefetch(source: Iterable[T], *, depth: int) -> Generator[T]:
     """Iterate over ``source`` in a thread of its own, at most ``depth`` results ahead.
 
-    No result is begun before there is room for it: memory holds ``depth`` of them, and the one that
-    the caller has. They come in order; an error of the source is raised where its result would have
-    come. Closing the iterator, or leaving it to its end, ends the thread.
+    No result is begun before there is space for it: memory holds ``depth`` results and the one that
+    the caller has. Results keep their order; an error of the source is raised where its result
+    would have come. Closing or exhausting the iterator ends the thread.
     """
     results: SimpleQueue[T | _End] = SimpleQueue()
-    room = threading.Semaphore(depth)
+    space = threading.Semaphore(depth)
     unwanted = threading.Event()
 
     def work() -> None:
         error: BaseException | None = None
         try:
-            room.acquire()
+            space.acquire()
             for result in source:
                 if unwanted.is_set():
                     return
                 results.put(result)
                 del result  # it is the caller's now
-                room.acquire()
-        except BaseException as raised:  # noqa: BLE001 - raised again below, where it is awaited
+                space.acquire()
+        except BaseException as raised:  # noqa: BLE001 - raised again below, in the caller's thread
             error = raised
         results.put(_End(error))
 
@@ -52,11 +52,11 @@ def prefetch(source: Iterable[T], *, depth: int) -> Generator[T]:
     thread.start()
     try:
         while not isinstance(result := results.get(), _End):
-            room.release()
+            space.release()
             yield result
         if result.error is not None:
             raise result.error
     finally:
         unwanted.set()
-        room.release()
+        space.release()
         thread.join()

@@ -183,6 +183,9 @@ class Settings(BaseSettings):
         "127.0.0.1",
         description="address of the metrics: 127.0.0.1 for this machine only, 0.0.0.0 for any",
     )
+    log_tenants: Literal["name", "key"] = Field(
+        "name", description="what log lines call a tenant: its name, or its Dagster partition key"
+    )
     alert_url: SecretStr | None = Field(
         None, description="webhook for failed runs and new dead letters; receives JSON by POST"
     )

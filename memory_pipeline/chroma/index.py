@@ -115,9 +115,9 @@ class ChromaIndex(Reachability):
 
         ``add_only``: the documents are new to the collection and are added in one request (the
         first small write after such a load costs a tenth of what it costs after upserts); a
-        document that the collection already has stays as it is. Otherwise, rewritten documents are queried by their
-        vectors, and unreachable ones are deleted and written again, once. Among many nearly equal
-        vectors some stay unreachable; verify finds those.
+        document that the collection already has stays as it is. Otherwise, rewritten documents are
+        queried by their vectors, and unreachable ones are deleted and written again, once. Among
+        many nearly equal vectors some stay unreachable; verify finds those.
 
         Idempotent. May be called again after any error; what was sent before may have landed, or
         may still land.

@@ -25,19 +25,27 @@ from memory_pipeline.cli import (
     verify,
 )
 from memory_pipeline.cli.console import fail
-from memory_pipeline.errors import PipelineError, exit_code
-from memory_pipeline.logs import configure_logging
+from memory_pipeline.errors import PipelineError, SettingsError, exit_code
+from memory_pipeline.logs import TenantNames, configure_logging
+from memory_pipeline.settings import Settings
 
 
 class _Commands(TyperGroup):
     """Prints foreseeable errors as one line with an exit code; any other error is a bug."""
 
     def invoke(self, ctx: Any) -> Any:
-        configure_logging(quiet=True)
+        configure_logging(quiet=True, tenants=_log_tenants())
         try:
             return super().invoke(ctx)
         except PipelineError as error:
             fail(str(error), code=exit_code(error))
+
+
+def _log_tenants() -> TenantNames:
+    try:
+        return Settings.load().log_tenants
+    except SettingsError:  # the command reports it; until then no line shows a name
+        return "key"
 
 
 app = typer.Typer(

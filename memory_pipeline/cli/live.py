@@ -12,8 +12,8 @@ from memory_pipeline.cli.services import exports
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.logs import configure_logging
 from memory_pipeline.pipeline import Pipeline, opened
-from memory_pipeline.ports import Reporter
 from memory_pipeline.settings import PREFIX, Settings
+from memory_pipeline.worker.ports import Reporter
 
 
 def register(app: typer.Typer) -> None:
@@ -30,28 +30,23 @@ def live(
 
     It ends at SIGTERM. Any number of workers may run, on any machines.
     """
-    from memory_pipeline.worker.background import BackgroundTasks  # noqa: PLC0415
-    from memory_pipeline.worker.loop import Worker  # noqa: PLC0415 - only a worker needs it
-    from memory_pipeline.worker.metrics import Metrics  # noqa: PLC0415
+    from memory_pipeline.worker.metrics import Metrics  # noqa: PLC0415 - only a worker needs it
 
-    configure_logging()
     settings = discover(Settings.load())
+    configure_logging(tenants=settings.log_tenants)
     with opened(settings) as pipeline:
-        background = BackgroundTasks(
-            pipeline,
-            metrics=Metrics(
-                pipeline.freshness, port=settings.metrics_port, address=settings.metrics_address
-            ),
-            reporter=_reporter(pipeline) if dagster else _NoReporter(),
+        metrics = Metrics(
+            pipeline.freshness, port=settings.metrics_port, address=settings.metrics_address
         )
-        process = Worker(pipeline, background)
+        reporter = _reporter(pipeline) if dagster else _NoReporter()
+        worker = pipeline.worker(pipeline.background(metrics=metrics, reporter=reporter))
 
         def stop(_number: int, _frame: FrameType | None) -> None:
-            process.stop()
+            worker.stop()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
-        process.run()
+        worker.run()
     err.print("stopped")
 
 

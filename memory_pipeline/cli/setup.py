@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from memory_pipeline import pipeline
 from memory_pipeline.cli.console import err, out, progress_bar
 from memory_pipeline.local.discovery import discover
-from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings
 
 
@@ -38,30 +38,26 @@ def migrate(
     ] = False,
 ) -> None:
     """Create or update the pipeline's schema; attach it to memory_logs."""
-    from memory_pipeline.postgres import migrate as migration  # noqa: PLC0415 - alembic is slow
-
     settings = discover(Settings.load())
     if sql:
-        out.print(migration.migration_sql(settings), markup=False)
+        out.print(pipeline.migration_sql(settings), markup=False)
         return
     if vectors not in {None, "trust", "recompute"}:
         raise typer.BadParameter(f"{vectors!r}; allowed are trust and recompute")
-    migration.migrate(settings, vectors=vectors)  # type: ignore[arg-type]  # checked above
+    pipeline.migrate(settings, vectors=vectors)  # type: ignore[arg-type]  # checked above
     if take_over:
-        with opened(settings) as pipeline:
-            pipeline.epochs.take_over()
+        with pipeline.opened(settings) as opened:
+            opened.epochs.take_over()
     err.print("migrated: memory_logs is captured")
 
 
 def pull() -> None:
     """Download the embedding model to this machine and verify its files."""
-    from memory_pipeline.embedding.download import pull_model  # noqa: PLC0415 - few commands need it
-
     settings = Settings.load()
     with progress_bar("bytes") as bar:
         task = bar.add_task("model", total=None)
-        where = pull_model(
-            settings.model_cache(),
+        where = pipeline.pull_model(
+            settings,
             progress=lambda what, done, total: bar.update(
                 task, description=what, completed=done, total=total
             ),

@@ -18,7 +18,7 @@ from memory_pipeline.cli.tenants import (
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import EXIT_FINDINGS, EXIT_UNAVAILABLE
 from memory_pipeline.local.discovery import discover
-from memory_pipeline.pipeline import Pipeline, opened
+from memory_pipeline.pipeline import Pipeline, migrate, opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.verify.installation import (
     Installation,
@@ -88,8 +88,6 @@ def _installation(pipeline: Pipeline, tenants: list[TenantId]) -> Installation:
     """Return the installation, with the given tenants or, where none is given, with all."""
 
     def repair_capture() -> None:
-        from memory_pipeline.postgres.migrate import migrate  # noqa: PLC0415 - alembic is slow
-
         migrate(pipeline.settings)
 
     return Installation(

@@ -23,8 +23,9 @@ class PipelineResource(dg.ConfigurableResource[None]):
     @contextmanager
     def opened(self) -> Iterator[Pipeline]:
         """Connect. Raises what ``pipeline.opened`` and ``Settings.load`` raise."""
-        configure_logging()
-        with opened(discover(Settings.load())) as pipeline:
+        settings = discover(Settings.load())
+        configure_logging(tenants=settings.log_tenants)
+        with opened(settings) as pipeline:
             yield pipeline
 
     def closed_at_end(self, events: Generator[Event]) -> Generator[Event]:

@@ -1,6 +1,6 @@
 """What a sync, a rebuild and a verify report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from uuid import UUID
 
@@ -13,8 +13,8 @@ FailureKind = Literal["content", "embedding", "index", "unknown"]
 class Failure:
     """Why one memory could not be indexed this time.
 
-    ``content``: what it says cannot be read. ``embedding``: the model refuses its text. ``index``:
-    Chroma refuses its document. ``content_hash`` names the content that was refused.
+    ``content``: its content cannot be read. ``embedding``: the model refuses its text. ``index``:
+    Chroma refuses its document. ``content_hash`` identifies the content that was refused.
     """
 
     memory_id: MemoryId
@@ -30,11 +30,29 @@ Verdict = Literal["done", "busy", "fenced", "postponed", "refused", "damaged"]
 class Outcome:
     """What one sync of one tenant did.
 
-    ``done``: all that stood when it began was brought, or one batch where that was asked for;
-    ``more``: more of it may stand. ``busy``: another worker holds the lease.
-    ``fenced``: the lease was lost on the way. ``postponed``: a dependency is down, the changes
-    wait. ``refused``: the collection was built with other settings. ``damaged``: the collection is
-    damaged or lost; the changes wait for its rebuild. ``error``: the class of what went wrong.
+    ``done``: every change that existed at its start is synced, or one batch of them where only one
+    was requested. ``busy``: another worker holds the lease. ``fenced``: the lease was lost during
+    the sync. ``postponed``: a dependency is down, the changes wait. ``refused``: the collection was
+    built with other settings. ``damaged``: the collection is damaged or lost, the changes wait for
+    its rebuild.
+
+    Attributes:
+        tenant: whose changes.
+        verdict: how the sync ended.
+        written: documents written to Chroma.
+        deleted: documents deleted from Chroma.
+        embedded: vectors computed by the model.
+        reused: vectors read from Postgres.
+        failed: memories that were refused.
+        buried: those of them that became dead letters.
+        newest_change: the highest number of an acked change; 0: none was acked.
+        more: whether more changes may be pending.
+        seconds: the whole sync, waiting included.
+        embed_seconds: embedding, with the backup of the vectors.
+        write_seconds: writing to Chroma.
+        error: the class of the error that ended the sync; empty: none did.
+        reason: the message of that error.
+
     """
 
     tenant: TenantId
@@ -53,6 +71,26 @@ class Outcome:
     error: str = ""
     reason: str = ""
 
+    def plus(self, newer: "Outcome") -> "Outcome":
+        """Return the outcome of both together; ``newer`` is of the same tenant.
+
+        Counts and seconds are summed, ``newest_change`` is the higher one. Verdict, ``more``,
+        ``error`` and ``reason`` are the newer outcome's.
+        """
+        return replace(
+            newer,
+            written=self.written + newer.written,
+            deleted=self.deleted + newer.deleted,
+            embedded=self.embedded + newer.embedded,
+            reused=self.reused + newer.reused,
+            failed=self.failed + newer.failed,
+            buried=self.buried + newer.buried,
+            newest_change=max(self.newest_change, newer.newest_change),
+            seconds=self.seconds + newer.seconds,
+            embed_seconds=self.embed_seconds + newer.embed_seconds,
+            write_seconds=self.write_seconds + newer.write_seconds,
+        )
+
 
 RebuildVerdict = Literal["done", "skipped", "busy", "stopped", "failed"]
 
@@ -61,9 +99,9 @@ RebuildVerdict = Literal["done", "skipped", "busy", "stopped", "failed"]
 class Rebuilt:
     """What a rebuild of one tenant did.
 
-    ``done``: the new generation is live. ``skipped``: this rebuild had done it before. ``busy``:
-    another rebuild of the tenant is under way. ``stopped``: the process was told to end; whoever
-    goes on begins where it was. ``failed``: what was filled waits for another try.
+    ``done``: the new generation is live. ``skipped``: this rebuild had finished the tenant before.
+    ``busy``: another rebuild of the tenant is running. ``stopped``: the process was asked to stop;
+    the next one resumes at the checkpoint. ``failed``: the building generation waits for a retry.
     """
 
     tenant: TenantId
@@ -88,15 +126,15 @@ FindingKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A difference between the index and Postgres that nothing is on its way to mend.
+    """A difference between the index and Postgres that no pending change will repair.
 
     missing: a memory without a document. extra: a document without a memory. foreign: a document
-    of another tenant's memory, or of nobody's. stale: what the document says is not what the
-    memory says. vector: they differ beyond 1e-5. unreachable: stored, and not found by its own
-    vector. wrong model: built with another model or other settings. damaged: the collection answers
-    with errors. lost: its server's data is gone. no collection: the tenant has memories and no
-    generation. unproven: Postgres went back in time, and the tenant was not wholly compared since.
-    capture: a trigger is missing or would not always fire.
+    of another tenant's memory, or of no tenant's. stale: a document with other content than its
+    memory. vector: the vectors differ by more than 1e-5. unreachable: stored, but not found by its
+    own vector. wrong model: built with another model or other settings. damaged: the collection
+    answers with errors. lost: its server's data is gone. no collection: the tenant has memories and
+    no generation. unproven: Postgres went back in time, and the tenant was not fully compared
+    since. capture: a trigger is missing or would not always fire.
     """
 
     kind: FindingKind
@@ -107,10 +145,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a verify of one generation of a tenant has looked at and found.
+    """What a verify of one generation of a tenant has checked and found.
 
-    ``excused``: differ, and a change waits. ``buried``: differ and are dead letters, ``waived`` of
-    them by a person. None of these is a finding.
+    ``pending``: documents that differ while a change is pending. ``buried``: documents that differ
+    and are dead letters, ``waived`` of them by a person. None of these is a finding.
     """
 
     tenant: TenantId
@@ -128,7 +166,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A page: the memories that were found, and those of them that were not enqueued before."""
+    """One page of a replay: the memories found, and how many of them were newly enqueued."""
 
     found: int
     enqueued: int

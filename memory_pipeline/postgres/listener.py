@@ -1,32 +1,46 @@
 """Wake-up hints from Postgres, on a connection of their own. Polling finds what they miss."""
 
-import random
 import threading
 from collections.abc import Callable
 
 import psycopg
 
+from memory_pipeline.backoff import Backoff
 from memory_pipeline.logs import get_logger
 from memory_pipeline.postgres.database import CONNECT_SECONDS
 
-log = get_logger("memory_pipeline.listener")
+log = get_logger("memory_pipeline.postgres.listener")
 
 CHANNEL = "memory_pipeline"
-# How often it is looked whether the thread shall end.
-TURN_SECONDS = 2.0
-RETRY_SECONDS = 1.0
-RETRY_MAX_SECONDS = 30.0
+CHECK_SECONDS = 2.0  # the longest that ``stop`` waits
+BACKOFF = Backoff(1.0, 30.0)
 
 
 class Listener:
-    """Calls ``wake`` whenever Postgres hints at changes, for as long as it runs.
+    """Calls ``wake`` whenever Postgres hints at changes, from ``start`` until ``stop``.
 
-    Hints may be off, or a pooler may swallow them; a connection that breaks is opened again.
+    Hints may be off, or lost in a connection pooler. A lost connection is opened again, and wakes.
+
+    Args:
+        url: the database.
+        wake: called in the listener's thread.
+        check_seconds: how often the thread checks whether it was stopped.
+        backoff: the pauses between attempts to connect.
+
     """
 
-    def __init__(self, url: str, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        wake: Callable[[], None],
+        *,
+        check_seconds: float = CHECK_SECONDS,
+        backoff: Backoff = BACKOFF,
+    ) -> None:
         self._url = url
         self._wake = wake
+        self._check_seconds = check_seconds
+        self._backoff = backoff
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
 
@@ -35,24 +49,28 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening; returns once the connection is closed."""
+        """Stop listening; return once the connection is closed."""
         self._stop.set()
         self._thread.join()
 
     def _run(self) -> None:
-        pause_seconds = RETRY_SECONDS
+        pause = 0.0
         while not self._stop.is_set():
             try:
                 with psycopg.connect(
                     self._url, autocommit=True, connect_timeout=CONNECT_SECONDS
                 ) as connection:
                     connection.execute(f"LISTEN {CHANNEL}")
-                    self._wake()  # what was hinted at before nobody has heard
-                    pause_seconds = RETRY_SECONDS
+                    self._wake()  # hints sent before the LISTEN are lost
+                    pause = 0.0
                     while not self._stop.is_set():
-                        for _ in connection.notifies(timeout=TURN_SECONDS, stop_after=1):
+                        for _ in connection.notifies(timeout=self._check_seconds, stop_after=1):
                             self._wake()
             except psycopg.Error as error:
-                log.warning("hints_lost", reason=str(error).partition("\n")[0])
-                self._stop.wait(pause_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-                pause_seconds = min(RETRY_MAX_SECONDS, pause_seconds * 2)
+                pause = self._backoff.following(pause)
+                log.warning(
+                    "listen_connection_lost",
+                    reason=str(error).partition("\n")[0],
+                    next="polling finds changes; the listener connects again in a few seconds",
+                )
+                self._stop.wait(self._backoff.jittered(pause))

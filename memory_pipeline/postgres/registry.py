@@ -3,11 +3,9 @@
 A collection is resolved here and nowhere else: never by a name that a caller could form.
 """
 
-import hashlib
-import re
-from collections.abc import Iterator
 from uuid import UUID, uuid4
 
+from memory_pipeline.domain.partition_keys import partition_keys
 from memory_pipeline.domain.types import Generation, Server, TenantId
 from memory_pipeline.errors import ContractError, PipelineError, ServerLost
 from memory_pipeline.ports import Lease
@@ -19,18 +17,6 @@ from memory_pipeline.postgres.lease import lease_lost
 AUTOMATIC_REBUILDS_AN_HOUR = 3
 # Large writes delay the small writes of tenants that were synced within this time.
 RECENT_SECONDS = 30.0
-# Commas break Dagster's UI, spaces its backfills, "..." is a range: so letters, digits, . _ - only.
-SAFE_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
-
-
-def partition_keys(tenant: TenantId) -> Iterator[str]:
-    """Propose partition keys of a tenant, the most readable first; the last one is unique."""
-    if SAFE_KEY.fullmatch(tenant) and ".." not in tenant:
-        yield tenant
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", tenant).strip("-")[:60] or "tenant"
-    digest = hashlib.sha256(tenant.encode("utf-8", "surrogatepass")).hexdigest()
-    yield f"{slug}-{digest[:8]}"
-    yield f"{slug}-{digest}"
 
 
 def read_generation(connection: Connection, generation_id: UUID) -> Generation:

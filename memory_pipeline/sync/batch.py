@@ -1,6 +1,6 @@
-"""The steps of a batch that talk to the model and to Chroma. The heart says when; these say how.
+"""The steps of a batch that call the model and Chroma. ``sync/tenant.py`` decides their order.
 
-What is refused is singled out here, and charged only when a control beside it passes: a model or a
+A refused memory is isolated here, and charged only if a control passes as well: a model or a
 collection that refuses everything is broken, and no memory is to blame.
 """
 
@@ -9,39 +9,72 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from memory_pipeline.clock import SYSTEM_CLOCK, Clock
-from memory_pipeline.content.document import Recipe, compose
 from memory_pipeline.domain.outcomes import Failure, FailureKind
-from memory_pipeline.domain.types import Generation, MemoryId, document_id, memory_id_of
+from memory_pipeline.domain.types import Generation, MemoryId, ProvenanceUpdate
 from memory_pipeline.errors import Corrupt, EmbedderUnavailable, Poison
-from memory_pipeline.ports import Embedder, Index, Lease, Memories, RenewLease
+from memory_pipeline.ports import Embedder, RenewLease
 from memory_pipeline.redact import without_quotes
 from memory_pipeline.sync.plan import Draft, EmbeddedDraft, isolate
+from memory_pipeline.sync.ports import DocumentWriter, VectorBackup
 
 CONTROL_TEXT = "a text that every model can embed"
-FIRST_SLICE = 1  # whatever the text and the machine: the first tells how fast both are
+FIRST_SLICE = 1  # however long its text: its time tells how fast the model and the machine are
 LARGEST_SLICE = 64
-MEMORIES_A_RENEWAL = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """What became of drafts: embedded and backed up, moved meanwhile, or refused by the model."""
+    """The drafts of a batch after embedding.
+
+    ``ready``: embedded, and the vector is backed up. ``missed``: the row has changed since it was
+    read; its change stays pending. ``failures``: refused by the model.
+    """
 
     ready: tuple[EmbeddedDraft, ...]
     missed: tuple[MemoryId, ...]
     failures: tuple[Failure, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The memories of a batch after the write, and the times that it took.
+
+    ``ready``: written, unless it is among ``failures``. ``missed``: as in ``Embedded``.
+    ``searchable_seconds``: from the claim to the answer to the last write.
+    """
+
+    ready: tuple[EmbeddedDraft, ...]
+    deletes: tuple[MemoryId, ...]
+    failures: tuple[Failure, ...]
+    missed: tuple[MemoryId, ...]
+    embed_seconds: float
+    write_seconds: float
+    searchable_seconds: float
+
+    @property
+    def failed(self) -> set[MemoryId]:
+        """The memories that were refused."""
+        return {f.memory_id for f in self.failures}
+
+    @property
+    def landed(self) -> dict[MemoryId, ProvenanceUpdate | None]:
+        """The memories that were deleted or written, with the provenance to record."""
+        failed = self.failed
+        written = {d.memory.id: d.provenance_update for d in self.ready}
+        landed: dict[MemoryId, ProvenanceUpdate | None] = dict.fromkeys(self.deletes)
+        return landed | {i: update for i, update in written.items() if i not in failed}
+
+
 def embed_and_back_up(
     embedder: Embedder,
-    memories: Memories,
+    memories: VectorBackup,
     drafts: Sequence[Draft],
     *,
     renew: RenewLease,
     slice_seconds: float,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Embedded:
-    """Embed drafts and back each slice up at once. Raises as ``embed_drafts`` does."""
+    """Embed drafts; back up each slice as soon as it is computed. Raises as ``embed_drafts``."""
     embedded: list[EmbeddedDraft] = []
     stored: set[MemoryId] = set()
 
@@ -70,10 +103,20 @@ def embed_drafts(
     clock: Clock = SYSTEM_CLOCK,
     keep: Callable[[Sequence[EmbeddedDraft]], None],
 ) -> list[Failure]:
-    """Embed in slices that are short against the lease; single out what the model refuses.
+    """Embed in slices that are short against the lease; isolate the texts the model refuses.
 
-    Each slice is handed to ``keep`` when it is done, so that a lease lost on the way costs no
-    vector that was computed.
+    Each slice is passed to ``keep`` when it is done, so that a lost lease costs no computed vector.
+
+    Args:
+        embedder: the model.
+        drafts: the shortest text first.
+        renew: called before each slice.
+        slice_seconds: how long a slice may take.
+        clock: measures the slices.
+        keep: takes each embedded slice.
+
+    Returns:
+        The drafts that the model refuses.
 
     Raises:
         EmbedderUnavailable: the model fails on a control text as well.
@@ -96,28 +139,45 @@ def embed_drafts(
             _embed_control(embedder)
         failures += [_failure(d, "embedding", why) for d, why in refused]
         at += len(part)
-        # Texts come shortest first: the next are as long as the one that would end the slice.
-        characters = sum(len(draft.content.text) + 1 for draft in part)
+        characters = sum(map(_characters, part))
         a_character = max((clock.monotonic() - began) / characters, 1e-9)
-        size = 1
-        while size < min(LARGEST_SLICE, len(drafts) - at) and (
-            size * 2 * (len(drafts[min(at + size * 2, len(drafts)) - 1].content.text) + 1)
-            <= slice_seconds / a_character
-        ):
-            size *= 2
+        following = [_characters(draft) for draft in drafts[at : at + LARGEST_SLICE]]
+        size = slice_size(following, characters=slice_seconds / a_character)
     return failures
+
+
+def slice_size(texts: Sequence[int], *, characters: float) -> int:
+    """Return how many of the next texts to embed at once: a power of two, at least one.
+
+    Args:
+        texts: the lengths of the next texts, shortest first. Every text of a slice counts as long
+            as the last: the model pads the others to it.
+        characters: how many characters fit into a slice.
+
+    """
+    size = 1
+    while size < min(LARGEST_SLICE, len(texts)):
+        longest = texts[min(size * 2, len(texts)) - 1]
+        if size * 2 * longest > characters:
+            break
+        size *= 2
+    return size
+
+
+def _characters(draft: Draft) -> int:
+    return len(draft.content.text) + 1  # the empty text takes time too
 
 
 def _embed_control(embedder: Embedder) -> None:
     try:
-        # Another one each time: what a cache remembers says nothing of the model as it is now.
+        # A new text each time: a cached vector says nothing about the model as it is now.
         embedder.embed([f"{CONTROL_TEXT}: {uuid4()}"])
     except Poison as broken:
         raise EmbedderUnavailable(f"the model fails on a control text too: {broken}") from broken
 
 
 def write_documents(
-    index: Index,
+    index: DocumentWriter,
     generation: Generation,
     ready: Sequence[EmbeddedDraft],
     deletes: Sequence[MemoryId],
@@ -125,10 +185,21 @@ def write_documents(
     renew: RenewLease,
     add_only: bool = False,
 ) -> list[Failure]:
-    """Write to one generation; single out what Chroma refuses.
+    """Write to one generation; isolate the documents that Chroma refuses.
+
+    Args:
+        index: Chroma.
+        generation: whose collection.
+        ready: the documents to write.
+        deletes: the memories whose documents are deleted first.
+        renew: called before each request.
+        add_only: the documents are new to the collection; a stored one stays as it is.
+
+    Returns:
+        The documents that Chroma refuses.
 
     Raises:
-        Corrupt: a control write is refused as well, or a delete, which has nothing to refuse.
+        Corrupt: a control write is refused as well, or a delete, which carries no content.
         ChromaUnavailable, Fenced: as the index raises them.
 
     """
@@ -154,39 +225,3 @@ def write_documents(
 def _failure(draft: Draft | EmbeddedDraft, kind: FailureKind, why: Poison) -> Failure:
     reason = without_quotes(f"{kind}: {why}")
     return Failure(draft.memory.id, reason, kind, draft.content.content_hash)
-
-
-def find_differing(
-    index: Index, memories: Memories, generation: Generation, recipe: Recipe, *, lease: Lease
-) -> list[MemoryId]:
-    """Compare a whole tenant with a generation by content hash; return what differs.
-
-    Raises:
-        Fenced: the lease was lost on the way.
-
-    """
-    held = index.hashes(generation, renew=lease.renew)
-    differing: list[MemoryId] = []
-    for number, memory in enumerate(memories.of_tenant(lease.tenant)):
-        if number % MEMORIES_A_RENEWAL == 0:
-            lease.renew()  # a large tenant takes longer than a lease
-        if held.pop(document_id(memory.id), None) != compose(memory, recipe).content_hash:
-            differing.append(memory.id)
-    return differing + [i for name in sorted(held) if (i := memory_id_of(name)) is not None]
-
-
-def find_strays(
-    index: Index, memories: Memories, generation: Generation, *, lease: Lease
-) -> list[MemoryId]:
-    """Tell whose documents a generation has although the tenant has no such memory.
-
-    Raises:
-        Fenced: the lease was lost on the way.
-
-    """
-    held = index.hashes(generation, renew=lease.renew)
-    for page in memories.ids(lease.tenant):
-        lease.renew()  # a large tenant takes longer than a lease
-        for memory_id in page:
-            held.pop(document_id(memory_id), None)
-    return [i for name in sorted(held) if (i := memory_id_of(name)) is not None]

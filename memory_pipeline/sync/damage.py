@@ -1,20 +1,20 @@
-"""Is a tenant's collection damaged, and what becomes of it then.
+"""Decide whether a tenant's live collection is damaged, and condemn it.
 
-A live generation that is damaged is condemned: searches go on asking it, nobody writes it any more,
-and a rebuild takes its place.
+A condemned generation is still searched, but no longer written; a rebuild replaces it.
 """
 
 from dataclasses import dataclass
 
 from memory_pipeline.domain.outcomes import Verdict
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, Fenced, Poison, Transient
-from memory_pipeline.ports import Index, Lease, Registry
+from memory_pipeline.ports import Lease
+from memory_pipeline.sync.ports import CollectionProbe, Registry
 
-# Tried in vain so often in a row, which takes about a minute, a collection is looked at closely.
-TRIES_BEFORE_A_LOOK = 5
-# One that only is silent may be busy with what was sent to it before: for so many tries, which take
-# about ten minutes, it is not called damaged.
-SILENT_TRIES = 15
+# After so many failures in a row, which take about a minute, the collection itself is probed.
+FAILURES_BEFORE_PROBE = 5
+# A collection that does not answer may be busy with earlier requests: it counts as damaged only
+# after so many failures, which take about ten minutes.
+SILENT_FAILURES = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,11 @@ class Damage:
     """What the holder of a tenant's lease decides about its live collection."""
 
     registry: Registry
-    index: Index
+    index: CollectionProbe
 
     def unless_wedged(self, lease: Lease) -> Verdict:
-        """Have the tenant wait, unless waiting is of no use: then the collection is condemned."""
-        if lease.retries < TRIES_BEFORE_A_LOOK:
+        """Postpone the tenant, or condemn its collection if waiting cannot help."""
+        if lease.retries < FAILURES_BEFORE_PROBE:
             return "postponed"
         try:
             damage = self.wedged(lease)
@@ -35,12 +35,12 @@ class Damage:
         return self.condemn(lease, damage) if damage else "postponed"
 
     def wedged(self, lease: Lease) -> Corrupt | None:
-        """Tell whether the live collection refuses what its server takes from others.
+        """Return the damage if the live collection refuses writes that its server takes.
 
-        Such a one never comes round: it is replaced, not tried for ever.
+        Such a collection does not recover: it is replaced, not retried for ever.
 
         Raises:
-            PostgresUnavailable, Fenced: it cannot be told.
+            PostgresUnavailable, Fenced: the check could not be made.
 
         """
         live = self.registry.live(lease.tenant)
@@ -52,23 +52,23 @@ class Damage:
             return damage
         except (ChromaUnavailable, Poison) as refused:
             silent = isinstance(refused, ChromaUnavailable) and not refused.answered
-            if silent and lease.retries < SILENT_TRIES:
+            if silent and lease.retries < SILENT_FAILURES:
                 return None
             return Corrupt(
-                f"it takes no write, tried {lease.retries + 1} times, and its server takes those "
-                f"of others: {refused}",
+                f"the collection takes no write, {lease.retries + 1} syncs in a row have failed, "
+                f"and its server takes writes of other tenants: {refused}",
                 generation=live.id,
             )
         return None
 
     def condemn(self, lease: Lease, damage: Corrupt) -> Verdict:
-        """Stop writing a damaged live generation, so that it is rebuilt."""
+        """Stop writing to a damaged live generation, so that it is rebuilt."""
         live = self.registry.live(lease.tenant)
         if live is None or damage.generation != live.id:
             return "postponed"
         try:
             if live.state == "live":
-                # Where the whole server is lost, this collection is not to blame.
+                # If the whole server is lost, the collection is not to blame.
                 self.index.check_identity(live.server)
                 self.registry.abandon(lease, live.id)
         except Transient:

@@ -1,4 +1,4 @@
-"""How old changes were when they became searchable: the promise, measured where it is kept."""
+"""Measures the age of changes when they become searchable, where the sync writes them."""
 
 import threading
 from collections import deque
@@ -8,13 +8,13 @@ from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.domain.lags import WINDOW_SECONDS, Lags, lags_of
 from memory_pipeline.domain.types import TenantId
 
-# Of one tenant, and of all of them together; the newest count.
+# The newest lags are kept: so many for each tenant, and so many for all tenants together.
 LAGS_A_TENANT = 512
 LAGS_IN_ALL = 4096
 
 
 class Freshness:
-    """Remembers the lags of a quarter of an hour, of each tenant and of all. For any thread."""
+    """Keeps the lags of the last quarter of an hour, by tenant and for all. Thread-safe."""
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
@@ -29,7 +29,7 @@ class Freshness:
         self._watch = watch
 
     def record(self, tenant: TenantId, lags: Sequence[float]) -> None:
-        """Note the lags of one batch, in seconds."""
+        """Record the lags of one batch, in seconds."""
         if not lags:
             return
         now = self._clock.monotonic()
@@ -43,17 +43,17 @@ class Freshness:
             self._watch(lag)
 
     def unreported(self) -> dict[TenantId | None, Lags]:
-        """Return each tenant that has new lags since this was last asked, and all as None.
+        """Return the figures of each tenant with new lags since the last call; None: of all.
 
-        Forgets who has been quiet.
+        Tenants without a lag in the window are dropped from memory.
         """
         since = self._clock.monotonic() - WINDOW_SECONDS
         with self._lock:
-            told, self._unreported = self._unreported, set()
+            changed, self._unreported = self._unreported, set()
             for tenant in [t for t, lags in self._tenants.items() if lags[-1][0] < since]:
                 del self._tenants[tenant]
             recent: dict[TenantId | None, list[float]] = {
-                t: list(_since(self._tenants[t], since)) for t in told if t in self._tenants
+                t: list(_since(self._tenants[t], since)) for t in changed if t in self._tenants
             }
             if recent:
                 recent[None] = list(_since(self._all, since))

@@ -1,6 +1,6 @@
-"""Which generations a tenant's batches write: begin the first, prime, write, give up.
+"""The generations that a tenant's batches write: begin the first, prime, write, abandon.
 
-A building generation that fails is given up, and it alone: live never waits for it.
+A building generation that fails is abandoned; the live one never waits for it.
 """
 
 import threading
@@ -20,13 +20,15 @@ from memory_pipeline.errors import (
     Transient,
 )
 from memory_pipeline.logs import get_logger
-from memory_pipeline.ports import Index, Lease, Memories, Registry, RenewLease
-from memory_pipeline.sync.batch import find_differing, find_strays, write_documents
+from memory_pipeline.ports import Lease, RenewLease
+from memory_pipeline.sync.batch import write_documents
+from memory_pipeline.sync.comparison import find_differing, find_strays
 from memory_pipeline.sync.plan import EmbeddedDraft
+from memory_pipeline.sync.ports import Collections, Memories, Registry
 
 log = get_logger("memory_pipeline.sync.generations")
 
-# Tenants that are placed at the same moment would all go to the server that holds least.
+# One at a time: tenants placed at the same moment would all get the emptiest server.
 PLACING: AbstractContextManager[object] = threading.Lock()
 
 
@@ -36,17 +38,18 @@ class Generations:
 
     registry: Registry
     memories: Memories
-    index: Index
+    index: Collections
     recipe: Recipe
     model: str
     placing: AbstractContextManager[object] = PLACING
 
     def prepare(self, lease: Lease) -> None:
-        """Prime what will be written; begin the first generation of a tenant that has none.
+        """Prime the generations to write; begin the first generation of a new tenant.
 
         Raises:
-            Corrupt: the live generation is damaged, and nothing is built in its place yet.
-            ConfigurationChanged: the live generation was built with other settings.
+            Corrupt: the live generation is damaged, and no rebuild fills another one yet.
+            ConfigurationChanged: a generation was built with other settings.
+            ChromaUnavailable, Fenced, PostgresUnavailable: as the ports raise them.
 
         """
         live = self.registry.live(lease.tenant)
@@ -63,17 +66,17 @@ class Generations:
 
     def _prepare_building(self, lease: Lease, building: Generation) -> None:
         try:
-            with self._alone(lease, building):
+            with self._isolated(lease, building):
                 self.check(building)
                 self.index.prime(building, renew=lease.renew)
         except ConfigurationChanged as other:
-            # A rebuild under way to other settings is not ours to stop; one that was left is.
+            # A running rebuild to other settings goes on; only an interrupted one is abandoned.
             if self.registry.is_being_filled(building.id):
                 raise
-            self._give_up(lease, building, other)
+            self._abandon(lease, building, other)
 
     def check(self, generation: Generation) -> None:
-        """Refuse to mix models or recipes in one collection."""
+        """Refuse to mix models or recipes in one collection. Raises ConfigurationChanged."""
         for what, built, now in (
             ("model", generation.model, self.model),
             ("fields and document settings", generation.config_hash, self.recipe.config_hash),
@@ -91,17 +94,17 @@ class Generations:
         ready: Sequence[EmbeddedDraft],
         deletes: Sequence[MemoryId],
     ) -> list[Failure]:
-        """Write live, then building, whose troubles are its own; return what was refused.
+        """Write the live generation, then the building one; return the refused memories.
 
         Raises:
-            ChromaUnavailable: nothing is left to write to; the changes wait for another.
-            Corrupt, Fenced, PostgresUnavailable: as they come, for live.
+            ChromaUnavailable: no generation is left to write to; the changes wait for a new one.
+            Corrupt, Fenced, PostgresUnavailable: for the live generation, as the ports raise them.
 
         """
         failures: list[Failure] = []
         written = 0
         for generation in targets:
-            with self._alone(lease, generation):
+            with self._isolated(lease, generation):
                 failures += write_documents(
                     self.index, generation, ready, deletes, renew=lease.renew
                 )
@@ -111,26 +114,27 @@ class Generations:
         return failures
 
     def unreachable_documents(self, lease: Lease) -> list[MemoryId]:
-        """Return documents of the live collection that no search finds any more."""
+        """Return the documents of the live collection that no search finds."""
         live = self.registry.live(lease.tenant)
         if live is None or live.state != "live":
             return []
         return self.index.unreachable(live, renew=lease.renew)
 
     def differing(self, lease: Lease, generation: Generation) -> list[MemoryId]:
-        """Tell what a reset has to have looked at again.
+        """Return the memories that a reset has to recheck in this generation.
 
-        Of what a rebuild fills, only what went: it may have been verified by now, and the rest of
-        it comes with its chunks or has changes of its own. One that cannot be read is given up.
+        For a generation under construction, only documents whose memory was deleted: it may already
+        be verified, so nothing else would remove them. Missing documents arrive with their chunk or
+        have a pending change. A building generation that cannot be read is abandoned.
         """
         if generation.state == "live":
             return find_differing(self.index, self.memories, generation, self.recipe, lease=lease)
-        with self._alone(lease, generation):
+        with self._isolated(lease, generation):
             return find_strays(self.index, self.memories, generation, lease=lease)
         return []
 
     def begin(self, tenant: TenantId, *, renew: RenewLease) -> Generation:
-        """Note a new generation and create its collection; nobody points to it yet."""
+        """Record a new generation and create its collection; no search and no batch uses it yet."""
         memories = self.memories.count(tenant)
         with self.placing:
             begun = self.registry.begin_generation(
@@ -148,17 +152,25 @@ class Generations:
         return replace(generation, state="live")
 
     @contextmanager
-    def _alone(self, lease: Lease, generation: Generation) -> Iterator[None]:
-        """Give a generation up by which the block fails; raise it where that one is live."""
+    def _isolated(self, lease: Lease, generation: Generation) -> Iterator[None]:
+        """Abandon the generation if the block fails with it; raise if it is the live one."""
         try:
             yield
         except PostgresUnavailable:
             raise
-        except (Corrupt, Transient) as broken:
-            self._give_up(lease, generation, broken)
+        except (Corrupt, Transient) as error:
+            self._abandon(lease, generation, error)
 
-    def _give_up(self, lease: Lease, generation: Generation, error: PipelineError) -> None:
+    def _abandon(self, lease: Lease, generation: Generation, error: PipelineError) -> None:
+        """Abandon a building generation; raise the error for any other."""
         if generation.state != "building":
             raise error
         self.registry.abandon(lease, generation.id)
-        log.warning("building_given_up", token=lease.token, reason=str(error))
+        log.warning(
+            "building_generation_abandoned",
+            tenant=lease.tenant,
+            generation=str(generation.id),
+            token=lease.token,
+            reason=str(error),
+            next="the live generation is still written; a rebuild begins another one",
+        )

@@ -1,4 +1,4 @@
-"""What a batch has to do, decided from what was read; no I/O. The heart acts on it."""
+"""Decide what a batch does with the rows it has read. No I/O: ``sync/tenant.py`` acts on it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from memory_pipeline.content.document import Content, Recipe, compose, text_hash, vector_hash
 from memory_pipeline.content.vector_reuse import reusable_provenance
+from memory_pipeline.domain.changes import Claim
 from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import (
     Document,
@@ -24,20 +25,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Draft:
-    """A memory with its content, still without a vector."""
+    """A memory with its content, not yet with a vector."""
 
     memory: Memory
     content: Content
 
     def embedded(self, vector: Vector, model: str) -> "EmbeddedDraft":
-        """Join it with the vector that this model made of its text."""
+        """Return the draft with the vector that this model computed for its text."""
         provenance = Provenance(self.content.text_hash, model, vector_hash(vector))
         return EmbeddedDraft(self.memory, self.content, vector, provenance)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddedDraft:
-    """A memory with its content and the vector that stands for it."""
+    """A memory with its content and the vector of its text."""
 
     memory: Memory
     content: Content
@@ -46,7 +47,7 @@ class EmbeddedDraft:
 
     @property
     def document(self) -> Document:
-        """What Chroma shall store."""
+        """Return the document that Chroma stores."""
         return Document(
             self.memory.id,
             self.vector,
@@ -58,7 +59,7 @@ class EmbeddedDraft:
 
     @property
     def provenance_update(self) -> ProvenanceUpdate | None:
-        """What is to be noted of its vector; None where the row had another, or it is noted."""
+        """Return the provenance to record; None: it is recorded, or the row has another vector."""
         kept, before = self.memory.embedding, self.memory.provenance
         if self.provenance == before or not (kept is None or kept is self.vector):
             return None
@@ -67,12 +68,25 @@ class EmbeddedDraft:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be deleted, has its vector already, has to be embedded, or cannot be read."""
+    """The memories of a batch by what happens to them.
+
+    ``deletes``: their documents are deleted. ``covered``: their stored vectors are reused.
+    ``to_embed``: the model computes their vectors. ``refused``: they cannot be read.
+    """
 
     deletes: tuple[MemoryId, ...] = ()
     covered: tuple[EmbeddedDraft, ...] = ()
     to_embed: tuple[Draft, ...] = ()
     refused: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A claim with the plan of its rows; ``cut``: rows that did not fit are unclaimed again."""
+
+    claim: Claim
+    plan: Plan
+    cut: bool
 
 
 def plan_batch(
@@ -85,10 +99,20 @@ def plan_batch(
     trust: bool,
     re_embed: bool = False,
 ) -> Plan:
-    """Decide for each memory of a claim, from its row as it stands now.
+    """Decide for each memory of a claim, from its row as it is now.
 
-    A memory that is gone, or that is another tenant's by now, is deleted from this tenant. One that
-    cannot be read is refused, and it alone. With ``re_embed`` no stored vector is good enough.
+    A memory that was deleted, or that another tenant has now, is deleted from this tenant's
+    collection. A memory that cannot be read is refused; the others are not.
+
+    Args:
+        tenant: whose collection.
+        ids: the memories of the claim.
+        rows: the rows that exist, of any tenant.
+        recipe: how a memory becomes a document.
+        model: the fingerprint of the model of now.
+        trust: whether a vector that the application stored may be used.
+        re_embed: compute every vector, whatever vector the row has.
+
     """
     deletes: list[MemoryId] = []
     covered: list[EmbeddedDraft] = []
@@ -115,16 +139,20 @@ def plan_batch(
 
 
 def _unreadable(memory: Memory, why: Poison) -> Failure:
-    # Its metadata, which the content hash covers too, is not known.
+    # The content hash covers the metadata too, which is not known: the text hash must do.
     reason = without_quotes(f"content: {why}")
     return Failure(memory.id, reason, "content", text_hash(memory.raw))
 
 
 def isolate(batch: Sequence[T], attempt: Callable[[Sequence[T]], None]) -> list[tuple[T, Poison]]:
-    """Attempt a batch; when it is refused, halve it until the refused ones stand alone.
+    """Attempt a batch; if it is refused, halve it until each refused element is on its own.
+
+    Args:
+        batch: the elements.
+        attempt: does the work for some of them, all or none. Raises Poison to refuse.
 
     Returns:
-        Each one that is refused by itself, with why; everything else was attempted with success.
+        Each element that is refused on its own, with the error; all others succeeded.
 
     """
     if not batch:

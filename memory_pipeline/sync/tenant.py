@@ -1,30 +1,31 @@
-"""The heart: bring one tenant's collection up to its memories.
+"""Sync one tenant: bring its collection up to date with its memories. The order is the design.
 
-claim → read → embed → write → ack, again until all that stood is done. The order is the design:
+1. acquire the tenant's lease: one writer a tenant, under a token that only grows
+2. prepare the generations to write
+3. claim changes; the claim names the generations to write
+4. read the rows as they are *now*, whatever the change once meant
+5. embed the texts without a stored vector; back the new vectors up in Postgres
+6. write to Chroma; the lease is renewed before each request
+7. ack under the token: only now are the changes deleted
+8. release the lease
 
-1. take the tenant's lease: one writer a tenant, under a token that only grows
-2. prime the generations that are written
-3. claim changes; the claim names the generations to write to
-4. read the rows as they stand *now*: what the change once meant does not matter
-5. embed what the stored vectors do not cover, and back the new vectors up in Postgres
-6. write to Chroma, the lease renewed before each request
-7. ack under the token: only now are the changes forgotten
-
-A crash, a timeout or a lost lease anywhere leaves the changes claimed in the outbox; the next claim
-takes them over and schedules a confirm, for a request that may still be on its way. No transaction
-is open during 5 and 6.
+Steps 3 to 7 are a batch; they repeat until every change that existed at the start is synced. After
+a crash, a timeout or a lost lease the changes are still claimed in the outbox: the next claim takes
+them over and schedules a confirm, because a request may still reach Chroma. No transaction is open
+during 5 and 6.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
-from memory_pipeline.clock import SYSTEM_CLOCK, Clock
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock, Stopwatch
 from memory_pipeline.content.document import Recipe
 from memory_pipeline.domain.changes import Claim
 from memory_pipeline.domain.outcomes import Outcome, Verdict
-from memory_pipeline.domain.types import MemoryId, ProvenanceUpdate, TenantId, Token
+from memory_pipeline.domain.types import TenantId, Token
 from memory_pipeline.errors import (
     ConfigurationChanged,
     Corrupt,
@@ -35,27 +36,46 @@ from memory_pipeline.errors import (
     Transient,
 )
 from memory_pipeline.logs import get_logger
-from memory_pipeline.ports import Embedder, Index, Lease, Memories, Outbox, Registry
-from memory_pipeline.sync.batch import embed_and_back_up
+from memory_pipeline.ports import Embedder, Lease
+from memory_pipeline.sync.batch import Written, embed_and_back_up
 from memory_pipeline.sync.damage import Damage
 from memory_pipeline.sync.freshness import Freshness
 from memory_pipeline.sync.generations import PLACING, Generations
-from memory_pipeline.sync.plan import plan_batch
+from memory_pipeline.sync.plan import Planned, plan_batch
+from memory_pipeline.sync.ports import Index, Memories, Outbox, Registry
 
 log = get_logger("memory_pipeline.sync.tenant")
 
-
-# Rewriting documents hides others beside them; each so many changes it is looked which.
-CHANGES_A_LOOK = 20
+# A write can make other documents of the collection unreachable: checked after so many changes.
+CHANGES_PER_REACHABILITY_CHECK = 20
+NOTHING = Claim((), ())
 
 
 class _ColdModel(Exception):
     """The model has to be loaded first, which takes longer than a lease."""
 
 
+@dataclass(slots=True)
+class _Run:
+    """One sync under one lease: the newest claim, and the outcome so far."""
+
+    lease: Lease
+    outcome: Outcome
+    claim: Claim = NOTHING
+
+
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """Syncs tenants, one after the other, in one thread."""
+    """Syncs tenants, one after the other. Thread-safe for different tenants.
+
+    Attributes:
+        trust: whether a vector that the application stored may be used.
+        slice_seconds: how long one call of the model may take.
+        placing: held while a server is chosen for a new generation.
+        dead_letter_search: whether a memory with refused content stays searchable by its previous
+            vector.
+
+    """
 
     outbox: Outbox
     memories: Memories
@@ -68,14 +88,13 @@ class Sync:
     freshness: Freshness = field(default_factory=Freshness)
     clock: Clock = SYSTEM_CLOCK
     placing: AbstractContextManager[object] = PLACING
-    # What becomes of the document of a memory whose newest content is refused.
     dead_letter_search: Literal["previous", "hidden"] = "previous"
-    # The token under which each tenant was last brought up to date by this very process.
+    # The token under which this process last synced each tenant without an error.
     _last: dict[TenantId, Token] = field(default_factory=dict)
 
     @property
     def generations(self) -> Generations:
-        """What decides which generations are written."""
+        """The rules for which generations are written."""
         return Generations(
             self.registry,
             self.memories,
@@ -87,7 +106,7 @@ class Sync:
 
     @property
     def damage(self) -> Damage:
-        """What decides whether a live collection is damaged."""
+        """The rules for when a live collection is damaged."""
         return Damage(self.registry, self.index)
 
     def run(
@@ -97,18 +116,18 @@ class Sync:
         once: bool = False,
         progress: Callable[[Outcome], None] = lambda _: None,
     ) -> Outcome:
-        """Bring all changes that stand; under a steady stream of new ones, those are for the next.
+        """Sync the changes that exist now; newer ones, under a steady stream, are left.
 
-        Never raises for the tenant's own troubles: the outcome's verdict tells them.
+        Never raises for the tenant's own errors: the outcome's verdict names them.
 
         Args:
             tenant: whose changes.
             once: one batch and no more, because other tenants wait for theirs.
-            progress: told after each batch.
+            progress: called with the outcome so far after each batch.
 
         Raises:
-            PostgresUnavailable: nothing can be said about any tenant.
-            ModelMissing: the model has to be pulled first.
+            PostgresUnavailable: no tenant can be synced.
+            ModelMissing: the model has to be downloaded first.
 
         """
         while True:
@@ -120,62 +139,59 @@ class Sync:
                 except EmbedderUnavailable as broken:
                     return self.postpone(tenant, str(broken))
 
+    def postpone(self, tenant: TenantId, reason: str) -> Outcome:
+        """Let the tenant pause as after an error; nothing is tried."""
+        lease = self.outbox.acquire_lease(tenant)
+        if lease is not None:
+            self.outbox.release_lease(lease, error=reason)
+        return Outcome(tenant, "postponed", reason=reason)
+
+    # ---- the lease around the batches
+
     def _under_lease(
         self, tenant: TenantId, progress: Callable[[Outcome], None], *, once: bool
     ) -> Outcome:
-        began = self.clock.monotonic()
+        stopwatch = Stopwatch(self.clock)
         self.registry.register(tenant)
-        lease = self.outbox.acquire_lease(tenant)
+        lease = self.outbox.acquire_lease(tenant)  # 1
         if lease is None:
             return Outcome(tenant, "busy")
-        outcome, claim = Outcome(tenant), Claim((), ())
-        error: PipelineError | None = None
-        try:
-            self._prepare(lease)
-            look, newest = False, None
-            while (claim := self.outbox.claim(lease)).changes:
-                outcome = self._batch(lease, claim, outcome)
-                progress(replace(outcome, seconds=self.clock.monotonic() - began))
-                look = look or _is_time_to_look(claim)
-                if once or not outcome.more or (newest and claim.changes[0].seq > newest):
-                    break
-                if newest is None or claim.resets:  # what a reset enqueued belongs to this sync
-                    newest = self.outbox.newest_seq(tenant)
-            outcome = replace(outcome, more=outcome.more and bool(claim.changes))
-            if look and (claim := self._claim_hidden(lease)).changes:
-                self._batch(lease, claim, Outcome(tenant))
-        except _ColdModel:
-            self.outbox.unclaim(lease, claim)
-            self.outbox.release_lease(lease)
-            raise
-        except PipelineError as stopped:
-            error = stopped
-            verdict = self._verdict(lease, claim, stopped)
-            outcome = replace(
-                outcome, verdict=verdict, error=type(stopped).__name__, reason=str(stopped)
-            )
-        if outcome.verdict != "fenced":
-            self.outbox.release_lease(lease, error=str(error) if error else None)
-        if error is None:
-            self._last[tenant] = lease.token
-        outcome = replace(outcome, seconds=self.clock.monotonic() - began)
-        tell = log.info if outcome.newest_change or error else log.debug
-        tell("synced", token=lease.token, **_figures(outcome))
+        run, check_due = _Run(lease, Outcome(tenant)), False
+        with self._released(run):  # 8
+            self._prepare(lease)  # 2
+            for claim in self._batches(run, once=once):  # 3 to 7
+                progress(replace(run.outcome, seconds=stopwatch.total()))
+                check_due = check_due or _reachability_check_due(claim)
+            if check_due:
+                self._rewrite_unreachable(run)
+        outcome = replace(run.outcome, seconds=stopwatch.total())
+        level = logging.INFO if outcome.newest_change or outcome.error else logging.DEBUG
+        log.log(level, "synced", token=lease.token, **_figures(outcome))
         return outcome
 
-    def _prepare(self, lease: Lease) -> None:
-        """Prepare the generations, unless nobody else has had the tenant since we had it."""
-        if self._last.pop(lease.tenant, None) != lease.token - 1:
-            self.generations.prepare(lease)
-
-    def _claim_hidden(self, lease: Lease) -> Claim:
-        """Claim the documents that no search finds any more, to write them again."""
-        hidden = self.generations.unreachable_documents(lease)
-        self.outbox.enqueue(lease.tenant, hidden)
-        return self.outbox.claim(lease) if hidden else Claim((), ())
+    @contextmanager
+    def _released(self, run: _Run) -> Iterator[None]:
+        """Turn an error of the block into the run's verdict; release the lease at the end."""
+        error: str | None = None
+        try:
+            yield
+        except _ColdModel:
+            self.outbox.unclaim(run.lease, run.claim)
+            self.outbox.release_lease(run.lease)
+            raise
+        except PipelineError as stopped:
+            error = str(stopped)
+            verdict = self._verdict(run.lease, run.claim, stopped)
+            run.outcome = replace(
+                run.outcome, verdict=verdict, error=type(stopped).__name__, reason=error
+            )
+        if run.outcome.verdict != "fenced":
+            self.outbox.release_lease(run.lease, error=error)
+        if not run.outcome.error:
+            self._last[run.lease.tenant] = run.lease.token
 
     def _verdict(self, lease: Lease, claim: Claim, error: PipelineError) -> Verdict:
-        """Do what the class of the error says, and name it."""
+        """Act on the class of the error; return the verdict that names it."""
         match error:
             case Fenced():
                 return "fenced"
@@ -183,19 +199,59 @@ class Sync:
                 return self.damage.condemn(lease, error)
             case ConfigurationChanged():
                 return "refused"
-            case Transient() | Poison():  # Poison of a request without a document: charge nobody
+            case Transient() | Poison():  # Poison of a request without a document: no memory's
                 if isinstance(error, Transient) and not error.sent:
                     self.outbox.unclaim(lease, claim)
                 return self.damage.unless_wedged(lease)
             case _:
                 raise error
 
-    def _batch(self, lease: Lease, claim: Claim, so_far: Outcome) -> Outcome:
-        """Read, embed, write and ack one claim; the numbers are the order."""
-        claimed_at = self.clock.monotonic()
+    def _prepare(self, lease: Lease) -> None:
+        """Prepare the generations, unless no other worker has had the tenant since this one."""
+        if self._last.pop(lease.tenant, None) != lease.token - 1:
+            self.generations.prepare(lease)
+
+    def _batches(self, run: _Run, *, once: bool) -> Iterator[Claim]:
+        """Sync one batch after the other; yield the claim of each.
+
+        Stops after the newest change that existed when the first batch was done.
+        """
+        stop_after_seq: int | None = None
+        while True:
+            run.claim = self.outbox.claim(run.lease)  # 3
+            if not run.claim.changes:
+                run.outcome = replace(run.outcome, more=False)
+                return
+            run.outcome = run.outcome.plus(self._batch(run.lease, run.claim))
+            yield run.claim
+            newer = stop_after_seq and run.claim.changes[0].seq > stop_after_seq
+            if once or newer or not run.outcome.more:
+                return
+            if stop_after_seq is None or run.claim.resets:  # a reset's rechecks belong to this sync
+                stop_after_seq = self.outbox.newest_seq(run.lease.tenant)
+
+    def _rewrite_unreachable(self, run: _Run) -> None:
+        """Write the documents that no search finds once more, in a batch that is not counted."""
+        unreachable = self.generations.unreachable_documents(run.lease)
+        self.outbox.enqueue(run.lease.tenant, unreachable)
+        run.claim = self.outbox.claim(run.lease) if unreachable else NOTHING
+        if run.claim.changes:
+            self._batch(run.lease, run.claim)
+
+    # ---- one batch
+
+    def _batch(self, lease: Lease, claim: Claim) -> Outcome:
+        stopwatch = Stopwatch(self.clock)
         for generation in claim.targets:
             self.generations.check(generation)
-        rows, left_out = self.memories.read(claim.memory_ids)  # 4
+        planned = self._read(lease, claim)  # 4
+        if planned.plan.to_embed and not self.embedder.loaded:
+            raise _ColdModel
+        written = self._write(lease, planned, stopwatch)  # 5 and 6
+        return self._ack(lease, planned, written)  # 7
+
+    def _read(self, lease: Lease, claim: Claim) -> Planned:
+        rows, left_out = self.memories.read(claim.memory_ids)
         if left_out:
             self.outbox.unclaim(lease, claim.only(left_out))
             claim = claim.without(left_out)
@@ -207,9 +263,11 @@ class Sync:
             model=self.embedder.model,
             trust=self.trust,
         )
-        if plan.to_embed and not self.embedder.loaded:
-            raise _ColdModel
-        planned_at = self.clock.monotonic()
+        return Planned(claim, plan, cut=bool(left_out))
+
+    def _write(self, lease: Lease, planned: Planned, stopwatch: Stopwatch) -> Written:
+        targets, plan = planned.claim.targets, planned.plan
+        stopwatch.lap()
         embedded = embed_and_back_up(  # 5
             self.embedder,
             self.memories,
@@ -218,64 +276,62 @@ class Sync:
             slice_seconds=self.slice_seconds,
             clock=self.clock,
         )
-        embedded_at = self.clock.monotonic()
-        ready = [*plan.covered, *embedded.ready]
-        failures = [
-            *plan.refused,
-            *embedded.failures,
-            *self.generations.write(lease, claim.targets, ready, plan.deletes),
-        ]  # 6
-        searchable_at = self.clock.monotonic()
-        failed = {f.memory_id for f in failures}
-        if failed and self.dead_letter_search == "hidden":
-            # Before the ack: until their documents are gone, the changes wait.
-            self.generations.write(lease, claim.targets, (), sorted(failed))
-        # After the write: what this claim has just brought right is not brought right twice.
+        embed_seconds = stopwatch.lap()
+        ready = (*plan.covered, *embedded.ready)
+        refused = self.generations.write(lease, targets, ready, plan.deletes)  # 6
+        write_seconds, searchable_seconds = stopwatch.lap(), stopwatch.total()
+        written = Written(
+            ready,
+            plan.deletes,
+            (*plan.refused, *embedded.failures, *refused),
+            embedded.missed,
+            embed_seconds,
+            write_seconds,
+            searchable_seconds,
+        )
+        if written.failures and self.dead_letter_search == "hidden":
+            # Before the ack: until their documents are deleted, the changes wait.
+            self.generations.write(lease, targets, (), sorted(written.failed))
+        return written
+
+    def _ack(self, lease: Lease, planned: Planned, written: Written) -> Outcome:
+        claim, failed, landed = planned.claim, written.failed, written.landed
+        # Compared after the write: the memories that this batch has repaired need no recheck.
         differing = [
             i
             for generation in (claim.targets if claim.resets else ())
             for i in self.generations.differing(lease, generation)
         ]
-        landed: dict[MemoryId, ProvenanceUpdate | None] = dict.fromkeys(plan.deletes)
-        landed |= {d.memory.id: d.provenance_update for d in ready if d.memory.id not in failed}
-        buried = self.outbox.ack(  # 7
+        buried = self.outbox.ack(
             lease,
             claim,
             landed=landed,
-            failures=failures,
-            missed=embedded.missed,
-            recheck=[i for i in differing if i not in failed.union(embedded.missed)],
+            failures=written.failures,
+            missed=written.missed,
+            recheck=[i for i in differing if i not in failed.union(written.missed)],
         )
-        waited = searchable_at - claimed_at
-        self.freshness.record(
+        ages = [c.age for c in claim.changes if c.age is not None and c.memory_id in landed]
+        self.freshness.record(lease.tenant, [age + written.searchable_seconds for age in ages])
+        return Outcome(
             lease.tenant,
-            [c.age + waited for c in claim.changes if c.age is not None and c.memory_id in landed],
-        )
-        return replace(
-            so_far,
-            written=so_far.written + len(landed) - len(plan.deletes),
-            deleted=so_far.deleted + len(plan.deletes),
-            embedded=so_far.embedded + len(embedded.ready),
-            reused=so_far.reused + len(plan.covered),
-            failed=so_far.failed + len(failed),
-            buried=so_far.buried + buried,
-            newest_change=max(so_far.newest_change, claim.changes[-1].seq),
-            embed_seconds=so_far.embed_seconds + embedded_at - planned_at,
-            write_seconds=so_far.write_seconds + searchable_at - embedded_at,
-            more=claim.full or claim.resets or bool(left_out),
+            written=len(landed) - len(written.deletes),
+            deleted=len(written.deletes),
+            embedded=len(written.ready) - len(planned.plan.covered),
+            reused=len(planned.plan.covered),
+            failed=len(failed),
+            buried=buried,
+            newest_change=claim.changes[-1].seq,
+            embed_seconds=written.embed_seconds,
+            write_seconds=written.write_seconds,
+            more=claim.full or claim.resets or planned.cut,
         )
 
-    def postpone(self, tenant: TenantId, reason: str) -> Outcome:
-        """Let the tenant wait for what it cannot do without; nothing is tried."""
-        lease = self.outbox.acquire_lease(tenant)
-        if lease is not None:
-            self.outbox.release_lease(lease, error=reason)
-        return Outcome(tenant, "postponed", reason=reason)
 
-
-def _is_time_to_look(claim: Claim) -> bool:
-    # Not at what a look has had written again: in a tight crowd that has no end.
-    return claim.resets or any(c.seq % CHANGES_A_LOOK == 0 and not c.recheck for c in claim.changes)
+def _reachability_check_due(claim: Claim) -> bool:
+    # Rechecks do not count: among very similar vectors each rewrite hides others, without end.
+    return claim.resets or any(
+        c.seq % CHANGES_PER_REACHABILITY_CHECK == 0 and not c.recheck for c in claim.changes
+    )
 
 
 def _figures(outcome: Outcome) -> dict[str, object]:

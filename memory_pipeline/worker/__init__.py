@@ -1,1 +1,1 @@
-"""The resident process: who is next, what runs in the background, its metrics."""
+"""The worker: its loop, the order of tenants, the background tasks, the figures."""

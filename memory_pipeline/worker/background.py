@@ -1,17 +1,19 @@
-"""What a live process does besides syncing: says that it lives, tells how fresh things are, mends.
+"""A worker's background tasks. No change waits for them.
 
-Five threads, none of which a change waits for: the pulse (heartbeat, freshness), the probe (is
-Chroma back?), the mending (damaged collections are rebuilt, ended ones dropped), the lineage
-and the source (did Postgres go back in time?).
+- heartbeat: record that the worker lives, and how fresh the tenants are
+- probe: check whether a server that took no writes takes them again
+- repair: rebuild damaged collections, drop retired ones, replay dead letters whose cause is gone
+- report: report synced tenants to Dagster
+- restore watch: check whether Postgres went back in time
 """
 
 import math
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field
 from uuid import UUID
 
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.domain.outcomes import Outcome
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import (
@@ -21,79 +23,129 @@ from memory_pipeline.errors import (
     PostgresUnavailable,
 )
 from memory_pipeline.logs import get_logger
-from memory_pipeline.maintenance.cleanup import drop_retired
-from memory_pipeline.maintenance.restore_watch import LOOK_SECONDS
-from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.ports import Reporter
-from memory_pipeline.postgres.workers import HEARTBEAT_SECONDS
-from memory_pipeline.rebuild.tenants import RebuildAll
-from memory_pipeline.worker.metrics import Metrics
+from memory_pipeline.worker.ports import (
+    DamagedTenants,
+    DamageRebuild,
+    DropRetired,
+    MeasuredLags,
+    Meter,
+    Reporter,
+    RestoreWatch,
+    Servers,
+    Workers,
+)
 
 log = get_logger("memory_pipeline.worker.background")
 
-PROBE_SECONDS = 1.0
-REPAIR_SECONDS = 5.0
-DROPS_AT_ONCE = 3
-# Of one tenant in the UI; and of all of them, a minute.
-REPORT_SECONDS = 5.0
-REPORT_PER_TENANT_SECONDS = 60.0
-REPORT_TENANTS = 25
+DROPS_AT_ONCE = 3  # the next damaged tenant waits for them
+REPORT_TENANTS = 25  # in one report; the others follow in the next
 
 
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """How often each task runs, in seconds.
+
+    Attributes:
+        heartbeat_seconds: a worker without a heartbeat for 15 s counts as gone.
+        probe_seconds: a server that takes writes again is used within this time.
+        repair_seconds: a damaged collection is noticed within this time.
+        report_seconds: synced tenants are reported within this time, if one is due.
+        report_tenant_seconds: one tenant is reported no more often, so that Dagster's tables do not
+            grow with every change.
+        restore_watch_seconds: each check costs queries, and a request to every server.
+
+    """
+
+    heartbeat_seconds: float = 3.0
+    probe_seconds: float = 1.0
+    repair_seconds: float = 5.0
+    report_seconds: float = 5.0
+    report_tenant_seconds: float = 60.0
+    restore_watch_seconds: float = 10.0
+
+
+DEFAULT_INTERVALS = Intervals()
+
+
+@dataclass(eq=False, kw_only=True)
 class BackgroundTasks:
-    """The threads beside the loop. What fails in them is logged and tried again."""
+    """The threads next to the loop. A task that fails is logged and runs again.
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        *,
-        metrics: Metrics,
-        reporter: Reporter,
-    ) -> None:
-        self._pipeline = pipeline
-        self._workers = pipeline.workers
-        self._freshness = pipeline.freshness
-        self._metrics = metrics
-        self._reporter = reporter
-        self._stop = threading.Event()
-        self._troubled = threading.Event()
-        self._down = threading.Event()
-        self._unwritable: set[UUID] = set()  # the servers that took no write when last asked
-        self._lock = threading.Lock()  # of what follows
-        self._unreported: dict[TenantId, Outcome] = {}
-        self._reported_at: dict[TenantId, float] = {}
-        self._rebuilding: RebuildAll | None = None
-        self._threads: list[threading.Thread] = []
+    Attributes:
+        workers: the table of workers.
+        freshness: the lags that this worker's syncs record.
+        servers: the Chroma servers, for the probe.
+        registry: the damaged tenants.
+        rebuild: makes the rebuild of one damaged tenant.
+        drop_retired: drops collections that no search uses any more.
+        replay_cured: replays dead letters whose cause is gone; returns their number.
+        restore_watch: checks whether Postgres went back in time.
+        metrics: the figures for Prometheus.
+        reporter: Dagster, or none.
+        intervals: how often each task runs.
+        clock: measures the intervals between reports.
+
+    """
+
+    workers: Workers
+    freshness: MeasuredLags
+    servers: Servers
+    registry: DamagedTenants
+    rebuild: Callable[[], DamageRebuild]
+    drop_retired: DropRetired
+    replay_cured: Callable[[], int]
+    restore_watch: RestoreWatch
+    metrics: Meter
+    reporter: Reporter
+    intervals: Intervals = DEFAULT_INTERVALS
+    clock: Clock = SYSTEM_CLOCK
+    _stop: threading.Event = field(init=False, default_factory=threading.Event)
+    # Set by a postponed sync, until every server takes writes.
+    _probe_due: threading.Event = field(init=False, default_factory=threading.Event)
+    _none_writable: threading.Event = field(init=False, default_factory=threading.Event)
+    _unwritable: set[UUID] = field(init=False, default_factory=set)
+    _threads: list[threading.Thread] = field(init=False, default_factory=list)
+    # Guards the fields below.
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+    _unreported: dict[TenantId, Outcome] = field(init=False, default_factory=dict)
+    _reported_at: dict[TenantId, float] = field(init=False, default_factory=dict)
+    _rebuilding: DamageRebuild | None = field(init=False, default=None)
 
     @property
     def nothing_can_be_written(self) -> bool:
-        """Whether no Chroma server takes writes: whatever is tried would fail."""
-        return self._down.is_set()
+        """Whether no Chroma server takes writes: every sync would fail."""
+        return self._none_writable.is_set()
 
     @property
     def unwritable_servers(self) -> frozenset[UUID]:
-        """The servers that take no writes: what is tried there would fail, or hang."""
+        """The servers that took no write in the last probe: a sync there would fail, or hang."""
         return frozenset(self._unwritable)
 
-    def start(self, back: Callable[[], None]) -> None:
-        """Begin; ``back`` is called when Chroma is reachable again after it was not."""
-        self._workers.heartbeat()
-        self._metrics.ready()
-        for name, seconds, work in (
-            ("pulse", HEARTBEAT_SECONDS, self._heartbeat),
-            ("probe", PROBE_SECONDS, lambda: self._probe(back)),
-            ("mending", REPAIR_SECONDS, self._repair_damaged),
-            ("lineage", REPORT_SECONDS, self._report),
-            ("source", LOOK_SECONDS, self._pipeline.restore_watch.watch),
+    def start(self, on_return: Callable[[], None]) -> None:
+        """Begin; ``on_return`` is called when a server takes writes again.
+
+        Raises:
+            PostgresUnavailable: the first heartbeat could not be recorded.
+
+        """
+        self.workers.heartbeat()
+        self.metrics.ready()
+        intervals = self.intervals
+        for name, seconds, task in (
+            ("heartbeat", intervals.heartbeat_seconds, self._heartbeat),
+            ("probe", intervals.probe_seconds, lambda: self._probe(on_return)),
+            ("repair", intervals.repair_seconds, self._repair),
+            ("report", intervals.report_seconds, self._report),
+            ("restore-watch", intervals.restore_watch_seconds, self.restore_watch.watch),
         ):
             thread = threading.Thread(
-                target=self._run_every, args=(name, seconds, work), name=name, daemon=True
+                target=self._run_every, args=(name, seconds, task), name=name, daemon=True
             )
             self._threads.append(thread)
             thread.start()
 
     def stop(self) -> None:
-        """End all of it, and say so in Postgres."""
+        """End all tasks; report the last outcomes and deregister the worker."""
         self._stop.set()
         with self._lock:
             if self._rebuilding is not None:
@@ -101,136 +153,144 @@ class BackgroundTasks:
         for thread in self._threads:
             thread.join()
         try:
-            self._report(all_of_it=True)
+            self._report(everything=True)
             self._record_freshness()
-            self._workers.deregister()
+            self.workers.deregister()
         except PipelineError as error:
-            log.warning("left_without_a_word", reason=str(error))
+            log.warning(
+                "shutdown_report_failed",
+                reason=str(error),
+                next="the worker counts as gone when its heartbeat expires",
+            )
 
     def record(self, outcome: Outcome) -> None:
-        """Take note of what a turn did."""
-        self._metrics.record(outcome)
+        """Count a turn; report it later, or probe the servers if it was postponed."""
+        self.metrics.record(outcome)
         if outcome.verdict == "postponed":
-            self._troubled.set()
+            self._probe_due.set()
         if outcome.verdict == "done" and outcome.newest_change:
-            self._remember(outcome)
+            self._report_later(outcome)
 
-    def _remember(self, outcome: Outcome) -> None:
+    def _report_later(self, outcome: Outcome) -> None:
         with self._lock:
-            other = self._unreported.get(outcome.tenant)
-            self._unreported[outcome.tenant] = _joined(other, outcome) if other else outcome
+            before = self._unreported.get(outcome.tenant)
+            self._unreported[outcome.tenant] = before.plus(outcome) if before else outcome
 
-    def _run_every(self, name: str, seconds: float, work: Callable[[], None]) -> None:
+    def _run_every(self, name: str, seconds: float, task: Callable[[], None]) -> None:
         while not self._stop.wait(seconds):
             try:
-                work()
+                task()
             except (ContractError, PostgresUnavailable):
-                continue  # the loop says so
+                continue  # the loop logs it
             except Exception:
-                # Nothing of this may end what it is beside; it is tried again.
-                log.exception("upkeep_failed", what=name)
+                # A bug in one task must not end the worker.
+                log.exception(
+                    "background_task_failed", task=name, next="the task runs again in some seconds"
+                )
 
-    # ---- the pulse and the probe
+    # ---- heartbeat and probe
 
     def _heartbeat(self) -> None:
-        self._workers.heartbeat()
+        self.workers.heartbeat()
         self._record_freshness()
-        self._metrics.set_backlog(self._workers.backlog())
+        self.metrics.set_backlog(self.workers.backlog())
 
     def _record_freshness(self) -> None:
-        self._workers.record_freshness(self._freshness.unreported())
+        self.workers.record_freshness(self.freshness.unreported())
 
-    def _probe(self, back: Callable[[], None]) -> None:
-        """After a turn was postponed, ask which servers take writes; tell when one does again.
+    def _probe(self, on_return: Callable[[], None]) -> None:
+        """Check which servers take writes, after a sync was postponed.
 
-        This is the breaker of each server: while it is closed to writes nothing is tried there but
-        this one write. What else may be the reason has its own pauses, which this must not shorten.
+        Circuit breaker, one per server: while a server refuses writes, this probe is the only
+        request sent to it. Tenants that fail for another reason keep their own back-off; this must
+        not shorten it.
         """
-        if not self._troubled.is_set():
+        if not self._probe_due.is_set():
             return
         try:
-            writable, unwritable = self._pipeline.servers.writable_and_unwritable()
-        except ChromaUnavailable:  # no server is named yet
+            writable, unwritable = self.servers.writable_and_unwritable()
+        except ChromaUnavailable:  # no server is registered yet
             writable, unwritable = set(), set()
-        returned = bool(writable & self._unwritable) or (self._down.is_set() and bool(writable))
+        returned = bool(writable & self._unwritable) or (
+            self._none_writable.is_set() and bool(writable)
+        )
         self._unwritable = unwritable
-        self._metrics.set_unwritable_servers(len(unwritable))
+        self.metrics.set_unwritable_servers(len(unwritable))
         if writable and not unwritable:
-            self._troubled.clear()
+            self._probe_due.clear()
         if writable:
-            self._down.clear()
+            self._none_writable.clear()
         else:
-            self._down.set()
+            self._none_writable.set()
         if returned:
-            self._workers.resume_paused()
-            back()
+            self.workers.resume_paused()
+            on_return()
 
-    # ---- mending
+    # ---- repair
 
-    def _repair_damaged(self) -> None:
-        """Rebuild what is damaged, alone; drop what has ended."""
-        for tenant in self._pipeline.registry.damaged():
+    def _repair(self) -> None:
+        """Rebuild damaged tenants, one at a time; drop retired collections; replay dead letters."""
+        for tenant in self.registry.damaged():
             if self._stop.is_set():
                 return
-            rebuild = self._pipeline.rebuild()
-            with self._lock:
-                self._rebuilding = rebuild
-                if self._stop.is_set():
-                    rebuild.stop()
-            try:
-                rebuilt = rebuild.alone(tenant)
-                log.info("mended", verdict=rebuilt.verdict, reason=rebuilt.reason)
-            except PipelineError as error:
-                log.warning("not_mended", reason=str(error))
-            finally:
-                with self._lock:
-                    self._rebuilding = None
-        drop_retired(
-            self._pipeline.registry,
-            self._pipeline.index,
-            grace_seconds=self._pipeline.settings.retire_seconds,
-            limit=DROPS_AT_ONCE,
-        )
-        if replayed := self._pipeline.replay_cured():
+            self._rebuild(tenant)
+        self.drop_retired(limit=DROPS_AT_ONCE)
+        if replayed := self.replay_cured():
             log.info("dead_letters_replayed", memories=replayed)
 
-    # ---- lineage
+    def _rebuild(self, tenant: TenantId) -> None:
+        rebuild = self.rebuild()
+        with self._lock:
+            self._rebuilding = rebuild
+            if self._stop.is_set():
+                rebuild.stop()
+        try:
+            rebuilt = rebuild.alone(tenant)
+            log.info(
+                "damaged_tenant_rebuilt",
+                tenant=tenant,
+                verdict=rebuilt.verdict,
+                reason=rebuilt.reason,
+            )
+        except PipelineError as error:
+            log.warning(
+                "rebuild_failed",
+                tenant=tenant,
+                reason=str(error),
+                next="the changes wait; the rebuild is retried in a few seconds",
+            )
+        finally:
+            with self._lock:
+                self._rebuilding = None
 
-    def _report(self, *, all_of_it: bool = False) -> None:
-        """Report tenants that were synced: each of them, and all, only so often."""
-        now = time.monotonic()
+    # ---- report
+
+    def _report(self, *, everything: bool = False) -> None:
+        """Report the synced tenants that are due; ``everything``: all of them."""
+        outcomes = self._due(everything=everything)
+        if not outcomes:
+            return
+        try:
+            self.reporter.report(outcomes)
+        except Exception as error:  # noqa: BLE001 - whatever it is, syncing goes on
+            log.warning(
+                "dagster_report_failed",
+                tenants=len(outcomes),
+                reason=type(error).__name__,
+                next="syncing goes on; the outcomes are reported later",
+            )
+            for outcome in outcomes:
+                self._report_later(outcome)
+
+    def _due(self, *, everything: bool) -> list[Outcome]:
+        """Take the outcomes of the tenants whose last report is old enough."""
+        now, pause = self.clock.monotonic(), self.intervals.report_tenant_seconds
         with self._lock:
             due = [
                 tenant
                 for tenant in self._unreported
-                if all_of_it
-                or now - self._reported_at.get(tenant, -math.inf) >= REPORT_PER_TENANT_SECONDS
+                if everything or now - self._reported_at.get(tenant, -math.inf) >= pause
             ]
-            due = due if all_of_it else due[:REPORT_TENANTS]
-            outcomes = [self._unreported.pop(tenant) for tenant in due]
+            due = due if everything else due[:REPORT_TENANTS]
             self._reported_at |= dict.fromkeys(due, now)
-        if not outcomes:
-            return
-        try:
-            self._reporter.report(outcomes)
-        except Exception as error:  # noqa: BLE001 - whatever it is, syncing goes on
-            log.warning("lineage_waits", tenants=len(outcomes), reason=type(error).__name__)
-            for outcome in outcomes:
-                self._remember(outcome)
-
-
-def _joined(before: Outcome, now: Outcome) -> Outcome:
-    """Join what two turns of one tenant did, in whatever order."""
-    return replace(
-        now,
-        written=before.written + now.written,
-        deleted=before.deleted + now.deleted,
-        embedded=before.embedded + now.embedded,
-        reused=before.reused + now.reused,
-        failed=before.failed + now.failed,
-        buried=before.buried + now.buried,
-        seconds=before.seconds + now.seconds,
-        embed_seconds=before.embed_seconds + now.embed_seconds,
-        write_seconds=before.write_seconds + now.write_seconds,
-        newest_change=max(before.newest_change, now.newest_change),
-    )
+            return [self._unreported.pop(tenant) for tenant in due]

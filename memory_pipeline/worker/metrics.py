@@ -1,4 +1,4 @@
-"""Figures for Prometheus, on loopback unless told otherwise. No tenant's name is a label."""
+"""Figures for Prometheus, served on loopback by default. No tenant's name is a label."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
@@ -13,31 +13,34 @@ LAG_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0)
 
 
 class Metrics:
-    """What a live process measures. Always counted; served only where a port is given."""
+    """The figures of a worker: always counted, served only on the given port.
+
+    Raises SettingsError if the port cannot be opened. Thread-safe.
+    """
 
     def __init__(
         self, freshness: Freshness, *, port: int | None = None, address: str = LOOPBACK
     ) -> None:
         self._registry = CollectorRegistry()
-        self._ready = self._gauge("worker_ready", "1 once the process syncs")
+        self._ready = self._gauge("worker_ready", "1 once the worker syncs")
         self._backlog = self._gauge("pending_changes", "changes that wait")
-        self._oldest = self._gauge("oldest_change_seconds", "age of the oldest of them")
-        self._dead = self._gauge("dead_letters", "memories that were given up")
+        self._oldest = self._gauge("oldest_change_seconds", "age of the oldest pending change")
+        self._dead = self._gauge("dead_letters", "memories that were refused too often")
         self._documents = Counter(
             "memory_pipeline_documents",
-            "documents brought right in Chroma",
+            "documents written, deleted or refused",
             ["how"],
             registry=self._registry,
         )
         self._vectors = Counter(
             "memory_pipeline_vectors",
-            "vectors that were embedded, or reused",
+            "vectors that were computed, or reused",
             ["how"],
             registry=self._registry,
         )
-        self._scheduler = Counter(
+        self._turns = Counter(
             "memory_pipeline_turns",
-            "turns of tenants by how they ended",
+            "turns of tenants, by verdict",
             ["verdict"],
             registry=self._registry,
         )
@@ -49,11 +52,11 @@ class Metrics:
         )
         self._unwritable = self._gauge("unwritable_servers", "Chroma servers that take no writes")
         self._seconds = self._histogram("turn_seconds", "how long turns took")
-        self._embed_seconds = self._histogram("embed_seconds", "embedding and its backup, a turn")
-        self._write_seconds = self._histogram("write_seconds", "writing to Chroma, a turn")
+        self._embed_seconds = self._histogram("embed_seconds", "embedding and backup, per turn")
+        self._write_seconds = self._histogram("write_seconds", "writing to Chroma, per turn")
         lag = Histogram(
             "memory_pipeline_lag_seconds",
-            "from the writing of a memory to its being searchable",
+            "from the write of a memory until it is searchable",
             buckets=LAG_BUCKETS,
             registry=self._registry,
         )
@@ -68,12 +71,12 @@ class Metrics:
             raise SettingsError(f"{PREFIX}METRICS_PORT={port}: {error.strerror}") from error
 
     def ready(self) -> None:
-        """Say that changes are synced from now on."""
+        """Record that the worker syncs from now on."""
         self._ready.set(1)
 
     def record(self, outcome: Outcome) -> None:
-        """Count what a turn did."""
-        self._scheduler.labels(outcome.verdict).inc()
+        """Count a turn."""
+        self._turns.labels(outcome.verdict).inc()
         self._seconds.observe(outcome.seconds)
         if outcome.error:
             self._errors.labels(outcome.error).inc()
@@ -88,13 +91,13 @@ class Metrics:
         self._vectors.labels("reused").inc(outcome.reused)
 
     def set_backlog(self, backlog: Backlog) -> None:
-        """Show what waits."""
+        """Set the number and the age of the changes that wait, and the dead letters."""
         self._backlog.set(backlog.changes)
         self._oldest.set(backlog.oldest_seconds)
         self._dead.set(backlog.dead_letters)
 
     def set_unwritable_servers(self, servers: int) -> None:
-        """Show how many servers take no writes."""
+        """Set the number of servers that take no writes."""
         self._unwritable.set(servers)
 
     def _histogram(self, name: str, meaning: str) -> Histogram:

@@ -1,10 +1,10 @@
-"""Whose turn it is: oldest change first, and nobody waits behind another's backlog. No I/O.
+"""Decide which tenants are synced next: oldest change first, and fair to small changes. No I/O.
 
-A turn is one batch of one tenant. A tenant that has more after its turn has a backlog: of those,
-two at most are at it at once, whoever was served longest ago first, and everybody else goes before
-them. One place is theirs all the same, so that a stream of small changes starves no backlog. Who
-cannot be served now is set aside, longer each time. No server has more than its share of the turns,
-so one that hangs holds up nobody but its own tenants.
+A turn is one batch of one tenant. A tenant with changes left after its batch has a backlog. At most
+two backlogged tenants run at once, least recently served first, and after all other tenants. One
+slot is reserved for them so that a stream of small changes cannot starve a backlog. A tenant whose
+sync fails backs off exponentially. No server has more than its share of the turns, so a server that
+hangs delays only its own tenants.
 """
 
 import sys
@@ -13,73 +13,89 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from memory_pipeline.backoff import Backoff
 from memory_pipeline.domain.outcomes import Outcome
 from memory_pipeline.domain.types import TenantId
 
 # One is written while the next is read; a third would only make small writes wait longer.
 BACKLOGS_AT_ONCE = 2
-# Another process has the tenant, for the time of a batch; one that was killed, for some seconds.
-BUSY_SECONDS = 0.05
-LONGEST_BUSY_SECONDS = 1.0
-TROUBLE_SECONDS = 0.5
-LONGEST_SECONDS = 30.0
+# Another worker has the tenant: for the time of a batch, or for seconds if that worker was killed.
+BUSY_BACKOFF = Backoff(0.05, 1.0)
+ERROR_BACKOFF = Backoff(0.5, 30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """The pause of a tenant after a turn without success."""
+
+    until: float
+    next_seconds: float
 
 
 @dataclass(slots=True)
 class TenantScheduler:
-    """Hands out turns; whoever calls it tells when each has ended. For one thread at a time."""
+    """Hands out turns; the caller reports the end of each. Not thread-safe.
+
+    Attributes:
+        concurrency: how many turns run at once.
+        per_server_limit: how many of them write to one server.
+
+    """
 
     concurrency: int
     per_server_limit: int = sys.maxsize
-    # Each with its place in the last offer.
-    _waiting: dict[TenantId, int] = field(default_factory=dict)
-    _places: dict[TenantId, int] = field(default_factory=dict)
-    _running: set[TenantId] = field(default_factory=set)
-    # Where each is written; not known of a new one.
+    # The rank of each tenant in the last query of pending tenants: 0 has the oldest change.
+    _ranks: dict[TenantId, int] = field(default_factory=dict)
+    # The tenants that wait for a turn, with their ranks.
+    _queue: dict[TenantId, int] = field(default_factory=dict)
+    _turns: set[TenantId] = field(default_factory=set)
+    # The server of each tenant; None: unknown, as for a new tenant.
     _servers: dict[TenantId, UUID | None] = field(default_factory=dict)
-    # Since when each was served last.
+    # The end of the last turn of each tenant with a backlog.
     _backlogs: dict[TenantId, float] = field(default_factory=dict)
-    # Until when, and for how long the next time.
-    _backoff: dict[TenantId, tuple[float, float]] = field(default_factory=dict)
+    _pauses: dict[TenantId, _Pause] = field(default_factory=dict)
 
     def update_pending(
         self, pending: Iterable[TenantId], servers: Mapping[TenantId, UUID | None] | None = None
     ) -> None:
-        """Take note of who has changes now, oldest change first, and where; of nobody else."""
-        self._servers = {t: self._servers.get(t) for t in self._running} | dict(servers or {})
-        self._places = {tenant: place for place, tenant in enumerate(pending)}
-        self._waiting = dict(self._places)
-        known = self._waiting.keys() | self._running
-        for tenant in (self._backlogs.keys() | self._backoff.keys()) - known:
+        """Replace the tenants with changes, oldest change first, and the servers they are on."""
+        self._servers = {t: self._servers.get(t) for t in self._turns} | dict(servers or {})
+        self._ranks = {tenant: rank for rank, tenant in enumerate(pending)}
+        self._queue = dict(self._ranks)
+        known = self._queue.keys() | self._turns
+        for tenant in (self._backlogs.keys() | self._pauses.keys()) - known:
             self._backlogs.pop(tenant, None)
-            self._backoff.pop(tenant, None)
+            self._pauses.pop(tenant, None)
 
     def start_next(self, now: float, *, unwritable: Collection[UUID] = ()) -> list[TenantId]:
-        """Return whose turns begin now; nobody's on a server that is closed."""
-        able = [
+        """Return the tenants whose turns begin now; none on a server in ``unwritable``."""
+        ready = [
             tenant
-            for tenant in self._waiting
-            if tenant not in self._running
-            and self._backoff.get(tenant, (0.0,))[0] <= now
+            for tenant in self._queue
+            if tenant not in self._turns
+            and not self._pauses_at(tenant, now)
             and self._servers.get(tenant) not in unwritable
         ]
-        few = sorted((t for t in able if t not in self._backlogs), key=self._waiting.__getitem__)
-        many = sorted((t for t in able if t in self._backlogs), key=lambda t: self._backlogs[t])
-        busy = len(self._running & self._backlogs.keys())
-        many = many[: max(0, BACKLOGS_AT_ONCE - busy)]
-        first = many[:1] if not busy else []
-        chosen = self._shared_out([*first, *few, *many[len(first) :]])
+        small = sorted((t for t in ready if t not in self._backlogs), key=self._queue.__getitem__)
+        large = sorted((t for t in ready if t in self._backlogs), key=self._backlogs.__getitem__)
+        running = len(self._turns & self._backlogs.keys())
+        large = large[: max(0, BACKLOGS_AT_ONCE - running)]
+        reserved = large[:1] if not running else []
+        chosen = self._within_limits([*reserved, *small, *large[len(reserved) :]])
         for tenant in chosen:
-            del self._waiting[tenant]
-            self._running.add(tenant)
+            del self._queue[tenant]
+            self._turns.add(tenant)
         return chosen
 
-    def _shared_out(self, tenants: Iterable[TenantId]) -> list[TenantId]:
-        """Return the first of these that there is room for, in all and on each one's server."""
-        taken = Counter(self._servers.get(tenant) for tenant in self._running)
+    def _pauses_at(self, tenant: TenantId, now: float) -> bool:
+        return tenant in self._pauses and self._pauses[tenant].until > now
+
+    def _within_limits(self, tenants: Iterable[TenantId]) -> list[TenantId]:
+        """Return the first of these tenants within the limits: of all turns and of each server."""
+        taken = Counter(self._servers.get(tenant) for tenant in self._turns)
         chosen: list[TenantId] = []
         for tenant in tenants:
-            if len(self._running) + len(chosen) >= self.concurrency:
+            if len(self._turns) + len(chosen) >= self.concurrency:
                 break
             server = self._servers.get(tenant)
             if server is None or taken[server] < self.per_server_limit:
@@ -88,38 +104,36 @@ class TenantScheduler:
         return chosen
 
     def finish(self, outcome: Outcome, now: float) -> None:
-        """Take note of how a turn ended."""
+        """End the tenant's turn; queue it again if it has a backlog or has to retry."""
         tenant = outcome.tenant
-        self._running.discard(tenant)
+        self._turns.discard(tenant)
         if outcome.verdict == "done":
-            self._backoff.pop(tenant, None)
+            self._pauses.pop(tenant, None)
             if outcome.more:
                 self._backlogs[tenant] = now
-                self._wait(tenant)
+                self._enqueue(tenant)
             else:
                 self._backlogs.pop(tenant, None)
             return
-        busy = outcome.verdict in {"busy", "fenced"}
-        shortest, longest = (
-            (BUSY_SECONDS, LONGEST_BUSY_SECONDS) if busy else (TROUBLE_SECONDS, LONGEST_SECONDS)
-        )
-        pause = min(max(shortest, self._backoff.get(tenant, (0.0, 0.0))[1]), longest)
-        self._backoff[tenant] = (now + pause, min(pause * 2, longest))
-        self._wait(tenant)
+        backoff = BUSY_BACKOFF if outcome.verdict in {"busy", "fenced"} else ERROR_BACKOFF
+        last = self._pauses.get(tenant)
+        seconds = backoff.bounded(last.next_seconds if last else 0.0)
+        self._pauses[tenant] = _Pause(now + seconds, backoff.following(seconds))
+        self._enqueue(tenant)
 
-    def _wait(self, tenant: TenantId) -> None:
-        self._waiting[tenant] = self._places.get(tenant, len(self._places))
+    def _enqueue(self, tenant: TenantId) -> None:
+        self._queue[tenant] = self._ranks.get(tenant, len(self._ranks))
 
     def wait_seconds(self, now: float, most: float) -> float:
-        """Return for how long nothing can begin but what is offered or ended meanwhile."""
-        aside = [self._backoff[t][0] for t in self._waiting if t in self._backoff]
-        return max(0.0, min([most, *(until - now for until in aside if until > now)]))
+        """Return the seconds until a pause ends, at most ``most``: no turn can begin before."""
+        ends = [self._pauses[t].until for t in self._queue if t in self._pauses]
+        return max(0.0, min([most, *(until - now for until in ends if until > now)]))
 
     def reset_backoff(self) -> None:
-        """Let those that were set aside try at once: what they waited for is back."""
-        self._backoff.clear()
+        """End every pause: the dependency that the tenants wait for is available again."""
+        self._pauses.clear()
 
     @property
     def running(self) -> int:
-        """How many turns are under way."""
-        return len(self._running)
+        """How many turns are running."""
+        return len(self._turns)

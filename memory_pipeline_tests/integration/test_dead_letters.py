@@ -269,7 +269,6 @@ def test_sync_and_the_live_process_s_mending_replay_by_themselves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nobody has to know that there was a cause."""
-    from memory_pipeline.worker.background import BackgroundTasks
     from memory_pipeline.worker.metrics import Metrics
 
     class Nobody:
@@ -279,8 +278,8 @@ def test_sync_and_the_live_process_s_mending_replay_by_themselves(
     buried(pipeline, db, wait_until)
     monkeypatch.setattr(letters_module, "_version", lambda: "99.0")
     embedder.word = ""
-    upkeep = BackgroundTasks(pipeline, metrics=Metrics(pipeline.freshness), reporter=Nobody())
-    upkeep._repair_damaged()
+    metrics = Metrics(pipeline.freshness)
+    pipeline.background(metrics=metrics, reporter=Nobody())._repair()
     settle(pipeline, wait_until)
     assert letters(pipeline) == []
 

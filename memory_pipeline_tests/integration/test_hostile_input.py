@@ -21,13 +21,13 @@ from typer.testing import CliRunner
 
 from memory_pipeline.cli import app
 from memory_pipeline.content.document import compose
+from memory_pipeline.domain.partition_keys import SAFE_KEY
 from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.embedding.cache import CachedEmbedder
 from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.embedding.sentence import SentenceEmbedder
 from memory_pipeline.errors import InvalidFilter, InvalidMemory
 from memory_pipeline.pipeline import Pipeline, opened
-from memory_pipeline.postgres.registry import SAFE_KEY
 from memory_pipeline.settings import Settings
 from memory_pipeline.store import MemoryStore
 from memory_pipeline_tests.words import drained, live, remember

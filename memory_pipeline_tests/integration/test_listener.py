@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
-import pytest
 
-from memory_pipeline.postgres import listener as module
+from memory_pipeline.backoff import Backoff
 from memory_pipeline.postgres.listener import Listener
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
@@ -20,11 +19,8 @@ LISTENING = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look often whether to end, and retry soon."""
-    monkeypatch.setattr(module, "TURN_SECONDS", 0.05)
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.1)
+CHECK_SECONDS = 0.05
+SOON = Backoff(0.1, 1.0)
 
 
 class Calls:
@@ -44,7 +40,7 @@ class Calls:
 def listening(url: str) -> Iterator[Calls]:
     """Listen for as long as the block lasts."""
     calls = Calls()
-    listener = Listener(url, calls)
+    listener = Listener(url, calls, check_seconds=CHECK_SECONDS, backoff=SOON)
     listener.start()
     try:
         yield calls
@@ -119,7 +115,7 @@ def test_without_hints_nobody_is_woken_but_at_the_start(
         remember(db)
         db.execute("UPDATE memory_logs SET raw_data = '{}'")
         db.execute("DELETE FROM memory_logs")
-        threading.Event().wait(module.TURN_SECONDS * 4)  # looked at is what does not happen
+        threading.Event().wait(CHECK_SECONDS * 4)  # looked at is what does not happen
         db.execute("NOTIFY memory_pipeline")  # hints arrive in the order of their commits
         wait_until(lambda: calls.count > 1)
         assert calls.count == 2
@@ -130,7 +126,7 @@ def test_it_ends_when_it_is_told_to(
 ) -> None:
     """When ``stop`` returns nobody is woken any more, and the connection is closed."""
     calls = Calls()
-    listener = Listener(database_url, calls)
+    listener = Listener(database_url, calls, check_seconds=CHECK_SECONDS)
     listener.start()
     wait_until(lambda: listeners(db) == 1)
     listener.stop()

@@ -36,7 +36,7 @@ from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
-from memory_pipeline.worker import background as background_module
+from memory_pipeline.worker.background import Intervals
 from memory_pipeline_tests.dumps import dump, load
 from memory_pipeline_tests.integration.worker.words import living
 from memory_pipeline_tests.words import ADA, BOB, held, remember
@@ -374,12 +374,6 @@ def _slowly(sql: str) -> str:
     return f"{head}SELECT pg_sleep(2);\n{created}{rest}"
 
 
-@pytest.fixture
-def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background_module, "LOOK_SECONDS", 0.3)
-
-
-@pytest.mark.usefixtures("_looks_often")
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_live_process_lives_through_it_and_mends_everything(
     pipeline: Pipeline,
@@ -392,7 +386,7 @@ def test_a_live_process_lives_through_it_and_mends_everything(
     """Nobody runs a command; for a while there are no tables, or all are made anew at once."""
     for tenant in ("ada", "bob"):
         remember(db, tenant, f"{tenant}'s old memory")
-    with living(pipeline):
+    with living(pipeline, intervals=Intervals(restore_watch_seconds=0.3)):
         wait_until(lambda: "ada's old memory" in found(pipeline, ADA), within=20)
         pipeline.restore_watch.watch(seconds=0)
         old = dump(database_url, *IN_PLACE)

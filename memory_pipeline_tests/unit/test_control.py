@@ -18,7 +18,7 @@ from memory_pipeline_tests.embedders import CountingEmbedder
 
 
 def draft(text: str) -> Draft:
-    """Make a memory that says this."""
+    """Return a memory with this text."""
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     memory = Memory(
         MemoryId(1), TenantId("ada"), "ada", None, f'"{text}"', None, moment, moment, "7"
@@ -27,14 +27,14 @@ def draft(text: str) -> Draft:
 
 
 def embed(embedder: CachedEmbedder, text: str) -> list[Failure]:
-    """Embed one memory under a lease that stands."""
+    """Embed one memory under a valid lease."""
     return embed_drafts(
         embedder, [draft(text)], renew=lambda: 1.0, slice_seconds=1.0, keep=lambda _: None
     )
 
 
 def test_an_outage_after_a_poison_memory_charges_nobody() -> None:
-    """The control that was once passed says nothing of the model as it is now."""
+    """A control that once passed says nothing about the model as it is now."""
 
     def refuse(texts: Sequence[str]) -> None:
         if "poison" in texts:

@@ -1,4 +1,4 @@
-"""The lags of the last quarter of an hour: what is counted, what is forgotten, who may ask."""
+"""The lags of the last quarter of an hour: counted, dropped, and read by any thread."""
 
 import sys
 import threading
@@ -18,13 +18,13 @@ ADA, BOB = TenantId("ada"), TenantId("bob")
 
 
 class Clock:
-    """The clock that Freshness reads; moves only when told."""
+    """The clock that Freshness reads; it stands still until it is moved."""
 
     def __init__(self) -> None:
         self.now = 5_000.0
 
     def monotonic(self) -> float:
-        """Tell the time."""
+        """Return the time."""
         return self.now
 
     def sleep(self, seconds: float) -> None:
@@ -39,7 +39,7 @@ def clock() -> Clock:
 
 
 def counted(found: dict[TenantId | None, Lags]) -> dict[TenantId | None, int]:
-    """Tell how many lags of each tenant were told, and of all of them."""
+    """Return the number of lags of each tenant, and of all."""
     return {tenant: lags.changes for tenant, lags in found.items()}
 
 
@@ -61,13 +61,13 @@ def test_one_lag_is_all_of_them() -> None:
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=200))
-def test_quantiles_are_those_that_everybody_computes(seconds: list[float]) -> None:
+def test_quantiles_are_the_usual_ones(seconds: list[float]) -> None:
     """Between the fastest and the slowest, in order, and the same as numpy's."""
     lags = lags_of(seconds)
     assert lags is not None
     assert lags.changes == len(seconds)
-    told = (lags.p50, lags.p95, lags.p99, lags.slowest)
-    assert told == pytest.approx(np.percentile(seconds, [50, 95, 99, 100]).tolist())
+    quantiles = (lags.p50, lags.p95, lags.p99, lags.slowest)
+    assert quantiles == pytest.approx(np.percentile(seconds, [50, 95, 99, 100]).tolist())
 
 
 # ---- windows
@@ -83,25 +83,25 @@ def test_only_the_last_quarter_of_an_hour_counts(clock: Clock) -> None:
     assert counted(fresh.unreported()) == {ADA: 2, BOB: 1, None: 3}
     clock.now += 2
     fresh.record(ADA, [0.2])
-    told = fresh.unreported()
-    assert counted(told) == {ADA: 2, None: 2}
-    assert told[ADA].slowest == told[None].slowest == 0.2
+    reported = fresh.unreported()
+    assert counted(reported) == {ADA: 2, None: 2}
+    assert reported[ADA].slowest == reported[None].slowest == 0.2
     clock.now += WINDOW_SECONDS + 1
     assert fresh.unreported() == {}
     fresh.record(BOB, [0.3])
     assert counted(fresh.unreported()) == {BOB: 1, None: 1}
 
 
-def test_what_is_told_too_late_is_not_told(clock: Clock) -> None:
-    """Where nobody asked for long, figures of the past are no figures of now."""
+def test_old_lags_are_not_reported(clock: Clock) -> None:
+    """Figures of the past are no figures of now."""
     fresh = Freshness(clock)
     fresh.record(ADA, [9.0])
     clock.now += WINDOW_SECONDS + 1
     assert fresh.unreported() == {}
 
 
-def test_a_tenant_is_told_once_until_it_has_something_new(clock: Clock) -> None:
-    """What Postgres knows is not written again each time; what is new is told with the rest."""
+def test_a_tenant_is_reported_again_only_with_new_lags(clock: Clock) -> None:
+    """Postgres is not written for nothing; a new lag is reported with the older ones."""
     fresh = Freshness(clock)
     fresh.record(ADA, [0.1, 0.2])
     fresh.record(BOB, [0.3])
@@ -118,7 +118,7 @@ def test_a_batch_without_lags_is_nothing_new(clock: Clock) -> None:
     assert fresh.unreported() == {}
 
 
-def test_every_lag_is_shown_to_who_watches(clock: Clock) -> None:
+def test_every_lag_reaches_the_watcher(clock: Clock) -> None:
     """The histogram counts them all, however long they are kept here."""
     fresh, seen = Freshness(clock), list[float]()
     fresh.record(ADA, [9.0])
@@ -138,13 +138,13 @@ def test_a_busy_tenant_takes_no_more_memory_than_its_share(clock: Clock) -> None
     fresh.record(ADA, [0.1] * LAGS_A_TENANT)
     assert len(fresh._tenants[ADA]) == LAGS_A_TENANT
     assert len(fresh._all) == LAGS_IN_ALL
-    told = fresh.unreported()
-    assert counted(told) == {ADA: LAGS_A_TENANT, None: LAGS_IN_ALL}
-    assert (told[ADA].slowest, told[None].slowest) == (0.1, 5.0)
+    reported = fresh.unreported()
+    assert counted(reported) == {ADA: LAGS_A_TENANT, None: LAGS_IN_ALL}
+    assert (reported[ADA].slowest, reported[None].slowest) == (0.1, 5.0)
 
 
-def test_tenants_that_are_quiet_are_forgotten(clock: Clock) -> None:
-    """A process that runs for months keeps nothing of who came by once."""
+def test_quiet_tenants_are_dropped(clock: Clock) -> None:
+    """A process that runs for months keeps nothing of a tenant that wrote once."""
     fresh = Freshness(clock)
     for n in range(1_000):
         fresh.record(TenantId(f"passer-by {n}"), [0.1])
@@ -161,7 +161,7 @@ def test_tenants_that_are_quiet_are_forgotten(clock: Clock) -> None:
 
 
 class Interrupted(list[float]):
-    """Lags between two of which a test does something else."""
+    """Lags that stop before the last one, for a test to act in between."""
 
     def __init__(self, lags: list[float]) -> None:
         super().__init__(lags)
@@ -175,8 +175,8 @@ class Interrupted(list[float]):
         yield self[-1]
 
 
-def test_who_asks_in_the_middle_of_a_batch_is_told_all_of_it(clock: Clock) -> None:
-    """A batch is noted whole or not at all: who asks meanwhile waits for its end."""
+def test_a_report_in_the_middle_of_a_batch_has_all_of_it(clock: Clock) -> None:
+    """A batch is recorded whole or not at all: a report waits for its end."""
     fresh, lags = Freshness(clock), Interrupted([0.1, 0.2, 0.3])
     with ThreadPoolExecutor(2) as threads:
         noted = threads.submit(fresh.record, ADA, lags)
@@ -199,16 +199,16 @@ def hasty() -> Iterator[None]:
 
 
 def test_people_read_milliseconds() -> None:
-    """Status and the UI show what was measured, in a unit that people think in."""
+    """Status and the UI show milliseconds."""
     shown = Lags(3, 0.0456, 0.1, 0.25, 1.0).milliseconds()
     assert shown == {"p50": 45.6, "p95": 100.0, "p99": 250.0, "max": 1000.0}
 
 
-def test_any_thread_may_note_and_ask(hasty: None, clock: Clock) -> None:
-    """Turns note while the pulse asks: nothing breaks, nothing is told twice or never."""
+def test_any_thread_may_record_and_report(hasty: None, clock: Clock) -> None:
+    """Turns record while the heartbeat reports: no lag is reported twice or never."""
     fresh, over = Freshness(clock), threading.Event()
     tenants = [TenantId(f"t{n}") for n in range(8)]
-    told: list[TenantId | None] = []
+    reported: list[TenantId | None] = []
 
     def note(tenant: TenantId) -> None:
         for _ in range(300):
@@ -216,7 +216,7 @@ def test_any_thread_may_note_and_ask(hasty: None, clock: Clock) -> None:
 
     def ask() -> None:
         while not over.is_set():
-            told.extend(fresh.unreported())
+            reported.extend(fresh.unreported())
 
     with ThreadPoolExecutor(9) as threads:
         asked = threads.submit(ask)
@@ -224,8 +224,8 @@ def test_any_thread_may_note_and_ask(hasty: None, clock: Clock) -> None:
             noted.result()
         over.set()
         asked.result()
-    told.extend(fresh.unreported())
-    assert set(told) == {*tenants, None}
+    reported.extend(fresh.unreported())
+    assert set(reported) == {*tenants, None}
     assert {len(lags) for lags in fresh._tenants.values()} == {LAGS_A_TENANT}
     assert len(fresh._all) == LAGS_IN_ALL
     assert fresh.unreported() == {}

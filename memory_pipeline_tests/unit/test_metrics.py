@@ -1,4 +1,4 @@
-"""The figures for Prometheus: what is served, to whom, and what is not in it."""
+"""The figures for Prometheus: their values, their address, and no tenant's name."""
 
 import socket
 
@@ -27,7 +27,7 @@ def served(port: int) -> str:
 
 
 def figures(text: str) -> dict[str, float]:
-    """Read the figures; a label stands in the name."""
+    """Read the figures; labels are a part of the name."""
     return {
         " ".join([sample.name, *sample.labels.values()]): sample.value
         for family in text_string_to_metric_families(text)
@@ -37,7 +37,7 @@ def figures(text: str) -> dict[str, float]:
 
 
 def labels(text: str) -> set[str]:
-    """Tell the names of all labels."""
+    """Return the names of all labels."""
     return {
         label
         for family in text_string_to_metric_families(text)
@@ -46,7 +46,7 @@ def labels(text: str) -> set[str]:
     }
 
 
-def test_what_a_turn_did_is_counted() -> None:
+def test_a_turn_is_counted() -> None:
     """Documents, vectors, turns and their seconds add up."""
     port = free_port()
     metrics = Metrics(Freshness(), port=port)
@@ -75,7 +75,7 @@ def test_what_a_turn_did_is_counted() -> None:
 
 
 def test_every_lag_falls_into_its_bucket() -> None:
-    """The promise of half a second can be read off: how many changes were within it."""
+    """The figures show how many changes were searchable within half a second."""
     port, freshness = free_port(), Freshness()
     Metrics(freshness, port=port)
     freshness.record(ADA, [0.04, 0.4, 0.5])
@@ -88,7 +88,7 @@ def test_every_lag_falls_into_its_bucket() -> None:
     assert found["memory_pipeline_lag_seconds_bucket +Inf"] == 5
 
 
-def test_what_waits_is_shown() -> None:
+def test_the_backlog_is_shown() -> None:
     """The backlog, its age and the dead letters, as they were last counted."""
     port = free_port()
     metrics = Metrics(Freshness(), port=port)
@@ -100,8 +100,8 @@ def test_what_waits_is_shown() -> None:
     assert found["memory_pipeline_dead_letters"] == 1
 
 
-def test_ready_is_said_only_once_changes_are_synced() -> None:
-    """Whoever waits for the process waits for this figure."""
+def test_a_worker_is_ready_only_once_it_syncs() -> None:
+    """Programs that wait for the worker wait for this figure."""
     port = free_port()
     metrics = Metrics(Freshness(), port=port)
     assert figures(served(port))["memory_pipeline_worker_ready"] == 0
@@ -122,7 +122,7 @@ def test_no_tenants_name_is_served() -> None:
 
 
 def addresses(port: int) -> list[str]:
-    """Tell where this process listens on a port."""
+    """Return the addresses on which this process listens on a port."""
     return [
         connection.laddr.ip
         for connection in psutil.Process().net_connections(kind="inet")
@@ -140,7 +140,7 @@ def test_only_this_machine_can_ask() -> None:
 
 
 def test_other_machines_can_ask_where_that_is_set() -> None:
-    """What broke: in a container nobody outside it, Prometheus least of all, got the figures."""
+    """What broke: Prometheus outside a container could not read the figures."""
     port = free_port()
     settings = Settings.load(metrics_port=port, metrics_address="0.0.0.0")  # noqa: S104 - as set
     Metrics(Freshness(), port=port, address=settings.metrics_address)
@@ -155,8 +155,8 @@ def test_without_a_port_nothing_listens() -> None:
     assert len(psutil.Process().net_connections(kind="inet")) == before
 
 
-def test_two_processes_figures_are_their_own() -> None:
-    """Two of them in one Python do not collide: no registry is shared."""
+def test_two_workers_have_their_own_figures() -> None:
+    """Two of them in one process do not collide: no registry is shared."""
     one, other = free_port(), free_port()
     Metrics(Freshness(), port=one).record(Outcome(ADA, "done", written=1))
     Metrics(Freshness(), port=other)
@@ -164,8 +164,8 @@ def test_two_processes_figures_are_their_own() -> None:
     assert "memory_pipeline_documents_total written" not in figures(served(other))
 
 
-def test_a_port_that_is_taken_is_said_in_a_line() -> None:
-    """A second live process with the same settings is told which setting to change."""
+def test_a_taken_port_is_a_settings_error() -> None:
+    """A second worker with the same settings names the setting to change."""
     port = free_port()
     Metrics(Freshness(), port=port)
     with pytest.raises(PipelineError, match="METRICS_PORT"):

@@ -1,4 +1,4 @@
-"""Working ahead: in order, bounded, and with an end."""
+"""Prefetching: in order, bounded, and with an end."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -9,14 +9,14 @@ from memory_pipeline.prefetch import prefetch
 
 
 def counting(made: list[int], most: int = 10) -> Iterator[int]:
-    """Make numbers and note each."""
+    """Make numbers and record each."""
     for number in range(most):
         made.append(number)
         yield number
 
 
 def alive() -> int:
-    """Count the threads that work ahead."""
+    """Count the threads that prefetch."""
     return sum(thread.name == "prefetch" for thread in threading.enumerate())
 
 
@@ -26,7 +26,7 @@ def test_results_come_in_order_and_the_thread_ends() -> None:
     assert alive() == 0
 
 
-def test_no_more_is_made_than_there_is_room_for(wait_until: Callable[..., None]) -> None:
+def test_no_more_results_are_made_than_there_is_space_for(wait_until: Callable[..., None]) -> None:
     """Memory is bounded: the caller's result, and ``depth`` more."""
     made: list[int] = []
     results = prefetch(counting(made), depth=2)
@@ -40,7 +40,7 @@ def test_no_more_is_made_than_there_is_room_for(wait_until: Callable[..., None])
 
 
 def test_an_error_comes_where_its_result_would_have_come() -> None:
-    """What was made before it is not lost."""
+    """Results made before it are not lost."""
 
     def failing() -> Iterator[int]:
         yield 1

@@ -53,7 +53,7 @@ def test_five_tenants_have_a_believable_number_of_memories() -> None:
     assert len({memory["project_id"] for memory in MEMORIES}) == 6
 
 
-def test_no_memory_is_told_twice() -> None:
+def test_no_memory_is_there_twice() -> None:
     """Every memory is different."""
     recipe = recipe_from(Settings())
     texts = {searchable_text(parse(json.dumps(m["raw_data"])), recipe) for m in MEMORIES}
@@ -69,5 +69,5 @@ def test_the_questions_of_the_demo_share_no_word_with_their_answers(
     [answer] = [m for m in MEMORIES if m["raw_data"]["summary"] == summary]
     assert answer["user_id"] == tenant
     words = {w for w in re.findall(r"[a-z]+", question.lower()) if len(w) > 3}
-    told = " ".join(answer["raw_data"].values()).lower()
-    assert not words & set(re.findall(r"[a-z]+", told))
+    texts = " ".join(answer["raw_data"].values()).lower()
+    assert not words & set(re.findall(r"[a-z]+", texts))

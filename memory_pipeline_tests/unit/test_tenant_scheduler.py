@@ -1,4 +1,4 @@
-"""Whose turn it is: nobody waits behind another's backlog, and no backlog waits for ever."""
+"""The order of turns: no tenant waits behind another's backlog, and no backlog for ever."""
 
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -8,14 +8,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from memory_pipeline.backoff import Backoff
 from memory_pipeline.domain.outcomes import Outcome, Verdict
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.worker.tenant_scheduler import (
     BACKLOGS_AT_ONCE,
-    BUSY_SECONDS,
-    LONGEST_BUSY_SECONDS,
-    LONGEST_SECONDS,
-    TROUBLE_SECONDS,
+    BUSY_BACKOFF,
+    ERROR_BACKOFF,
     TenantScheduler,
 )
 
@@ -25,30 +24,30 @@ HERE, THERE = UUID(int=1), UUID(int=2)
 
 
 def tenants(prefix: str, count: int) -> list[TenantId]:
-    """Name some tenants."""
+    """Return some tenants."""
     return [TenantId(f"{prefix}-{n}") for n in range(count)]
 
 
 def done(tenant: TenantId, *, more: bool = False) -> Outcome:
-    """Say that a turn went well, and whether more of the tenant stands."""
+    """Return the outcome of a turn that succeeded; ``more``: changes are left."""
     return Outcome(tenant, "done", more=more)
 
 
 def with_backlogs(*backlogs: TenantId, concurrency: int = AT_ONCE) -> TenantScheduler:
-    """Make turns that know these tenants' backlogs, the first served longest ago."""
+    """Return a scheduler that knows these backlogs, the least recently served first."""
     turns = TenantScheduler(concurrency)
     for second, tenant in enumerate(backlogs):
         turns.update_pending([*backlogs[:second], tenant])
-        turns._running.add(tenant)
+        turns._turns.add(tenant)
         turns.finish(done(tenant, more=True), float(second - len(backlogs)))
     return turns
 
 
-# ---- oldest first, and nobody twice
+# ---- oldest first, and no tenant twice
 
 
 def test_the_oldest_change_goes_first() -> None:
-    """Turns are handed out in the order of the offer, as many as there are places."""
+    """Turns begin in the order of the query, as many as there are slots."""
     turns = TenantScheduler(2)
     turns.update_pending([EVE, ADA, BOB])
     assert turns.start_next(0.0) == [EVE, ADA]
@@ -57,8 +56,8 @@ def test_the_oldest_change_goes_first() -> None:
     assert turns.start_next(0.0) == [BOB]
 
 
-def test_nobody_has_two_turns_at_once() -> None:
-    """A tenant that is offered again while its turn is under way waits for the turn's end."""
+def test_no_tenant_has_two_turns_at_once() -> None:
+    """A tenant that is pending again while its turn runs waits for the turn's end."""
     turns = TenantScheduler(AT_ONCE)
     turns.update_pending([ADA])
     assert turns.start_next(0.0) == [ADA]
@@ -68,8 +67,8 @@ def test_nobody_has_two_turns_at_once() -> None:
     assert turns.start_next(0.0) == [ADA]
 
 
-def test_who_has_no_changes_any_more_gets_no_turn() -> None:
-    """An offer replaces the one before it: what another process did is not done again."""
+def test_a_tenant_without_changes_gets_no_turn() -> None:
+    """Each query replaces the one before: changes that another worker synced are not repeated."""
     turns = TenantScheduler(1)
     turns.update_pending([ADA, BOB, EVE])
     assert turns.start_next(0.0) == [ADA]
@@ -80,8 +79,8 @@ def test_who_has_no_changes_any_more_gets_no_turn() -> None:
     assert turns.start_next(0.0) == []
 
 
-def test_who_ended_is_not_running() -> None:
-    """Each end makes a place free, however it ended."""
+def test_every_end_of_a_turn_frees_its_slot() -> None:
+    """Whatever the verdict, the next turn may begin."""
     turns = TenantScheduler(AT_ONCE)
     verdicts: list[Verdict] = ["done", "busy", "fenced", "postponed"]
     named = tenants("t", len(verdicts))
@@ -95,8 +94,8 @@ def test_who_ended_is_not_running() -> None:
 # ---- backlogs
 
 
-def test_everybody_else_goes_before_a_second_backlog() -> None:
-    """One place is a backlog's; the others are theirs who have a change or two."""
+def test_small_changes_run_before_a_second_backlog() -> None:
+    """One slot is reserved for a backlog; the others are for tenants with a change or two."""
     big = tenants("big", 3)
     small = tenants("small", 5)
     turns = with_backlogs(*big)
@@ -104,21 +103,21 @@ def test_everybody_else_goes_before_a_second_backlog() -> None:
     assert turns.start_next(0.0) == [big[0], *small[: AT_ONCE - 1]]
 
 
-def test_at_most_two_backlogs_are_at_it_at_once() -> None:
-    """However many places are free: a third would only make small writes wait longer."""
+def test_at_most_two_backlogs_run_at_once() -> None:
+    """However many slots are free: a third would only make small writes wait longer."""
     big = tenants("big", 5)
     turns = with_backlogs(*big, concurrency=16)
     assert turns.start_next(0.0) == big[:BACKLOGS_AT_ONCE]
     turns.update_pending(big)
     assert turns.start_next(0.0) == []
-    turns.update_pending(big[BACKLOGS_AT_ONCE:])  # all that stood of the two is claimed
+    turns.update_pending(big[BACKLOGS_AT_ONCE:])  # all changes of the two are claimed
     assert turns.start_next(0.0) == []
     turns.finish(done(big[1], more=True), 1.0)
     assert turns.start_next(1.0) == [big[2]]
 
 
 def test_the_backlog_that_was_served_longest_ago_goes_first() -> None:
-    """Backlogs take turns among themselves."""
+    """Backlogs take turns with each other."""
     big = tenants("big", 3)
     turns = with_backlogs(*big)
     served: list[TenantId] = []
@@ -146,18 +145,18 @@ def test_a_stream_of_small_changes_starves_no_backlog() -> None:
 
 
 def test_a_backlog_that_is_under_way_keeps_no_small_change_waiting() -> None:
-    """While one or two backlogs are at it, who comes with one change begins at once."""
+    """While one or two backlogs run, a tenant with one change begins at once."""
     turns = with_backlogs(ADA, BOB)
     assert turns.start_next(0.0) == [ADA, BOB]
     for second in range(20):
         (small,) = tenants(f"small-{second}", 1)
-        turns.update_pending([ADA, BOB, small])  # their changes stand until they are acked
+        turns.update_pending([ADA, BOB, small])  # their changes stay until they are acked
         assert turns.start_next(float(second)) == [small]
         turns.finish(done(small), second + 0.5)
 
 
-def test_a_backlog_goes_on_without_being_offered_again() -> None:
-    """What is known to have more waits for no question; the question costs, and comes later."""
+def test_a_backlog_continues_without_another_query() -> None:
+    """A tenant that is known to have more needs no query first: the query costs time."""
     turns = TenantScheduler(AT_ONCE)
     turns.update_pending([ADA])
     for second in range(5):
@@ -165,8 +164,8 @@ def test_a_backlog_goes_on_without_being_offered_again() -> None:
         turns.finish(done(ADA, more=True), second + 0.5)
 
 
-def test_a_backlog_that_is_over_is_one_no_longer() -> None:
-    """Who came to the end is served as everybody else, at once."""
+def test_a_backlog_that_is_done_counts_no_longer() -> None:
+    """A tenant whose backlog is done is served like every other tenant, at once."""
     turns = with_backlogs(ADA, BOB, EVE)
     assert turns.start_next(0.0) == [ADA, BOB]
     turns.finish(done(ADA), 1.0)
@@ -174,8 +173,8 @@ def test_a_backlog_that_is_over_is_one_no_longer() -> None:
     assert turns.start_next(1.0) == [ADA, EVE]
 
 
-def test_a_backlog_that_another_process_ended_is_one_no_longer() -> None:
-    """An offer without the tenant says so."""
+def test_a_backlog_that_another_worker_synced_counts_no_longer() -> None:
+    """A query without the tenant shows it."""
     turns = with_backlogs(ADA, BOB, EVE)
     turns.update_pending([ADA, BOB])
     assert turns.start_next(0.0) == [ADA, BOB]
@@ -183,24 +182,22 @@ def test_a_backlog_that_another_process_ended_is_one_no_longer() -> None:
     assert turns.start_next(0.0) == [EVE]
 
 
-# ---- set aside
+# ---- back-off
 
 
 @pytest.mark.parametrize(
-    ("verdict", "shortest", "longest"),
+    ("verdict", "backoff"),
     [
-        ("busy", BUSY_SECONDS, LONGEST_BUSY_SECONDS),
-        ("fenced", BUSY_SECONDS, LONGEST_BUSY_SECONDS),
-        ("postponed", TROUBLE_SECONDS, LONGEST_SECONDS),
-        ("refused", TROUBLE_SECONDS, LONGEST_SECONDS),
-        ("damaged", TROUBLE_SECONDS, LONGEST_SECONDS),
+        ("busy", BUSY_BACKOFF),
+        ("fenced", BUSY_BACKOFF),
+        ("postponed", ERROR_BACKOFF),
+        ("refused", ERROR_BACKOFF),
+        ("damaged", ERROR_BACKOFF),
     ],
 )
-def test_who_cannot_be_served_comes_back_after_a_growing_pause(
-    verdict: Verdict, shortest: float, longest: float
-) -> None:
-    """Longer each time, up to a limit; once it went well the pause is short again."""
-    turns, now, pause = TenantScheduler(AT_ONCE), 100.0, shortest
+def test_a_failing_tenant_backs_off(verdict: Verdict, backoff: Backoff) -> None:
+    """Longer each time, up to a limit; after a success the pause is short again."""
+    turns, now, pause = TenantScheduler(AT_ONCE), 100.0, backoff.first_seconds
     turns.update_pending([ADA])
     for _ in range(12):
         assert turns.start_next(now) == [ADA]
@@ -208,18 +205,18 @@ def test_who_cannot_be_served_comes_back_after_a_growing_pause(
         assert turns.wait_seconds(now, 1000.0) == pytest.approx(pause)
         assert turns.start_next(now + pause - 0.001) == []
         now += pause
-        pause = min(pause * 2, longest)
-    assert pause == longest
+        pause = min(pause * 2, backoff.limit_seconds)
+    assert pause == backoff.limit_seconds
     assert turns.start_next(now) == [ADA]
     turns.finish(done(ADA), now)
     turns.update_pending([ADA])
     assert turns.start_next(now) == [ADA]
     turns.finish(Outcome(ADA, verdict), now)
-    assert turns.wait_seconds(now, 1000.0) == pytest.approx(shortest)
+    assert turns.wait_seconds(now, 1000.0) == pytest.approx(backoff.first_seconds)
 
 
-def test_who_is_set_aside_keeps_nobody_waiting() -> None:
-    """Tenants in trouble take no place, however old their changes are."""
+def test_a_pausing_tenant_delays_no_other() -> None:
+    """Failing tenants take no slot, however old their changes are."""
     turns = TenantScheduler(AT_ONCE)
     broken, well = tenants("broken", 10), tenants("well", 4)
     turns.update_pending(broken)
@@ -230,16 +227,16 @@ def test_who_is_set_aside_keeps_nobody_waiting() -> None:
     assert turns.start_next(0.1) == well
 
 
-def test_a_backlog_that_is_set_aside_takes_no_backlogs_place() -> None:
-    """The next one goes on in its place."""
+def test_a_pausing_backlog_takes_no_backlogs_slot() -> None:
+    """The next one runs instead."""
     turns = with_backlogs(ADA, BOB, EVE)
     assert turns.start_next(0.0) == [ADA, BOB]
     turns.finish(Outcome(ADA, "postponed"), 0.0)
     assert turns.start_next(0.0) == [EVE]
 
 
-def test_what_is_back_lets_everybody_try_at_once() -> None:
-    """``forgive`` ends every pause, and the next one is short again."""
+def test_a_reset_ends_every_pause() -> None:
+    """``reset_backoff`` lets every tenant retry at once; the next pause is short again."""
     turns = TenantScheduler(AT_ONCE)
     turns.update_pending([ADA, BOB])
     for _ in range(3):
@@ -248,43 +245,43 @@ def test_what_is_back_lets_everybody_try_at_once() -> None:
         turns.reset_backoff()
     assert turns.start_next(0.0) == [ADA, BOB]
     turns.finish(Outcome(ADA, "postponed"), 0.0)
-    assert turns.wait_seconds(0.0, 1000.0) == pytest.approx(TROUBLE_SECONDS)
+    assert turns.wait_seconds(0.0, 1000.0) == pytest.approx(ERROR_BACKOFF.first_seconds)
 
 
-def test_a_pause_does_not_grow_by_what_was_long_ago() -> None:
-    """Losing a race once in a while is no trouble: another had the tenant for a batch each time."""
+def test_a_pause_does_not_grow_by_old_failures() -> None:
+    """Losing a race now and then is no failure: another worker had the tenant for a batch."""
     turns = TenantScheduler(AT_ONCE)
     for now in range(0, 500, 50):
         turns.update_pending([ADA])
         assert turns.start_next(float(now)) == [ADA]
         turns.finish(Outcome(ADA, "busy"), float(now))
-        assert turns.wait_seconds(float(now), 1000.0) == pytest.approx(BUSY_SECONDS)
-        turns.update_pending([])  # the other process has done it
+        assert turns.wait_seconds(float(now), 1000.0) == pytest.approx(BUSY_BACKOFF.first_seconds)
+        turns.update_pending([])  # the other worker has synced it
         assert turns.start_next(now + 1.0) == []
 
 
-def test_trouble_that_follows_a_lost_race_pauses_as_trouble_does() -> None:
-    """The kind of the trouble decides how long its first pause is."""
+def test_an_error_after_a_lost_race_pauses_as_an_error_does() -> None:
+    """The verdict decides how long the first pause is."""
     turns = TenantScheduler(AT_ONCE)
     turns.update_pending([ADA])
     assert turns.start_next(0.0) == [ADA]
     turns.finish(Outcome(ADA, "busy"), 0.0)
     assert turns.start_next(1.0) == [ADA]
     turns.finish(Outcome(ADA, "postponed"), 1.0)
-    assert turns.wait_seconds(1.0, 1000.0) >= TROUBLE_SECONDS
+    assert turns.wait_seconds(1.0, 1000.0) >= ERROR_BACKOFF.first_seconds
 
 
 def test_waiting_ends_when_the_first_pause_does() -> None:
-    """Nothing is polled in vain, and no pause is slept over."""
+    """The loop wakes neither too early nor too late."""
     turns = TenantScheduler(AT_ONCE)
     turns.update_pending([ADA, BOB])
     assert turns.wait_seconds(0.0, 0.25) == 0.25
     turns.start_next(0.0)
     turns.finish(Outcome(ADA, "postponed"), 0.0)
     turns.finish(Outcome(BOB, "busy"), 0.0)
-    assert turns.wait_seconds(0.0, 0.25) == pytest.approx(BUSY_SECONDS)
-    assert turns.wait_seconds(BUSY_SECONDS, 0.25) == 0.25
-    assert turns.wait_seconds(TROUBLE_SECONDS - 0.1, 0.25) == pytest.approx(0.1)
+    assert turns.wait_seconds(0.0, 0.25) == pytest.approx(BUSY_BACKOFF.first_seconds)
+    assert turns.wait_seconds(BUSY_BACKOFF.first_seconds, 0.25) == 0.25
+    assert turns.wait_seconds(ERROR_BACKOFF.first_seconds - 0.1, 0.25) == pytest.approx(0.1)
     assert turns.wait_seconds(0.0, -1.0) == 0.0
 
 
@@ -292,7 +289,7 @@ def test_waiting_ends_when_the_first_pause_does() -> None:
 
 
 def test_no_server_has_more_than_its_share() -> None:
-    """Turns that hang on one server leave the others' to their tenants."""
+    """Turns that hang on one server leave slots to the tenants of the others."""
     here, there = tenants("here", 6), tenants("there", 3)
     servers = dict.fromkeys(here, HERE) | dict.fromkeys(there, THERE)
     turns = TenantScheduler(8, per_server_limit=AT_ONCE)
@@ -306,16 +303,16 @@ def test_no_server_has_more_than_its_share() -> None:
     assert turns.start_next(0.0) == [here[AT_ONCE]]
 
 
-def test_what_is_new_has_no_server_and_no_limit() -> None:
-    """A tenant's first turn finds out where it goes."""
+def test_a_new_tenant_has_no_server_and_no_limit() -> None:
+    """A tenant's first turn chooses its server."""
     new = tenants("new", 6)
     turns = TenantScheduler(8, per_server_limit=2)
     turns.update_pending(new, dict.fromkeys(new))
     assert turns.start_next(0.0) == new
 
 
-def test_nothing_begins_on_a_server_that_is_closed() -> None:
-    """Its tenants keep their places until it is open again."""
+def test_no_turn_begins_on_an_unwritable_server() -> None:
+    """Its tenants stay in the queue until it takes writes again."""
     turns = TenantScheduler(AT_ONCE)
     turns.update_pending([ADA, BOB, EVE], {ADA: HERE, BOB: THERE, EVE: None})
     assert turns.start_next(0.0, unwritable={HERE}) == [BOB, EVE]
@@ -323,26 +320,26 @@ def test_nothing_begins_on_a_server_that_is_closed() -> None:
     assert turns.start_next(0.0) == [ADA]
 
 
-# ---- whatever happens, in whatever order
+# ---- any order
 
 
 @dataclass
 class World:
-    """What stands for each tenant, and since when; what is under way."""
+    """The batches of each tenant, the age of its oldest change, and the running turns."""
 
     batches: dict[TenantId, int] = field(default_factory=dict)
     since: dict[TenantId, int] = field(default_factory=dict)
     running: set[TenantId] = field(default_factory=set)
-    # Known to have more after their last turn, and not seen without changes since.
+    # Tenants with changes left after their last turn, and in every query since.
     backlogs: set[TenantId] = field(default_factory=set)
 
     def pending(self) -> list[TenantId]:
-        """Tell who has changes, oldest first, as Postgres would: turns under way included."""
+        """Return the tenants with changes, oldest first, running ones included."""
         return sorted((t for t, left in self.batches.items() if left), key=lambda t: self.since[t])
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Changes, offers, beginnings and ends in any order."""
+    """Changes, queries, beginnings and ends of turns in any order."""
 
     named = tenants("t", 9)
     verdicts: tuple[Verdict, ...] = ("busy", "fenced", "postponed", "damaged")
@@ -354,11 +351,11 @@ class AnyOrder(RuleBasedStateMachine):
         self.world = World()
         self.now = 0.0
         self.changes = 0
-        self.offered: list[TenantId] = []
+        self.queried: list[TenantId] = []
 
     @rule(tenant=st.sampled_from(named), batches=st.integers(1, 5))
     def change(self, tenant: TenantId, batches: int) -> None:
-        """Somebody writes so much."""
+        """The application writes some batches."""
         self.changes += 1
         if not self.world.batches.get(tenant):
             self.world.since[tenant] = self.changes
@@ -366,10 +363,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def update_pending(self) -> None:
-        """The loop asks who has changes."""
-        self.offered = self.world.pending()
-        self.turns.update_pending(self.offered)
-        self.world.backlogs &= {*self.offered, *self.world.running}
+        """The loop queries the pending tenants."""
+        self.queried = self.world.pending()
+        self.turns.update_pending(self.queried)
+        self.world.backlogs &= {*self.queried, *self.world.running}
 
     @rule(seconds=st.sampled_from([0.0, 0.05, 0.4, 3.0]))
     def start_next(self, seconds: float) -> None:
@@ -383,26 +380,26 @@ class AnyOrder(RuleBasedStateMachine):
         assert len(self.world.running) <= self.turns.concurrency
         large = [t for t in begun if t in self.world.backlogs]
         assert len(self.world.running & self.world.backlogs) <= BACKLOGS_AT_ONCE
-        # Everybody else first: a second backlog begins only when no small one is left waiting.
+        # A second backlog begins only when no small tenant is left waiting.
         small = [t for t in begun if t not in self.world.backlogs]
         left = [
             t
-            for t in self.turns._waiting
+            for t in self.turns._queue
             if t not in self.world.backlogs
             and t not in self.world.running
-            and self.turns._backoff.get(t, (0.0,))[0] <= self.now
+            and not self.turns._pauses_at(t, self.now)
         ]
         if left:
             assert len(large) <= 1
             assert len(self.world.running) == self.turns.concurrency
-        # Of those that the last offer named, the oldest.
-        named = [t for t in self.offered if t in small or t in left]
+        # Among the tenants of the last query, the oldest begin.
+        named = [t for t in self.queried if t in small or t in left]
         assert [t for t in small if t in named] == named[: len([t for t in small if t in named])]
 
     @precondition(lambda self: self.world.running)
     @rule(data=st.data())
-    def goes_well(self, data: st.DataObject) -> None:
-        """A turn brings a batch."""
+    def succeeds(self, data: st.DataObject) -> None:
+        """A turn syncs a batch."""
         tenant = data.draw(st.sampled_from(sorted(self.world.running)))
         left = max(0, self.world.batches.get(tenant, 0) - 1)
         self.world.batches[tenant] = left
@@ -412,35 +409,35 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: self.world.running)
     @rule(data=st.data(), verdict=st.sampled_from(verdicts))
-    def goes_wrong(self, data: st.DataObject, verdict: Verdict) -> None:
-        """A turn brings nothing."""
+    def fails(self, data: st.DataObject, verdict: Verdict) -> None:
+        """A turn syncs nothing."""
         tenant = data.draw(st.sampled_from(sorted(self.world.running)))
         self.world.running.discard(tenant)
         self.turns.finish(Outcome(tenant, verdict), self.now)
 
     @precondition(lambda self: any(self.world.batches.values()))
     @rule(data=st.data())
-    def another_process_brings_it(self, data: st.DataObject) -> None:
-        """What one tenant had is done elsewhere; the next offer does not name it."""
+    def another_worker_syncs_it(self, data: st.DataObject) -> None:
+        """Another worker syncs a tenant; the next query does not return it."""
         tenant = data.draw(st.sampled_from(self.world.pending()))
         self.world.batches[tenant] = 0
 
     @rule()
-    def what_was_down_is_back(self) -> None:
-        """Every pause ends."""
+    def every_pause_ends(self) -> None:
+        """A dependency is available again."""
         self.turns.reset_backoff()
 
     @invariant()
-    def nothing_is_lost_count_of(self) -> None:
-        """What it takes for running is what runs, and nothing begins while all places are taken."""
+    def running_turns_are_counted(self) -> None:
+        """The scheduler's turns are the turns that run."""
         if hasattr(self, "turns"):
-            assert self.turns._running == self.world.running
+            assert self.turns._turns == self.world.running
 
     def teardown(self) -> None:
-        """Once all goes well, every change is brought, within the longest pause."""
+        """Once every turn succeeds, every change is synced within the longest pause."""
         if not hasattr(self, "turns"):
             return
-        until = self.now + LONGEST_SECONDS + 1
+        until = self.now + ERROR_BACKOFF.limit_seconds + 1
         while self.world.pending() or self.world.running:
             self.update_pending()
             self.start_next(0.0)

@@ -7,10 +7,8 @@ It needs neither daemon nor storage, and leaves nothing in the UI.
 
 import sys
 
-import dagster as dg
-
 from memory_pipeline.definitions import defs
-from memory_pipeline.defs.run_requests import RANGE_END, RANGE_START
+from memory_pipeline.defs.in_process import run_in_process
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.pipeline import opened
 from memory_pipeline.settings import Settings
@@ -20,16 +18,7 @@ def run_once(job: str) -> bool:
     """Run a job; return whether it succeeded, as it does where there is no tenant."""
     with opened(discover(Settings.load())) as pipeline:
         keys = sorted(pipeline.registry.keys().values())
-    if not keys:
-        return True
-    with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions("tenants", keys)
-        result = defs.resolve_job_def(job).execute_in_process(
-            instance=instance,
-            tags={RANGE_START: keys[0], RANGE_END: keys[-1]},
-            raise_on_error=False,
-        )
-        return bool(result.success)
+    return not keys or run_in_process(defs, job, keys)
 
 
 def main() -> None:

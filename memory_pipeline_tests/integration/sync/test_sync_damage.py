@@ -17,7 +17,7 @@ from memory_pipeline.errors import (
 )
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR
-from memory_pipeline.sync.damage import SILENT_TRIES, TRIES_BEFORE_A_LOOK
+from memory_pipeline.sync.damage import FAILURES_BEFORE_PROBE, SILENT_FAILURES
 from memory_pipeline_tests.doubles import raises
 from memory_pipeline_tests.integration.sync.words import (
     assert_mirrored,
@@ -50,11 +50,11 @@ def test_what_no_search_lists_any_more_is_written_again(
     drained_due(pipeline)
     written: list[MemoryId] = []
     sync = with_index(pipeline, after=lambda _, ids: written.extend(ids), hides=(hidden,))
-    monkeypatch.setattr("memory_pipeline.sync.tenant.CHANGES_A_LOOK", 10**9)
+    monkeypatch.setattr("memory_pipeline.sync.tenant.CHANGES_PER_REACHABILITY_CHECK", 10**9)
     new = remember(db, summary="rewritten")
     drained_due(pipeline, sync)
     assert written == [new]
-    monkeypatch.setattr("memory_pipeline.sync.tenant.CHANGES_A_LOOK", 1)
+    monkeypatch.setattr("memory_pipeline.sync.tenant.CHANGES_PER_REACHABILITY_CHECK", 1)
     newer = remember(db, summary="rewritten again")
     drained_due(pipeline, sync)
     assert written == [new, newer, hidden]
@@ -216,8 +216,8 @@ def test_a_collection_that_takes_no_write_is_rebuilt_and_not_tried_for_ever(
         raise refused
 
     sync = with_index(pipeline, before=fail, on_control=no_control)
-    verdicts = [sync.run(ADA).verdict for _ in range(TRIES_BEFORE_A_LOOK + 1)]
-    assert verdicts == ["postponed"] * TRIES_BEFORE_A_LOOK + ["damaged"]
+    verdicts = [sync.run(ADA).verdict for _ in range(FAILURES_BEFORE_PROBE + 1)]
+    assert verdicts == ["postponed"] * FAILURES_BEFORE_PROBE + ["damaged"]
     drained(pipeline)
     assert live(pipeline).id != wedged.id
     assert live(pipeline, BOB).id == sound.id
@@ -238,8 +238,8 @@ def test_a_collection_that_is_silent_may_be_busy(
         raise silent
 
     sync = with_index(pipeline, before=raises(silent, times=99), on_control=no_control)
-    verdicts = [sync.run(ADA).verdict for _ in range(SILENT_TRIES + 1)]
-    assert verdicts == ["postponed"] * SILENT_TRIES + ["damaged"]
+    verdicts = [sync.run(ADA).verdict for _ in range(SILENT_FAILURES + 1)]
+    assert verdicts == ["postponed"] * SILENT_FAILURES + ["damaged"]
 
 
 def test_a_collection_that_takes_other_writes_is_not_called_damaged(

@@ -268,7 +268,7 @@ def test_a_reset_of_a_tenant_that_takes_longer_than_a_lease_is_not_fenced(
     for number in range(3):
         remember(db, "ada", f"memory {number}")
     drained_due(pipeline)
-    monkeypatch.setattr("memory_pipeline.sync.batch.MEMORIES_A_RENEWAL", 1)
+    monkeypatch.setattr("memory_pipeline.sync.comparison.MEMORIES_A_RENEWAL", 1)
     db.execute("TRUNCATE memory_pipeline.change")
     db.execute("INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES ('ada', NULL)")
     until = "SELECT lease_until FROM memory_pipeline.tenant WHERE tenant = 'ada'"

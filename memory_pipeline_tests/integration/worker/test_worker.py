@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -10,12 +11,13 @@ from memory_pipeline.domain.types import TenantId
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.rebuild.tenants import RebuildAll
-from memory_pipeline.worker import background as background_module
+from memory_pipeline.worker.background import REPORT_TENANTS
 from memory_pipeline_tests.embedders import CountingEmbedder
 from memory_pipeline_tests.integration.worker.words import (
     CROWD,
     EVE,
     FRESH_SECONDS,
+    SOON,
     Open,
     Told,
     WaitUntil,
@@ -39,9 +41,6 @@ from memory_pipeline_tests.words import (
     pending,
     remember,
 )
-
-pytestmark = pytest.mark.usefixtures("hurried")
-
 
 # ---- fresh
 
@@ -273,15 +272,11 @@ def test_lineage_that_fails_delays_nothing_and_hears_of_it_later(
 
 
 def test_of_a_tenant_it_is_told_only_so_often(
-    pipeline: Pipeline,
-    db: psycopg.Connection,
-    wait_until: WaitUntil,
-    monkeypatch: pytest.MonkeyPatch,
+    pipeline: Pipeline, db: psycopg.Connection, wait_until: WaitUntil
 ) -> None:
     """Many turns are one materialization: the UI's tables do not grow with every change."""
-    monkeypatch.setattr(background_module, "REPORT_PER_TENANT_SECONDS", 3600.0)
-    reporter = Told()
-    with living(pipeline, reporter) as running:
+    reporter, seldom = Told(), replace(SOON, report_tenant_seconds=3600.0)
+    with living(pipeline, reporter, intervals=seldom) as running:
         remember(db, "ada", "the first")
         wait_until(lambda: len(reporter.outcomes) == 1)
         for n in range(5):
@@ -295,16 +290,12 @@ def test_of_a_tenant_it_is_told_only_so_often(
 
 
 def test_before_the_end_all_of_it_is_told(
-    pipeline: Pipeline,
-    db: psycopg.Connection,
-    wait_until: WaitUntil,
-    monkeypatch: pytest.MonkeyPatch,
+    pipeline: Pipeline, db: psycopg.Connection, wait_until: WaitUntil
 ) -> None:
     """What was synced is shown, however many tenants it was, though the process ends."""
-    monkeypatch.setattr(background_module, "REPORT_SECONDS", 3600.0)
-    users = [f"user {n}" for n in range(background_module.REPORT_TENANTS + 5)]
+    users = [f"user {n}" for n in range(REPORT_TENANTS + 5)]
     reporter = Told()
-    with living(pipeline, reporter):
+    with living(pipeline, reporter, intervals=replace(SOON, report_seconds=3600.0)):
         for user in users:
             remember(db, user)
         wait_until(lambda: pending(db) == 0, within=20)

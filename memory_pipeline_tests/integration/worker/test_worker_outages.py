@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from uuid import UUID
 
@@ -19,12 +19,12 @@ from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import PostgresUnavailable
 from memory_pipeline.local.chroma import ChromaProcess
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.worker import background as background_module
 from memory_pipeline.worker.loop import TURNS_PER_SERVER
 from memory_pipeline_tests.embedders import BrokenEmbedder
 from memory_pipeline_tests.integration.worker.words import (
     EVE,
     FRESH_SECONDS,
+    SOON,
     Open,
     Running,
     WaitUntil,
@@ -40,9 +40,6 @@ from memory_pipeline_tests.integration.worker.words import (
     texts,
 )
 from memory_pipeline_tests.words import ADA, BOB, SECONDS, live, one, pending, remember
-
-pytestmark = pytest.mark.usefixtures("hurried")
-
 
 # ---- Chroma goes and comes back
 
@@ -181,7 +178,7 @@ def test_a_server_that_hangs_holds_up_none_but_its_own(
 def test_postgres_may_end_every_connection(
     reopened: Open, db: psycopg.Connection, wait_until: WaitUntil
 ) -> None:
-    """The loop, the turns, the listener and the upkeep all connect again, and lose nothing."""
+    """The loop, the turns, the listener and the background tasks connect again; nothing is lost."""
     pipeline = reopened(request_seconds=0.5)  # soon enough for the confirms of what was cut off
     with living(pipeline):
         remember(db, "ada")
@@ -199,14 +196,13 @@ def test_postgres_may_end_every_connection(
         assert texts(pipeline, tenant) == rows(db, tenant)
 
 
-def test_whatever_the_upkeep_meets_it_is_done_again(
+def test_a_background_task_that_fails_runs_again(
     pipeline: Pipeline,
     db: psycopg.Connection,
     wait_until: WaitUntil,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A heartbeat that fails, for a reason or for none that is known, is not the last one."""
-    monkeypatch.setattr(background_module, "HEARTBEAT_SECONDS", 0.1)
     beat, beats = pipeline.workers.heartbeat, count(1)
     errors = {2: PostgresUnavailable("it restarts"), 4: ZeroDivisionError("a fault of ours")}
     over = threading.Event()
@@ -219,7 +215,7 @@ def test_whatever_the_upkeep_meets_it_is_done_again(
             over.set()
 
     monkeypatch.setattr(pipeline.workers, "heartbeat", beat_or_not)
-    with living(pipeline):
+    with living(pipeline, intervals=replace(SOON, heartbeat_seconds=0.1)):
         wait_until(over.is_set)
         (before,) = pipeline.workers.healthy()
         db.execute(
@@ -251,7 +247,7 @@ def test_a_process_that_was_frozen_in_a_transaction_goes_on(
 
     running = prepared(pipeline)
     monkeypatch.setattr(pipeline.outbox, "pending_tenants", ask_after_a_sleep)
-    monkeypatch.setattr(running.live, "_warm", lambda: None)
+    monkeypatch.setattr(running.live, "_warm_up", lambda: None)
     with started(running):
         assert frozen.wait(SECONDS)
         memory_id = remember(db, "ada", "the cat sleeps on the router")
@@ -304,8 +300,8 @@ class MeddledSync:
 def meddled(pipeline: Pipeline, broken: TenantId) -> tuple[Running, MeddledSync]:
     """Prepare a live process whose sync of one tenant raises what nobody has foreseen."""
     running = prepared(pipeline)
-    sync = MeddledSync(running.live._sync.run, broken)
-    running.live._sync = sync  # type: ignore[assignment]  # the one method that is called
+    sync = MeddledSync(running.live.sync.run, broken)
+    running.live.sync = sync
     return running, sync
 
 

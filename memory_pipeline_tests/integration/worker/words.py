@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import psycopg
 
@@ -14,8 +15,8 @@ from memory_pipeline.domain.types import Generation, MemoryId, TenantId
 from memory_pipeline.errors import Corrupt
 from memory_pipeline.local.chroma import ChromaProcess
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.ports import Reporter
-from memory_pipeline.worker.background import BackgroundTasks
+from memory_pipeline.postgres.listener import Listener
+from memory_pipeline.worker.background import BackgroundTasks, Intervals
 from memory_pipeline.worker.loop import Worker
 from memory_pipeline.worker.metrics import Metrics
 from memory_pipeline_tests.words import SECONDS
@@ -26,6 +27,10 @@ EVE = TenantId("eve")
 FRESH_SECONDS = 2.0  # promised is a quarter of it; the machine of a test is loaded
 STOP_SECONDS = 30.0
 CROWD = 1_000
+# Every background task, and what it waits for, at once.
+SOON = Intervals(
+    probe_seconds=0.3, repair_seconds=0.3, report_seconds=0.1, report_tenant_seconds=0.3
+)
 
 
 @dataclass
@@ -74,12 +79,16 @@ class Running:
         assert self.raised == []
 
 
-def prepared(pipeline: Pipeline, reporter: Told | None = None) -> Running:
-    """Make a live process that does not run yet."""
+def prepared(
+    pipeline: Pipeline, reporter: Told | None = None, *, intervals: Intervals = SOON
+) -> Running:
+    """Return a worker that does not run yet."""
     told = reporter or Told()
-    as_port: Reporter = told
-    background = BackgroundTasks(pipeline, metrics=Metrics(pipeline.freshness), reporter=as_port)
-    return Running(Worker(pipeline, background), background, told)
+    metrics = Metrics(pipeline.freshness)
+    background = pipeline.background(metrics=metrics, reporter=told, intervals=intervals)
+    live = pipeline.worker(background)
+    live.listen = partial(Listener, pipeline.database.url, check_seconds=0.1)
+    return Running(live, background, told)
 
 
 @contextmanager
@@ -98,9 +107,11 @@ def started(running: Running) -> Iterator[Running]:
 
 
 @contextmanager
-def living(pipeline: Pipeline, reporter: Told | None = None) -> Iterator[Running]:
-    """Run a live process for as long as the block lasts."""
-    with started(prepared(pipeline, reporter)) as running:
+def living(
+    pipeline: Pipeline, reporter: Told | None = None, *, intervals: Intervals = SOON
+) -> Iterator[Running]:
+    """Run a worker for as long as the block lasts."""
+    with started(prepared(pipeline, reporter, intervals=intervals)) as running:
         yield running
 
 

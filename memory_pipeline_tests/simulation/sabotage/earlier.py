@@ -196,10 +196,10 @@ def _attempts_anew() -> Iterator[None]:
 
 @bug("a building generation that fails stops the live one", "live waits for no building generation")
 def _building_blocks() -> Iterator[None]:
-    def give_up(self: Generations, lease: Lease, generation: Generation, error: Any) -> None:
+    def abandon(self: Generations, lease: Lease, generation: Generation, error: Any) -> None:
         raise error
 
-    with patch.object(Generations, "_give_up", give_up):
+    with patch.object(Generations, "_abandon", abandon):
         yield
 
 

@@ -14,7 +14,7 @@ from memory_pipeline.domain.types import (
     TenantId,
 )
 from memory_pipeline.errors import ChromaUnavailable, PipelineError, Transient
-from memory_pipeline.ports import Lease, Memories
+from memory_pipeline.ports import Lease
 from memory_pipeline.rebuild.tenant import Proof, Rebuild
 from memory_pipeline.sync.generations import Generations
 from memory_pipeline.sync.tenant import Sync
@@ -107,28 +107,20 @@ def _no_reading() -> Iterator[None]:
 
         return take_and_read
 
-    def made_run(batch_: Any) -> Any:
-        def stale(self: Sync, lease: Lease, claim: Claim, so_far: Any) -> Any:
+    def made_read(read: Any) -> Any:
+        def stale(self: Sync, lease: Lease, claim: Claim) -> Any:
             world = lease.world  # type: ignore[attr-defined]
             rows = world.read.get(world.scheduler.current, {})
 
             class Stale:
-                def __init__(self, memories: Any) -> None:
-                    self._memories = memories
-
-                def __getattr__(self, name: str) -> Any:
-                    return getattr(self._memories, name)
-
                 def read(self, ids: Sequence[MemoryId]) -> Any:
                     return {i: rows[i] for i in ids if i in rows}, ()
 
-            return batch_(
-                replace(self, memories=cast("Memories", Stale(self.memories))), lease, claim, so_far
-            )
+            return read(replace(self, memories=cast("Any", Stale())), lease, claim)
 
         return stale
 
-    with instead(FakeOutbox, "acquire_lease", made), instead(Sync, "_batch", made_run):
+    with instead(FakeOutbox, "acquire_lease", made), instead(Sync, "_read", made_read):
         yield
 
 
