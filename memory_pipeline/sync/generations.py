@@ -70,7 +70,7 @@ class Generations:
                 self.check(building)
                 self.index.prime(building, renew=lease.renew)
         except ConfigurationChanged as other:
-            # A running rebuild to other settings goes on; only an interrupted one is abandoned.
+            # A running rebuild to other settings continues; only an interrupted one is abandoned.
             if self.registry.is_being_filled(building.id):
                 raise
             self._abandon(lease, building, other)

@@ -272,12 +272,12 @@ class BackgroundTasks:
             return
         try:
             self.reporter.report(outcomes)
-        except Exception as error:  # noqa: BLE001 - whatever it is, syncing goes on
+        except Exception as error:  # noqa: BLE001 - whatever it is, syncing continues
             log.warning(
                 "dagster_report_failed",
                 tenants=len(outcomes),
                 reason=type(error).__name__,
-                next="syncing goes on; the outcomes are reported later",
+                next="syncing continues; the outcomes are reported later",
             )
             for outcome in outcomes:
                 self._report_later(outcome)

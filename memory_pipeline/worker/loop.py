@@ -193,7 +193,7 @@ class Worker:
                 next="the changes wait; the tenant is retried after a growing pause",
             )
         except Exception:
-            # A bug of this program: the tenant backs off, and the others go on.
+            # A bug of this program: the tenant backs off, and the others continue.
             log.exception(
                 "sync_crashed",
                 tenant=tenant,
