@@ -216,7 +216,7 @@ class Pipeline:
 
 
 def migrate(settings: Settings, *, vectors: Literal["trust", "recompute"] | None = None) -> None:
-    """Migrate the database of the settings; arguments and errors as ``postgres.migrate.migrate``."""
+    """Migrate the database of the settings. Arguments and errors: ``postgres.migrate.migrate``."""
     from memory_pipeline.postgres import migrate as migration  # noqa: PLC0415 - alembic is slow
 
     migration.migrate(settings, vectors=vectors)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from memory_pipeline.backoff import Backoff
 from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.errors import PipelineError
 from memory_pipeline.local.home import ListedService
@@ -11,8 +12,7 @@ from memory_pipeline.local.postgres import EmbeddedPostgres
 from memory_pipeline.local.processes import Identity
 from memory_pipeline.logs import get_logger
 
-PAUSE_SECONDS = 0.5
-PAUSE_LIMIT_SECONDS = 30.0
+BACKOFF = Backoff(0.5, 30.0)
 # A service that ran for longer than this was healthy: the pauses begin with the first one again.
 SETTLED_SECONDS = 60.0
 
@@ -95,6 +95,7 @@ class WatchedService:
     ended: int = 0
     start_again_at: float | None = None
     _started_at: float = field(init=False)
+    _last_pause: float = 0.0
 
     def __post_init__(self) -> None:
         """Take this moment for its start."""
@@ -113,10 +114,15 @@ class WatchedService:
                 return False
             settled = now - self._started_at > SETTLED_SECONDS
             self.ended = 1 if settled else self.ended + 1
-            if stuck:
-                self._pause(now, "service_killed", reason="it was stuck")
-            else:
-                self._pause(now, "service_ended", reason="its process ended by itself")
+            self._last_pause = 0.0 if settled else self._last_pause
+            self._pause(now)
+            log.warning(
+                "service_ended",
+                service=self.service.name,
+                reason="it was stuck, and was killed" if stuck else "its process ended by itself",
+                log=str(self.service.log_file),
+                next=f"the service is started again in {self._last_pause:g} s",
+            )
             return False
         if now < self.start_again_at:
             return False
@@ -125,7 +131,14 @@ class WatchedService:
             self.service.start()
         except (PipelineError, OSError) as error:  # a full disk passes: the other services go on
             self.ended += 1
-            self._pause(now, "service_start_failed", reason=str(error))
+            self._pause(now)
+            log.warning(
+                "service_start_failed",
+                service=self.service.name,
+                reason=str(error),
+                log=str(self.service.log_file),
+                next=f"the service is started again in {self._last_pause:g} s",
+            )
             return False
         log.warning(
             "service_restarted",
@@ -144,13 +157,6 @@ class WatchedService:
             identity.pid, identity.created, self.service.port, str(self.service.log_file)
         )
 
-    def _pause(self, now: float, event: str, *, reason: str) -> None:
-        seconds = min(PAUSE_SECONDS * 2 ** min(self.ended - 1, 10), PAUSE_LIMIT_SECONDS)
-        self.start_again_at = now + seconds
-        log.warning(
-            event,
-            service=self.service.name,
-            reason=reason,
-            log=str(self.service.log_file),
-            next=f"the service is started again in {seconds:g} s",
-        )
+    def _pause(self, now: float) -> None:
+        self._last_pause = BACKOFF.following(self._last_pause)
+        self.start_again_at = now + self._last_pause
