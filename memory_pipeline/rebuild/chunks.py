@@ -13,10 +13,11 @@ from memory_pipeline.domain.types import (
     RebuildPart,
     TenantId,
 )
-from memory_pipeline.ports import Embedder, Index, Lease, Memories, RenewLease
-from memory_pipeline.rebuild.ports import Outbox, Rebuilds
+from memory_pipeline.ports import Embedder, Lease, RenewLease
+from memory_pipeline.rebuild.ports import ChunkMemories, Outbox, Rebuilds
 from memory_pipeline.sync.batch import embed_and_back_up, write_documents
 from memory_pipeline.sync.plan import EmbeddedDraft, Plan, plan_batch
+from memory_pipeline.sync.ports import DocumentWriter
 from memory_pipeline.verify.written_rows import WrittenRows
 
 
@@ -55,9 +56,9 @@ class ChunkWriter:
     """Reads, embeds, writes and repairs. The caller owns the part and holds the lease."""
 
     outbox: Outbox
-    memories: Memories
+    memories: ChunkMemories
     rebuilds: Rebuilds
-    index: Index
+    index: DocumentWriter
     embedder: Embedder
     recipe: Recipe
     trust: bool

@@ -1,12 +1,13 @@
 """The protocols that a rebuild needs of Postgres and Chroma. Adapters and fakes satisfy them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
 from memory_pipeline.domain.types import (
     Checkpoint,
     Generation,
+    Memory,
     MemoryId,
     ProvenanceUpdate,
     RebuildId,
@@ -15,6 +16,7 @@ from memory_pipeline.domain.types import (
 )
 from memory_pipeline.maintenance.ports import DroppableCollections, EndedGenerations
 from memory_pipeline.ports import Lease, RenewLease
+from memory_pipeline.sync.ports import VectorBackup
 
 # ---- one tenant
 
@@ -32,6 +34,28 @@ class Outbox(Protocol):
 
     def enqueue(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> None:
         """Enqueue memories as if they had changed."""
+        ...
+
+
+class ChunkMemories(VectorBackup, Protocol):
+    """The rows of ``memory_logs`` as chunks read them, and the vectors kept with them."""
+
+    def ids(self, tenant: TenantId, *, after: MemoryId | None = None) -> Iterator[list[MemoryId]]:
+        """Iterate over the ids of a tenant's memories after the given one, a page at a time."""
+        ...
+
+    def read(self, ids: Sequence[MemoryId]) -> tuple[dict[MemoryId, Memory], tuple[MemoryId, ...]]:
+        """Return the rows that exist, and the ids left out because the batch is full."""
+        ...
+
+    def get(
+        self, tenant: TenantId, ids: Sequence[MemoryId], *, vectors: bool = False
+    ) -> dict[MemoryId, Memory]:
+        """Return the memories that exist and belong to the tenant."""
+        ...
+
+    def versions(self, ids: Sequence[MemoryId]) -> dict[MemoryId, tuple[TenantId | None, str]]:
+        """Return the current tenant and version of each of these rows that exists."""
         ...
 
 

@@ -19,7 +19,8 @@ from memory_pipeline.domain.types import (
     memory_id_of,
 )
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, ServerLost
-from memory_pipeline.ports import Index, RenewLease
+from memory_pipeline.ports import RenewLease
+from memory_pipeline_tests.contract.ports import Index
 from memory_pipeline_tests.fakes.documents import cosine_distance, meets, refuse
 from memory_pipeline_tests.fakes.world import FakeCollection, FakeDocument, FakeWorld
 
