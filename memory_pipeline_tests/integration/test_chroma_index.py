@@ -107,7 +107,7 @@ def test_a_name_that_exists_is_never_shared(index: ChromaIndex, generation: Gene
 def test_a_collection_deleted_behind_our_back_is_corrupt(
     pipeline: Pipeline, index: ChromaIndex, generation: Generation
 ) -> None:
-    """Whether the client has just used it or looks it up anew, what is gone is to be replaced."""
+    """Whether the client has just used it or looks it up again, what is gone is to be replaced."""
     index.write(generation, [a_document(1)], [], renew=no_lease)
     with pipeline.servers.client(generation.server).call(SECONDS) as server:
         server.delete_collection(generation.collection)
@@ -238,7 +238,7 @@ def test_one_document_larger_than_a_write_goes_alone() -> None:
 def test_fresh_documents_are_sent_in_one_request(
     index: ChromaIndex, generation: Generation
 ) -> None:
-    """A rebuild says itself how many it sends at once; only their bytes cut its chunk."""
+    """A rebuild chooses how many it sends at once; only their bytes cut its chunk."""
     renewals = []
 
     def renew() -> float:
@@ -259,7 +259,7 @@ def test_fresh_documents_are_sent_in_one_request(
 def test_a_fresh_document_changes_no_text_that_stands_there(
     pipeline: Pipeline, index: ChromaIndex, generation: Generation
 ) -> None:
-    """Text, metadata and vector of a document that stands there stay as they are, all three."""
+    """Text, metadata and vector of a document that is already there stay as they are."""
     index.write(generation, [a_document(1, text="newer", task="newer")], [], renew=no_lease)
     older = a_document(1, seed=9, text="older", date="2026")
     index.write(generation, [older, a_document(2, text="two")], [], renew=no_lease, fresh=True)
@@ -356,16 +356,16 @@ def _lost(pipeline: Pipeline, generation: Generation, documents: list[Document])
     return lost
 
 
-def test_what_no_query_lists_is_told(
+def test_an_unreachable_document_is_reported(
     index: ChromaIndex, generation: Generation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A document may be held and listed by no query; only small ones are looked at."""
+    """A document may be stored and found by no query; only small collections are checked."""
     index.write(generation, [a_document(n, text=None) for n in range(30)], [], renew=no_lease)
     everything = index.reachable_ids
-    hidden = {"memory_log_3", "memory_log_7"}
+    missed = {"memory_log_3", "memory_log_7"}
 
     def reachable_ids(*asked: Any, **more: Any) -> list[str]:
-        return [name for name in everything(*asked, **more) if name not in hidden]
+        return [name for name in everything(*asked, **more) if name not in missed]
 
     monkeypatch.setattr(index, "reachable_ids", reachable_ids)
     assert index.unreachable(generation, renew=no_lease) == [3, 7]
@@ -474,7 +474,7 @@ def test_poison_among_good_ones_leaves_the_collection_usable(
 
 
 def test_a_server_that_is_down_has_received_nothing(settings: Settings) -> None:
-    """Where nobody listens the outcome is known: nothing was sent."""
+    """Without a listener the outcome is known: nothing was sent."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         client = ChromaClient(f"http://127.0.0.1:{reserved.getsockname()[1]}", settings)
@@ -497,7 +497,7 @@ def test_a_server_that_hangs_costs_no_more_than_the_limit(settings: Settings) ->
 
 @dataclass
 class Script:
-    """What a scripted server answers, one after the other, and what it was told."""
+    """The answers of a scripted server, one after the other, and the requests that it got."""
 
     url: str
     answers: deque[tuple[int, str, str]] = field(default_factory=deque)
@@ -592,7 +592,7 @@ def test_an_answer_becomes_its_class_and_the_next_call_works(
     body: str,
     expected: type[PipelineError],
 ) -> None:
-    """Refused, overloaded or damaged is told by the answer; the client is good for another call."""
+    """The answer decides: refused, overloaded or damaged; the client can make another call."""
     client = ChromaClient(scripted.url, settings)
     scripted.answers.append((status, kind, body))
     try:
