@@ -207,8 +207,7 @@ class Servers:
         began = time.monotonic()
         with self._lock:
             last = self._snapshot
-            known = set() if every else set(last.map.found.values())
-            urls = [url for url in addresses if url not in known]
+            urls = [url for url in addresses if every or url not in last.map.found.values()]
             # Another thread has probed the same while this one waited for the lock.
             if last.is_newer(began, urls) and not (mark and last.map.new):
                 return last

@@ -20,7 +20,7 @@ from memory_pipeline_tests.words import SECONDS
 
 
 def test_a_server_that_is_down_has_received_nothing(settings: Settings) -> None:
-    """Where nobody listens the outcome is known: nothing was sent."""
+    """Without a listener the outcome is known: nothing was sent."""
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         client = ChromaClient(f"http://127.0.0.1:{reserved.getsockname()[1]}", settings)
@@ -43,7 +43,7 @@ def test_a_server_that_hangs_costs_no_more_than_the_limit(settings: Settings) ->
 
 @dataclass
 class Script:
-    """What a scripted server answers, one after the other, and what it was told."""
+    """The answers of a scripted server, one after the other, and the requests that it got."""
 
     url: str
     answers: deque[tuple[int, str, str]] = field(default_factory=deque)
@@ -138,7 +138,7 @@ def test_an_answer_becomes_its_class_and_the_next_call_works(
     body: str,
     expected: type[PipelineError],
 ) -> None:
-    """Refused, overloaded or damaged is told by the answer; the client is good for another call."""
+    """The answer decides: refused, overloaded or damaged; the client can make another call."""
     client = ChromaClient(scripted.url, settings)
     scripted.answers.append((status, kind, body))
     try:

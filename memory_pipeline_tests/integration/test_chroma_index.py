@@ -98,7 +98,7 @@ def test_a_name_that_exists_is_never_shared(index: ChromaIndex, generation: Gene
 def test_a_collection_deleted_behind_our_back_is_corrupt(
     pipeline: Pipeline, index: ChromaIndex, generation: Generation
 ) -> None:
-    """Whether the client has just used it or looks it up anew, what is gone is to be replaced."""
+    """Whether the client has just used it or looks it up again, what is gone is to be replaced."""
     index.write(generation, [a_document(1)], [], renew=no_lease)
     with pipeline.servers.client(generation.server).call(SECONDS) as server:
         server.delete_collection(generation.collection)
@@ -229,7 +229,7 @@ def test_one_document_larger_than_a_write_goes_alone() -> None:
 def test_added_documents_are_sent_in_one_request(
     index: ChromaIndex, generation: Generation
 ) -> None:
-    """A rebuild says itself how many it sends at once; only their bytes cut its chunk."""
+    """A rebuild chooses how many it sends at once; only their bytes cut its chunk."""
     renewals = []
 
     def renew() -> float:
@@ -250,7 +250,7 @@ def test_added_documents_are_sent_in_one_request(
 def test_an_added_document_changes_no_text_that_exists(
     pipeline: Pipeline, index: ChromaIndex, generation: Generation
 ) -> None:
-    """Text, metadata and vector of a document that stands there stay as they are, all three."""
+    """Text, metadata and vector of a document that is already there stay as they are."""
     index.write(generation, [a_document(1, text="newer", task="newer")], [], renew=no_lease)
     older = a_document(1, seed=9, text="older", date="2026")
     index.write(generation, [older, a_document(2, text="two")], [], renew=no_lease, add_only=True)
@@ -347,16 +347,16 @@ def _lost(pipeline: Pipeline, generation: Generation, documents: list[Document])
     return lost
 
 
-def test_what_no_query_lists_is_told(
+def test_an_unreachable_document_is_reported(
     index: ChromaIndex, generation: Generation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A document may be held and listed by no query; only small ones are looked at."""
+    """A document may be stored and found by no query; only small collections are checked."""
     index.write(generation, [a_document(n, text=None) for n in range(30)], [], renew=no_lease)
     everything = index.reachable_ids
-    hidden = {"memory_log_3", "memory_log_7"}
+    missed = {"memory_log_3", "memory_log_7"}
 
     def reachable_ids(*asked: Any, **more: Any) -> list[str]:
-        return [name for name in everything(*asked, **more) if name not in hidden]
+        return [name for name in everything(*asked, **more) if name not in missed]
 
     monkeypatch.setattr(index, "reachable_ids", reachable_ids)
     assert index.unreachable(generation, renew=no_lease) == [3, 7]

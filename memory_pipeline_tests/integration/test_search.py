@@ -30,7 +30,7 @@ def ids(hits: list[Hit]) -> list[int]:
 
 
 def texts(hits: list[Hit]) -> list[object]:
-    """Return what the memories that were found say."""
+    """Return the texts of the memories that were found."""
     return [hit.memory["summary"] for hit in hits if isinstance(hit.memory, dict)]
 
 
@@ -76,13 +76,13 @@ def test_no_more_than_k_are_returned(pipeline: Pipeline, db: psycopg.Connection)
 
 @pytest.mark.parametrize("k", [0, -1, 1001])
 def test_a_number_out_of_range_is_refused(pipeline: Pipeline, k: int) -> None:
-    """What cannot be answered is said, not guessed."""
+    """What cannot be answered is an error, not a guess."""
     with pytest.raises(ValueError, match="1 to 1000"):
         pipeline.search.search(ADA, "anything", k=k)
 
 
 def test_an_unknown_tenant_has_nothing(pipeline: Pipeline) -> None:
-    """Nobody's memories are an empty answer, and no collection is made for them."""
+    """The answer is empty, and no collection is created for it."""
     assert pipeline.search.search(TenantId("nobody"), "anything") == []
     assert pipeline.registry.live(TenantId("nobody")) is None
 
@@ -142,7 +142,7 @@ def test_what_was_deleted_or_moved_is_not_found_even_before_the_sync(
 def test_what_was_updated_shows_its_new_content_even_before_the_sync(
     pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
-    """An answer may be found by old words, and says what the memory says now."""
+    """A memory may be found by old words, and is returned with its current content."""
     memory = remember(db, "ada", "a walk", task="walk")
     drained(pipeline)
     db.execute("""UPDATE memory_logs SET raw_data = '{"summary": "a nap", "task": "rest"}'""")
@@ -336,7 +336,7 @@ CIRCLE.append(CIRCLE)
 def test_what_is_no_json_is_an_invalid_memory(
     store: MemoryStore, db: psycopg.Connection, raw: object
 ) -> None:
-    """It is said at once and by its name, and neither stored nor half stored."""
+    """It is refused at once, with an error of its own, and nothing is stored."""
     memory = store.remember("ada", {"summary": "as it was"})
     with pytest.raises(InvalidMemory):
         store.remember("ada", raw)
@@ -348,7 +348,7 @@ def test_what_is_no_json_is_an_invalid_memory(
 
 
 def test_a_memory_for_nobody_is_invalid(store: MemoryStore) -> None:
-    """What the table refuses is the caller's mistake, told as such."""
+    """What the table refuses is the caller's mistake, and the error is of that class."""
     nobody: str = None  # type: ignore[assignment]
     with pytest.raises(InvalidMemory):
         store.remember(nobody, {"summary": "whose?"})

@@ -44,7 +44,7 @@ def _raw(url: str) -> Iterator[ServerAPI]:
 
 @pytest.fixture
 def raw(chroma: ChromaProcess) -> Iterator[ServerAPI]:
-    """Return a client of the library itself, to look and to meddle."""
+    """Return a client of the library itself, to read and to interfere."""
     with _raw(chroma.url) as server:
         yield server
 
@@ -61,7 +61,7 @@ def _states(db: psycopg.Connection) -> dict[UUID, str]:
 
 
 def test_a_new_server_is_marked_and_registered_once(pipeline: Pipeline, raw: ServerAPI) -> None:
-    """The first that comes marks the server; whoever comes later finds the same one."""
+    """The first process marks the server; a later one finds the same server."""
     first = pipeline.servers.choose_server()
     later = Servers(pipeline.registry, pipeline.settings)
     assert later.choose_server() == first
@@ -103,7 +103,7 @@ def test_two_that_find_a_new_server_at_once_agree(pipeline: Pipeline) -> None:
 
 
 class _LateRegistry(PostgresRegistry):
-    """A registry before whose first answer somebody else acts."""
+    """A registry before whose first answer another process acts."""
 
     before: Callable[[], None] | None = None
 
@@ -117,7 +117,7 @@ class _LateRegistry(PostgresRegistry):
 def test_a_server_that_another_marks_meanwhile_is_not_lost(
     pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
-    """Who saw no marker, and then sees the registration, was only a moment too slow."""
+    """A process that saw no marker, and then the registration, was only a moment too slow."""
     registry = _LateRegistry(pipeline.database)
     registry.before = pipeline.servers.check_identity
     slow = Servers(registry, pipeline.settings)
@@ -143,7 +143,7 @@ def test_a_known_server_at_a_new_address_is_the_same_server(
 def test_a_registered_server_without_its_marker_is_lost_and_never_made_anew(
     pipeline: Pipeline, raw: ServerAPI, db: psycopg.Connection
 ) -> None:
-    """An emptied volume is told, not covered up by a new marker; the marker's return heals it."""
+    """An emptied volume is reported, not hidden by a new marker; the marker's return ends it."""
     server = pipeline.servers.choose_server()
     raw.delete_collection(MARKER)
     later = Servers(pipeline.registry, pipeline.settings)
@@ -177,7 +177,7 @@ def test_another_installations_server_is_refused(
 
 
 def test_a_marker_that_is_none_of_ours_is_refused(pipeline: Pipeline, raw: ServerAPI) -> None:
-    """A collection that merely has the marker's name is nobody's identity."""
+    """A collection that merely has the marker's name identifies no server."""
     raw.create_collection(MARKER, metadata={"note": "a stranger's"})
     with pytest.raises(ServerLost, match="not a marker"):
         pipeline.servers.check_identity()
@@ -185,7 +185,7 @@ def test_a_marker_that_is_none_of_ours_is_refused(pipeline: Pipeline, raw: Serve
 
 
 def test_an_unknown_server_is_lost(pipeline: Pipeline) -> None:
-    """A generation on a server that does not answer here is not looked for on another."""
+    """A generation on a server that does not answer here is not searched on another."""
     pipeline.servers.choose_server()
     with pytest.raises(ServerLost):
         pipeline.servers.client(uuid4())
@@ -194,7 +194,7 @@ def test_an_unknown_server_is_lost(pipeline: Pipeline) -> None:
 def test_a_server_that_is_down_is_no_lost_server(
     pipeline: Pipeline, settings: Settings, db: psycopg.Connection
 ) -> None:
-    """An outage says nothing about the data: the server stays as it is registered."""
+    """An outage proves nothing about the data: the server stays as it is registered."""
     server = pipeline.servers.choose_server()
     down = Servers(
         pipeline.registry, settings.model_copy(update={"chroma_url": "http://127.0.0.1:1"})
@@ -222,7 +222,7 @@ def test_a_marker_is_read_again_after_forget(pipeline: Pipeline, raw: ServerAPI)
 
 
 def test_place_picks_the_recognised_server(pipeline: Pipeline, db: psycopg.Connection) -> None:
-    """A generation is placed where somebody answers, though an emptier server is registered."""
+    """A new generation is created where a server answers, though an emptier one is registered."""
     server = pipeline.index.choose_server()
     pipeline.registry.register_server(uuid4(), "http://127.0.0.1:1")
     db.execute("UPDATE memory_pipeline.server SET state = 'lost' WHERE id <> %s", (server,))
@@ -281,7 +281,7 @@ def _unmark(url: str) -> None:
 
 
 def _marker(url: str) -> UUID | None:
-    """Return which server an address says that it is, as a stranger reads it."""
+    """Return the server in an address's marker, read without the product's code."""
     try:
         with _raw(url) as server:
             metadata = server.get_collection(MARKER).metadata or {}
@@ -307,7 +307,7 @@ def _at(pipeline: Pipeline, url: str) -> UUID:
 def test_two_new_servers_are_both_marked_and_registered(
     pipeline: Pipeline, both: Callable[..., Servers], chroma: ChromaProcess, second: ChromaProcess
 ) -> None:
-    """Whoever comes later finds the same two."""
+    """A later process finds the same two."""
     servers = both()
     servers.check_identity()
     found = {s.url: s.id for s in pipeline.registry.servers()}
@@ -363,7 +363,7 @@ def test_a_server_that_is_down_stops_no_other(
 def test_a_server_that_answers_and_takes_no_writes_is_said(
     pipeline: Pipeline, both: Callable[..., Servers], chroma: ChromaProcess
 ) -> None:
-    """So does one whose disk was full: it stays locked, and every page but this one looks fine."""
+    """As one whose disk was full: it stays locked, and everything but this check is in order."""
     pipeline.servers.check_identity()
     with Proxy() as proxy:
         port = urlsplit(chroma.url).port or 0
@@ -391,10 +391,10 @@ def test_a_lost_server_stops_no_other_and_is_replaced_when_asked(
     volume: Path,
     db: psycopg.Connection,
 ) -> None:
-    """What broke: the volume is gone. Not enough: a new marker, for then nobody rebuilds anything.
+    """What broke: the volume is gone. Not enough: a new marker, for then nothing is rebuilt.
 
-    Until somebody gives it up it is said and left alone. Then it is retired with its generations,
-    and what is at its place is a new server, also to a process that knew the old one.
+    It is reported and left alone until an operator retires it, with its generations. What is at its
+    place is a new server then, also to a process that knew the old one.
     """
     old = both()
     old.check_identity()
@@ -430,7 +430,7 @@ def test_a_lost_server_stops_no_other_and_is_replaced_when_asked(
 def test_a_lost_server_whose_volume_comes_back_is_well(
     pipeline: Pipeline, both: Callable[..., Servers], second: ChromaProcess
 ) -> None:
-    """As long as nobody has given it up."""
+    """As long as it is not retired."""
     servers = both()
     servers.check_identity()
     lost = _at(pipeline, second.url)
@@ -487,7 +487,7 @@ def test_another_installations_server_stops_no_other(
 def test_a_server_whose_address_was_taken_away_is_not_given_up(
     pipeline: Pipeline, both: Callable[..., Servers], chroma: ChromaProcess, second: ChromaProcess
 ) -> None:
-    """Its data may be well: it is said until its address is back."""
+    """Its data may be intact: it is reported until its address is back."""
     both().check_identity()
     away = _at(pipeline, second.url)
     servers = both(chroma.url)
@@ -612,7 +612,7 @@ def test_a_server_that_hangs_delays_nobody_else(
 def test_two_that_replace_a_lost_server_at_once_agree(
     pipeline: Pipeline, both: Callable[..., Servers], second: ChromaProcess
 ) -> None:
-    """One new server takes its place, whoever was first."""
+    """One new server takes its place, whichever process was first."""
     both().check_identity()
     _unmark(second.url)
     start = threading.Barrier(2)

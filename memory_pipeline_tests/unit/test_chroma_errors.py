@@ -1,4 +1,4 @@
-"""What Chroma and its client say, and which of the four classes it becomes."""
+"""The errors of Chroma and its client, and the class that each becomes."""
 
 from uuid import uuid4
 
@@ -56,7 +56,7 @@ def _translation(error: BaseException) -> PipelineError:
 @pytest.mark.parametrize("text", DAMAGED)
 @pytest.mark.parametrize("kind", [InternalError, ChromaError, Exception])
 def test_a_damaged_collection_is_corrupt(text: str, kind: type[Exception]) -> None:
-    """What a damaged collection says for ever is never retried, and names the generation."""
+    """The answer of a damaged collection never changes: no retry, and the generation is named."""
     found = _translation(kind(text))
     assert isinstance(found, Corrupt)
     assert found.generation == GENERATION
@@ -72,7 +72,7 @@ def test_a_collection_that_is_gone_is_corrupt() -> None:
 @pytest.mark.parametrize("text", OUTAGES)
 @pytest.mark.parametrize("kind", [InternalError, Exception])
 def test_what_nobody_knows_is_an_outage(text: str, kind: type[Exception]) -> None:
-    """An answer that is no refusal and no damage charges nobody, and may have landed."""
+    """An answer that is no refusal and no damage charges no memory; the write may have landed."""
     found = _translation(kind(text))
     assert isinstance(found, ChromaUnavailable)
     assert found.sent
@@ -172,7 +172,7 @@ def test_a_text_about_connections_is_no_outage() -> None:
 
 
 def test_an_answer_that_is_no_json_is_an_outage() -> None:
-    """A page of some proxy instead of an answer says nothing about any memory."""
+    """A proxy's page instead of an answer proves nothing about any memory."""
     with pytest.raises(orjson.JSONDecodeError) as broken:
         orjson.loads("<html>maintenance</html>")
     assert isinstance(_translation(broken.value), ChromaUnavailable)

@@ -25,7 +25,7 @@ Matrix = npt.NDArray[np.float32]
 
 
 class FakeModel:
-    """Stands for the library's model: one axis a text's first letter, broken where told to be."""
+    """Stands for the library's model: one axis per first letter, or a failure."""
 
     def __init__(self, broken: Matrix | Exception | None = None) -> None:
         self.broken = broken
@@ -122,7 +122,7 @@ def test_the_fingerprint_is_known_without_the_model() -> None:
 
 
 def test_a_missing_model_says_what_to_run(tmp_path: Path) -> None:
-    """Whoever starts without the model reads the command that gets it."""
+    """The error names the command that downloads the model."""
     with pytest.raises(ModelMissing, match="run: memory-pipeline model pull"):
         SentenceEmbedder(tmp_path).load()
 
@@ -155,7 +155,7 @@ def test_the_model_is_loaded_once_by_many_threads(monkeypatch: pytest.MonkeyPatc
 
 
 def test_texts_are_embedded_by_length_and_come_back_in_order() -> None:
-    """Batches waste little on padding, and nobody else sees that they were sorted."""
+    """Batches need little padding, and the caller does not see that they were sorted."""
     model = FakeModel()
     vectors = with_model(model).embed(["ccccc", "a", "bbb", "dd"])
     assert model.batches == [["a", "dd"], ["bbb", "ccccc"]]
@@ -285,7 +285,7 @@ def test_the_cache_has_the_fingerprint_of_the_model_behind_it() -> None:
 
 
 def test_the_settings_name_the_embedder(tmp_path: Path) -> None:
-    """The stand-in is used only where it is asked for, and nothing is loaded by choosing."""
+    """The stand-in is used only if the settings name it, and choosing loads nothing."""
     assert embedder_from(Settings.load(embedder="hashing")).model == "hashing-768-v1"
     real = embedder_from(Settings.load(model_dir=tmp_path))
     assert real.model.startswith("all-mpnet-base-v2@")

@@ -17,7 +17,7 @@ OLD, NEW, STRANGE, OTHER = uuid4(), uuid4(), uuid4(), uuid4()
 
 
 def stamp(nonce: UUID) -> EpochStamp:
-    """Return what a marker says."""
+    """Return the stamp of a marker."""
     return EpochStamp(HERE.database_id, nonce)
 
 
@@ -27,7 +27,7 @@ def test_at_the_beginning_nothing_is_known_and_nothing_is_wrong() -> None:
 
 
 def test_before_its_first_epoch_a_marker_tells_of_a_later_state() -> None:
-    """A dump from before the first look was loaded."""
+    """A dump from before the first epoch was loaded."""
     assert rollback_signs(HERE, None, [stamp(NEW)], []) == [RollbackSign(AHEAD, NEW)]
 
 
@@ -45,7 +45,7 @@ def test_without_any_marker_the_place_alone_tells() -> None:
 
 
 def test_a_nonce_that_postgres_does_not_know_is_of_a_later_state() -> None:
-    """Whichever server says it; one that lags beside it changes nothing."""
+    """From whichever server; another server that lags changes nothing."""
     assert rollback_signs(HERE, HERE, [stamp(OLD), stamp(STRANGE)], [OLD]) == [
         RollbackSign(AHEAD, STRANGE)
     ]

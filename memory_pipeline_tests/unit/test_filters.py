@@ -55,7 +55,7 @@ def test_a_plain_value_means_equal() -> None:
 
 
 def test_everything_in_one_mapping_has_to_match() -> None:
-    """Several fields, operators and groups beside each other are ANDed."""
+    """Several fields, operators and groups in one mapping are ANDed."""
     where: dict[str, object] = {
         "date_ts": {"$gte": 1, "$lt": 2},
         "$or": [{"task": "a"}, {"task": "b"}],
@@ -105,7 +105,7 @@ def test_numbers_match_each_other_and_nothing_else_does(
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "message"),
     [
         ({"colour": "red"}, "'colour'; allowed is date, task, component, date_ts, project_id, ts"),
         ({"$not": {}}, "'$not'; allowed"),
@@ -139,11 +139,11 @@ def test_numbers_match_each_other_and_nothing_else_does(
         ("task", "'task'"),
     ],
 )
-def test_a_wrong_filter_is_told_where_and_what_is_allowed(where: object, said: str) -> None:
-    """The message names the place, what stands there and what may."""
+def test_a_wrong_filter_is_told_where_and_what_is_allowed(where: object, message: str) -> None:
+    """The message names the path, the value there and what is allowed."""
     with pytest.raises(InvalidFilter) as raised:
         parse_filter(where, RECIPE)  # type: ignore[arg-type]
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert len(str(raised.value)) < 400
 
 

@@ -17,92 +17,92 @@ DOWN = "cannot be reached"
 
 
 def marked(url: str, server: UUID, installation: UUID = OURS) -> ProbeResult:
-    """Return what an address says whose server has a marker."""
+    """Return the result of an address whose server has a marker."""
     return ProbeResult(url, 0.0, Marker(server, installation))
 
 
 def unmarked(url: str) -> ProbeResult:
-    """Return what an address says whose server has none."""
+    """Return the result of an address whose server has no marker."""
     return ProbeResult(url, 0.0)
 
 
 def down(url: str) -> ProbeResult:
-    """Return what is known of an address that cannot be reached."""
+    """Return the result of an address that cannot be reached."""
     return ProbeResult(url, 0.0, unreachable=f"{url} {DOWN}")
 
 
 def registered(server: UUID, url: str, state: str = "ready") -> Server:
-    """Return what the registry says."""
+    """Return a server of the registry."""
     return Server(server, url, state, 0)
 
 
-def look(answers: list[ProbeResult], *servers: Server) -> ServerMap:
-    """Recognise, and check what holds in every case."""
-    view = identify_servers(answers, servers, OURS)
-    known = {s.id for s in servers if s.state != "retired"}
-    assert known - set(view.found) == set(view.absent)
-    assert set(view.lost) <= set(view.absent)
-    assert {*view.found.values(), *view.idle, *view.new} == {a.url for a in answers}
-    assert not {*view.found.values(), *view.new} & set(view.idle)
-    return view
+def identified(probes: list[ProbeResult], *known: Server) -> ServerMap:
+    """Identify the servers, and check what holds in every case."""
+    servers = identify_servers(probes, known, OURS)
+    missing = {s.id for s in known if s.state != "retired"} - set(servers.found)
+    assert missing == set(servers.absent)
+    assert set(servers.lost) <= set(servers.absent)
+    assert {*servers.found.values(), *servers.idle, *servers.new} == {p.url for p in probes}
+    assert not {*servers.found.values(), *servers.new} & set(servers.idle)
+    return servers
 
 
 def test_a_marker_of_ours_is_that_server_wherever_it_is() -> None:
-    """Also where the registry says another address, calls it lost, or does not know it yet."""
-    view = look(
+    """Also if the registry has another address, has it as lost, or does not have it yet."""
+    servers = identified(
         [marked(ONE, B), marked(TWO, A), marked(THREE, C)],
         registered(A, ONE),
         registered(B, TWO, "lost"),
     )
-    assert view.found == {B: ONE, A: TWO, C: THREE}
-    assert view.problems() == []
+    assert servers.found == {B: ONE, A: TWO, C: THREE}
+    assert servers.problems() == []
 
 
 def test_the_first_servers_are_all_new() -> None:
     """An installation may begin with several at once."""
-    assert look([unmarked(ONE), unmarked(TWO)]).new == (ONE, TWO)
+    assert identified([unmarked(ONE), unmarked(TWO)]).new == (ONE, TWO)
 
 
 @pytest.mark.parametrize("other", [marked(ONE, A), down(ONE)])
 def test_an_unmarked_address_is_new_where_every_server_is_accounted_for(other: ProbeResult) -> None:
     """A server that is down at its own address does not keep a further one out."""
-    assert look([other, unmarked(TWO)], registered(A, ONE)).new == (TWO,)
+    assert identified([other, unmarked(TWO)], registered(A, ONE)).new == (TWO,)
 
 
 def test_a_server_that_is_down_is_not_lost() -> None:
-    """An outage says nothing about the data."""
-    view = look([down(ONE), marked(TWO, B)], registered(A, ONE), registered(B, TWO))
-    assert view.lost == {}
-    assert view.found == {B: TWO}
-    assert type(view.problem_of(A).error()) is ChromaUnavailable
-    assert not view.problem_of(A).error().sent
-    assert [t.message for t in view.problems()] == [f"{ONE} {DOWN}"]
+    """An outage proves nothing about the data."""
+    servers = identified([down(ONE), marked(TWO, B)], registered(A, ONE), registered(B, TWO))
+    assert servers.lost == {}
+    assert servers.found == {B: TWO}
+    assert type(servers.problem_of(A).error()) is ChromaUnavailable
+    assert not servers.problem_of(A).error().sent
+    assert [t.message for t in servers.problems()] == [f"{ONE} {DOWN}"]
 
 
 def test_an_unmarked_address_of_a_registered_server_has_lost_its_data() -> None:
-    """It is not made anew; one beside it that nobody can have been at is."""
-    view = look(
+    """It is not silently created again; an address that was no server's is a new server."""
+    servers = identified(
         [unmarked(ONE), marked(TWO, B), unmarked(THREE)], registered(A, ONE), registered(B, TWO)
     )
-    assert view.lost == {A: ONE}
-    assert view.new == (THREE,)
+    assert servers.lost == {A: ONE}
+    assert servers.new == (THREE,)
     with pytest.raises(ServerLost, match=f"{ONE} has lost its data .*{A}"):
-        raise view.problem_of(A).error()
+        raise servers.problem_of(A).error()
 
 
 def test_a_missing_server_may_have_been_at_any_unmarked_address() -> None:
-    """Where the addresses have changed, none of them is made anew while one is missing."""
-    view = look([unmarked(TWO), unmarked(THREE)], registered(A, ONE))
-    assert view.lost == {A: TWO}
-    assert view.new == ()
-    assert set(view.idle) == {TWO, THREE}
+    """If the addresses have changed, none becomes a new server while a server is missing."""
+    servers = identified([unmarked(TWO), unmarked(THREE)], registered(A, ONE))
+    assert servers.lost == {A: TWO}
+    assert servers.new == ()
+    assert set(servers.idle) == {TWO, THREE}
 
 
 def test_all_missing_servers_are_lost_where_there_is_a_place_for_them() -> None:
     """By their addresses as far as these are known."""
-    view = look([unmarked(TWO), unmarked(THREE)], registered(A, ONE), registered(B, TWO))
-    assert view.lost == {B: TWO, A: THREE}
-    assert look([unmarked(THREE)], registered(A, ONE), registered(B, TWO)).lost == {
+    servers = identified([unmarked(TWO), unmarked(THREE)], registered(A, ONE), registered(B, TWO))
+    assert servers.lost == {B: TWO, A: THREE}
+    assert identified([unmarked(THREE)], registered(A, ONE), registered(B, TWO)).lost == {
         A: THREE,
         B: THREE,
     }
@@ -110,85 +110,91 @@ def test_all_missing_servers_are_lost_where_there_is_a_place_for_them() -> None:
 
 def test_a_server_without_any_place_is_not_lost_but_said() -> None:
     """Its address was taken out of the settings; its data may be well."""
-    view = look([unmarked(ONE), marked(THREE, C)], registered(A, ONE), registered(B, TWO))
-    assert view.lost == {A: ONE}
-    assert "none of the addresses" in view.problem_of(B).message
-    assert len(view.problems()) == 2
-    assert isinstance(view.problem_of(B).error(), ServerLost)
+    servers = identified([unmarked(ONE), marked(THREE, C)], registered(A, ONE), registered(B, TWO))
+    assert servers.lost == {A: ONE}
+    assert "none of the addresses" in servers.problem_of(B).message
+    assert len(servers.problems()) == 2
+    assert isinstance(servers.problem_of(B).error(), ServerLost)
 
 
 @pytest.mark.parametrize("place", [ONE, THREE])
 def test_in_doubt_nothing_is_new_and_nothing_lost(place: str) -> None:
-    """A server that is missing may be at an address that cannot be reached and is nobody's."""
-    view = look([unmarked(place), down(TWO)], registered(A, ONE))
-    assert (view.new, view.lost) == ((), {})
-    assert type(view.problem_of(A).error()) is ChromaUnavailable
-    assert TWO in view.problem_of(A).message
-    assert not view.idle[place].lost
+    """A missing server may be at an address that cannot be reached and is no other server's."""
+    servers = identified([unmarked(place), down(TWO)], registered(A, ONE))
+    assert (servers.new, servers.lost) == ((), {})
+    assert type(servers.problem_of(A).error()) is ChromaUnavailable
+    assert TWO in servers.problem_of(A).message
+    assert not servers.idle[place].lost
 
 
 def test_a_server_that_is_down_at_its_own_address_raises_no_doubt() -> None:
     """The one that is missing cannot be there."""
-    view = look([unmarked(ONE), down(TWO)], registered(A, ONE), registered(B, TWO))
-    assert view.lost == {A: ONE}
-    assert type(view.problem_of(B).error()) is ChromaUnavailable
+    servers = identified([unmarked(ONE), down(TWO)], registered(A, ONE), registered(B, TWO))
+    assert servers.lost == {A: ONE}
+    assert type(servers.problem_of(B).error()) is ChromaUnavailable
 
 
 def test_another_installations_server_is_refused_alone() -> None:
-    """The other addresses go on, and nobody is called lost for it."""
-    view = look([marked(ONE, A, THEIRS), marked(TWO, B)], registered(B, TWO))
-    assert view.found == {B: TWO}
-    assert "another installation" in view.idle[ONE].message
-    assert ONE in view.idle[ONE].message
+    """The other addresses are used, and no server is called lost."""
+    servers = identified([marked(ONE, A, THEIRS), marked(TWO, B)], registered(B, TWO))
+    assert servers.found == {B: TWO}
+    assert "another installation" in servers.idle[ONE].message
+    assert ONE in servers.idle[ONE].message
 
 
 def test_a_retired_server_that_returns_is_refused() -> None:
     """What it holds was built again elsewhere; it is no place for anybody else either."""
-    view = look([marked(ONE, A), marked(TWO, B)], registered(A, ONE, "retired"), registered(B, TWO))
-    assert view.found == {B: TWO}
-    assert "empty its volume" in view.idle[ONE].message
-    assert isinstance(view.problem_of(A).error(), ServerLost)
+    servers = identified(
+        [marked(ONE, A), marked(TWO, B)], registered(A, ONE, "retired"), registered(B, TWO)
+    )
+    assert servers.found == {B: TWO}
+    assert "empty its volume" in servers.idle[ONE].message
+    assert isinstance(servers.problem_of(A).error(), ServerLost)
 
 
 def test_a_retired_servers_place_is_a_new_server() -> None:
-    """It is missed by nobody."""
-    assert look([unmarked(ONE)], registered(A, ONE, "retired")).new == (ONE,)
+    """A retired server is not missing."""
+    assert identified([unmarked(ONE)], registered(A, ONE, "retired")).new == (ONE,)
 
 
 def test_of_two_that_answer_as_one_server_the_usual_address_counts() -> None:
-    """A copied volume would go its own way; it is refused, whichever stands first."""
-    view = look([marked(TWO, A), marked(ONE, A)], registered(A, ONE))
-    assert view.found == {A: ONE}
-    assert "copied" in view.idle[TWO].message
+    """A copied volume would diverge; it is refused, in whatever order they are configured."""
+    servers = identified([marked(TWO, A), marked(ONE, A)], registered(A, ONE))
+    assert servers.found == {A: ONE}
+    assert "copied" in servers.idle[TWO].message
 
 
 def test_a_marker_that_is_none_of_ours_is_refused() -> None:
     """Its address is neither new nor a place where data was lost."""
-    view = look([ProbeResult(ONE, 0.0, strange="not a marker of ours")], registered(A, ONE))
-    assert (view.new, view.lost) == ((), {})
-    assert view.problems()[0].message == "not a marker of ours"
+    servers = identified(
+        [ProbeResult(ONE, 0.0, strange="not a marker of ours")], registered(A, ONE)
+    )
+    assert (servers.new, servers.lost) == ((), {})
+    assert servers.problems()[0].message == "not a marker of ours"
 
 
 HERE, ELSEWHERE = "1/app", "2/app"
 
 
 def stamped(url: str, server: UUID, database_id: str) -> ProbeResult:
-    """Return what an address says whose marker was last written from somewhere."""
+    """Return the result of an address whose marker was last written from a database."""
     return ProbeResult(url, 0.0, Marker(server, OURS, EpochStamp(database_id, uuid4())))
 
 
 def test_a_server_that_a_copy_of_this_database_has_written_is_refused() -> None:
     """Two databases of one origin would write the same collections; the other servers go on."""
     known = [Server(A, ONE, "ready", 0, HERE), Server(B, TWO, "ready", 0, HERE)]
-    view = identify_servers([stamped(ONE, A, ELSEWHERE), stamped(TWO, B, HERE)], known, OURS, HERE)
-    assert view.found == {B: TWO}
-    assert "--take-over" in view.idle[ONE].message
-    assert isinstance(view.problem_of(A).error(), ServerLost)
-    assert view.lost == {}
+    servers = identify_servers(
+        [stamped(ONE, A, ELSEWHERE), stamped(TWO, B, HERE)], known, OURS, HERE
+    )
+    assert servers.found == {B: TWO}
+    assert "--take-over" in servers.idle[ONE].message
+    assert isinstance(servers.problem_of(A).error(), ServerLost)
+    assert servers.lost == {}
 
 
 def test_a_database_that_is_the_copy_is_refused_as_well() -> None:
-    """It knows the server from its origin; whoever came first cannot be told."""
+    """It knows the server from its origin; which of the two is the copy cannot be decided."""
     known = [Server(A, ONE, "ready", 0, ELSEWHERE)]
     assert not identify_servers([stamped(ONE, A, ELSEWHERE)], known, OURS, HERE).found
     assert not identify_servers([stamped(ONE, A, ELSEWHERE)], [], OURS, HERE).found

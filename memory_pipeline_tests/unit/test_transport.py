@@ -10,7 +10,7 @@ from memory_pipeline_tests.fakes import a_vector
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_vector_is_packed_as_the_library_packs_it(seed: int) -> None:
-    """Whoever reads it back, reads the same numbers."""
+    """A reader gets the same numbers back."""
     vector = a_vector(seed)
     assert packed(vector) == pack_embedding_safely(vector)
     assert packed(vector[::-1]) == pack_embedding_safely(vector[::-1])
