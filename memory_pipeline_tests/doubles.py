@@ -50,7 +50,7 @@ def _nothing(*_: object) -> None:
     """Let nothing happen."""
 
 
-def meddled(
+def meddled_index(
     index: T,
     *,
     before: Callable[[Generation, Collection[MemoryId]], None] = _nothing,

@@ -13,7 +13,7 @@ from memory_pipeline.domain.types import MemoryId, RebuildId
 from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline_tests.doubles import meddled, raises
+from memory_pipeline_tests.doubles import meddled_index, raises
 from memory_pipeline_tests.embedders import RefusingEmbedder
 from memory_pipeline_tests.words import ADA, BOB, change, drained, held, remember
 
@@ -418,7 +418,7 @@ def test_a_document_that_cannot_be_withdrawn_leaves_its_change_pending(
     change(db, memory, POISON)
 
     down = raises(ChromaUnavailable("Chroma went away"))
-    sync = replace(pipeline.sync(), index=meddled(pipeline.index, before=down))
+    sync = replace(pipeline.sync(), index=meddled_index(pipeline.index, before=down))
     assert sync.run(ADA).verdict == "postponed"
     assert letters(pipeline) == []
     assert pipeline.outbox.pending(ADA) == 1

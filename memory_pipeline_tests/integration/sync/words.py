@@ -15,7 +15,7 @@ from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.ports import Embedder
 from memory_pipeline.sync.tenant import Sync
-from memory_pipeline_tests.doubles import meddled
+from memory_pipeline_tests.doubles import meddled_index
 from memory_pipeline_tests.words import ADA, SECONDS, drained, live
 
 SAME_VECTOR = 1e-5
@@ -34,7 +34,7 @@ def with_embedder(pipeline: Pipeline, embedder: Embedder) -> Sync:
 
 def with_index(pipeline: Pipeline, **meddling: Any) -> Sync:
     """Return the heart with an index that a test meddles with."""
-    return replace(pipeline.sync(), index=meddled(pipeline.index, **meddling))
+    return replace(pipeline.sync(), index=meddled_index(pipeline.index, **meddling))
 
 
 def begin_building(pipeline: Pipeline, *, model: str = HashingEmbedder.model) -> Generation:
