@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 from uuid import UUID
 
 from memory_pipeline.content.document import Recipe, parse, recipe_from
@@ -350,7 +351,7 @@ class Application:
             self._world.delete(memory_id)
             return
         row = rows[memory_id]
-        changes: dict[str, Callable[[], dict[str, object]]] = {
+        changes: dict[str, Callable[[], dict[str, Any]]] = {
             "update": self._text,
             "vector": lambda: {"embedding": self._own_vector()},
             "null": lambda: {"embedding": None},
@@ -363,7 +364,7 @@ class Application:
         changed = changes[kind]()
         number = self._world.number()
         self._world.note(f"{kind} m{memory_id} {changed if kind != 'vector' else ''}")
-        self._world.store(memory_id, replace(row, version=str(number), **changed))  # type: ignore[arg-type]
+        self._world.store(memory_id, replace(row, version=str(number), **changed))
 
     def insert(self) -> None:
         """Insert; sometimes under an id that was used before, sometimes with a late commit."""
@@ -402,7 +403,7 @@ class Application:
                 world.note(f"inserts m{memory_id} of {tenant} in the same transaction")
                 world.put(tenant, self._raw(), memory_id=memory_id)
 
-    def _owner(self, tenant: TenantId | None) -> dict[str, object]:
+    def _owner(self, tenant: TenantId | None) -> dict[str, Any]:
         return {"tenant": tenant, "user_id": tenant}
 
     def _own_vector(self) -> Vector:
@@ -410,7 +411,7 @@ class Application:
         self._world.own_vectors.add(vector.tobytes())
         return vector
 
-    def _text(self) -> dict[str, object]:
+    def _text(self) -> dict[str, Any]:
         raw = self._raw()
         return {"raw": raw, "embedding": None} if POISON_FOR_MODEL in raw else {"raw": raw}
 

@@ -90,6 +90,8 @@ FOCUS_SHARE = 0.3
 # has what is to be overlooked between a proof and its flip.
 PATIENT_SHARE = 0.9
 AMID_SHARE = 0.8
+LANDS: tuple[Lands, ...] = ("never", "now")
+LATE_LANDS: tuple[Lands, ...] = ("never", "now", "late", "late")
 LATEST: dict[str, Lands] = {"index.write": "late"}
 COLD = frozenset({"outbox.pending_tenants", "registry.damaged", "registry.droppable"})
 HOT_TIMES = 3.0
@@ -223,7 +225,7 @@ class ChanceOfFaults:
     def _error(self, step: str, side: str) -> Fault:
         rng = self._rng
         error: PipelineError
-        lands = rng.choice(("never", "now"))
+        lands: Lands = rng.choice(LANDS)
         if side == "embedder":
             error, lands = EmbedderUnavailable("the model fails"), "never"
         elif side == "postgres":
@@ -236,6 +238,6 @@ class ChanceOfFaults:
         else:
             error = ChromaUnavailable("no answer in time")
             if step == "index.write":
-                lands = rng.choice(("never", "now", "late", "late"))
+                lands = rng.choice(LATE_LANDS)
         self._world.note(f"{step} fails ({type(error).__name__}), lands {lands}")
-        return Fault(error, lands)  # type: ignore[arg-type]
+        return Fault(error, lands)

@@ -13,6 +13,7 @@ from memory_pipeline.domain.types import (
     MemoryId,
     Provenance,
     TenantId,
+    Token,
     Vector,
 )
 from memory_pipeline.ports import Lease
@@ -178,7 +179,7 @@ def _two_writers() -> Iterator[None]:
                 return None
             known.token = known.token or 1  # one token for all of them
             known.lease_until = world.now + world.settings.lease_seconds
-            return FakeLease(world, tenant, known.token)  # type: ignore[arg-type]
+            return FakeLease(world, tenant, Token(known.token))
 
     # Where they were told apart by their leases' ends alone, most would be fenced after all.
     with patch.object(FakeOutbox, "acquire_lease", take), BUGS[RENEWED].plant():
