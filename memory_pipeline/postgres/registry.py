@@ -102,7 +102,7 @@ class PostgresRegistry:
             raise ServerLost(f"Chroma server {server} was retired: another one takes its place")
         return generation
 
-    def go_live(self, lease: Lease, generation: Generation) -> None:
+    def flip_first(self, lease: Lease, generation: Generation) -> None:
         """Make a tenant's first generation live; enqueue the reset that fills it. Raises Fenced."""
         with self._database.transaction() as connection:
             if not flip_first(connection, lease, generation):

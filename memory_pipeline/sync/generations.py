@@ -148,7 +148,7 @@ class Generations:
 
     def _begin_first(self, lease: Lease) -> Generation:
         generation = self.begin(lease.tenant, renew=lease.renew)
-        self.registry.go_live(lease, generation)
+        self.registry.flip_first(lease, generation)
         return replace(generation, state="live")
 
     @contextmanager

@@ -129,7 +129,7 @@ class Registry(Protocol):
         """Record a new generation before its collection exists. Raises ServerLost."""
         ...
 
-    def go_live(self, lease: Lease, generation: Generation) -> None:
+    def flip_first(self, lease: Lease, generation: Generation) -> None:
         """Make a tenant's first generation live; enqueue the reset that fills it. Raises Fenced."""
         ...
 

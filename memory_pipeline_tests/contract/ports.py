@@ -134,7 +134,7 @@ class Registry(Protocol):
         """Note a new generation before its collection exists."""
         ...
 
-    def go_live(self, lease: Lease, generation: Generation) -> None:
+    def flip_first(self, lease: Lease, generation: Generation) -> None:
         """Make a tenant's first generation live and enqueue the reset that fills it."""
         ...
 

@@ -92,7 +92,7 @@ def test_nobody_goes_live_on_a_server_that_was_given_up_meanwhile(world: World) 
     lease, lost = taken(world), begun(world)
     world.retire(lost.server)
     with pytest.raises(Fenced):
-        world.registry.go_live(lease, lost)
+        world.registry.flip_first(lease, lost)
     assert world.registry.live(ADA) is None
     assert world.state(lost.id) == "lost"
 

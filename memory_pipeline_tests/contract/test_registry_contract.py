@@ -24,7 +24,7 @@ def test_a_generation_goes_live_under_the_lease_with_a_reset(world: World) -> No
     """A first collection is filled from all that the tenant has; claims name it from then on."""
     lease, first = taken(world), begun(world)
     assert world.registry.live(ADA) is None
-    world.registry.go_live(lease, first)
+    world.registry.flip_first(lease, first)
     live = world.registry.live(ADA)
     assert live is not None
     assert (live.id, live.collection_id, live.state) == (first.id, first.collection_id, "live")
@@ -38,12 +38,12 @@ def test_nobody_goes_live_without_the_lease_or_twice(world: World) -> None:
     lost, first = taken(world), begun(world)
     world.pass_time(world.settings.lease_seconds + 1)
     with pytest.raises(Fenced):
-        world.registry.go_live(lost, first)
+        world.registry.flip_first(lost, first)
     assert world.registry.live(ADA) is None
     lease, second = taken(world), begun(world)
-    world.registry.go_live(lease, first)
+    world.registry.flip_first(lease, first)
     with pytest.raises(Fenced):
-        world.registry.go_live(lease, second)
+        world.registry.flip_first(lease, second)
 
 
 def test_nobody_goes_live_beside_a_rebuild(world: World) -> None:
@@ -52,7 +52,7 @@ def test_nobody_goes_live_beside_a_rebuild(world: World) -> None:
     lease, second = taken(world), begun(world)
     before = world.everything()
     with pytest.raises(Fenced):
-        world.registry.go_live(lease, second)
+        world.registry.flip_first(lease, second)
     assert world.everything() == before
 
 
@@ -93,7 +93,7 @@ def test_a_building_generation_that_fails_is_given_up_alone(world: World) -> Non
 def test_nobody_abandons_without_the_lease(world: World) -> None:
     """A worker that lost the tenant cannot take its collection away."""
     lease, first = taken(world), begun(world)
-    world.registry.go_live(lease, first)
+    world.registry.flip_first(lease, first)
     world.pass_time(world.settings.lease_seconds + 1)
     before = world.everything()
     with pytest.raises(Fenced):
@@ -145,7 +145,7 @@ def test_on_a_server_that_is_given_up_every_generation_is_lost(world: World) -> 
     """Searches still name it, nobody writes it, and a rebuild that filled one there is stopped."""
     lost = begun(world)
     lease = taken(world)
-    world.registry.go_live(lease, lost)
+    world.registry.flip_first(lease, lost)
     world.outbox.release_lease(lease)
     build = owned(world)
     building = registered(world, build, server=lost.server)

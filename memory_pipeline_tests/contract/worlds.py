@@ -447,7 +447,7 @@ def begun(world: World, tenant: TenantId = ADA, *, server: UUID | None = None) -
 def went_live(world: World, tenant: TenantId = ADA) -> Generation:
     """Make a tenant's first generation live, and do its reset and all that waits."""
     lease, generation = taken(world, tenant), begun(world, tenant)
-    world.registry.go_live(lease, generation)
+    world.registry.flip_first(lease, generation)
     world.outbox.release_lease(lease)
     drained(world, tenant)
     return generation

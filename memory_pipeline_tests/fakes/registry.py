@@ -77,9 +77,9 @@ class FakeRegistry:
             self.world.begun[generation.id] = self.world.now
             return generation
 
-    def go_live(self, lease: Lease, generation: Generation) -> None:
+    def flip_first(self, lease: Lease, generation: Generation) -> None:
         """Make a tenant's first generation live; enqueue the reset that fills it. Raises Fenced."""
-        with self.world.step("registry.go_live"):
+        with self.world.step("registry.flip_first"):
             self.world.fence(lease)
             tenant = self.world.tenant(lease.tenant)
             if tenant.live is not None or tenant.building is not None:

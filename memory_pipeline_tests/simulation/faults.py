@@ -32,7 +32,7 @@ HOT = (
     "rebuilds.flip",
     "rebuilds.register_building",
     "registry.abandon",
-    "registry.go_live",
+    "registry.flip_first",
 )
 # What a rebuild does last in a proof, and first for its flip.
 AFTER_THE_PROOF = "memories.ids, outbox.acquire_lease"

@@ -509,7 +509,7 @@ def _struck(
     plain: Pipeline, faults: Faults, db: psycopg.Connection, written: set[UUID]
 ) -> Pipeline:
     """Put ports that may be struck in the places of the real ones."""
-    registry = ("register", "live", "building", "begin_generation", "go_live", "abandon")
+    registry = ("register", "live", "building", "begin_generation", "flip_first", "abandon")
     return replace(
         plain,
         index=StruckIndex(plain.servers, faults, written),

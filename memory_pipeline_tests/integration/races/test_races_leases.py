@@ -115,7 +115,7 @@ def dead(
     return lease, claim
 
 
-@pytest.mark.parametrize("act", ["hold", "claim", "ack", "go live", "abandon", "register"])
+@pytest.mark.parametrize("act", ["hold", "claim", "ack", "flip first", "abandon", "register"])
 def test_under_a_dead_token_nothing_changes(
     db: psycopg.Connection,
     registry: PostgresRegistry,
@@ -140,7 +140,7 @@ def test_under_a_dead_token_nothing_changes(
             missed=[],
             recheck=[MemoryId(1)],
         ),
-        "go live": lambda: registry.go_live(lease, generation),
+        "flip first": lambda: registry.flip_first(lease, generation),
         "abandon": lambda: registry.abandon(lease, generation.id),
         "register": lambda: rebuilds.register_building(build, lease, generation),
     }

@@ -39,7 +39,7 @@ def new(
     return taken(outbox), begun(registry), owned(rebuilds)
 
 
-@pytest.mark.parametrize("act", ["begin", "go live", "register"])
+@pytest.mark.parametrize("act", ["begin", "flip first", "register"])
 def test_who_comes_while_a_server_is_given_up_is_refused(
     db: psycopg.Connection,
     database: Database,
@@ -54,7 +54,7 @@ def test_who_comes_while_a_server_is_given_up_is_refused(
         "begin": lambda: registry.begin_generation(
             ADA, server, model="m", config_hash="c", memories=0
         ),
-        "go live": lambda: registry.go_live(lease, generation),
+        "flip first": lambda: registry.flip_first(lease, generation),
         "register": lambda: rebuilds.register_building(build, lease, generation),
     }
 
@@ -70,7 +70,7 @@ def test_who_comes_while_a_server_is_given_up_is_refused(
     assert one(db, "SELECT array_agg(state) FROM memory_pipeline.generation") == ["lost"]
 
 
-@pytest.mark.parametrize("act", ["begin", "go live", "register"])
+@pytest.mark.parametrize("act", ["begin", "flip first", "register"])
 def test_what_begins_while_a_server_is_given_up_is_lost_with_it(
     db: psycopg.Connection,
     database: Database,
@@ -85,7 +85,7 @@ def test_what_begins_while_a_server_is_given_up_is_lost_with_it(
     part = {"id": build.rebuild, "owner": build.owner, "generation": generation.id}
     acts: dict[str, Callable[[Connection], object]] = {
         "begin": lambda c: queries().begin_generation(c, tenant=ADA, id=uuid4(), **another),
-        "go live": lambda c: queries().go_live(c, id=generation.id, **same),
+        "flip first": lambda c: queries().flip_first(c, id=generation.id, **same),
         "register": lambda c: queries().register_building(c, **part, **same),
     }
 
@@ -106,7 +106,7 @@ def test_a_claim_names_the_generations_of_this_moment(
     """Nobody writes to a target that was remembered from an earlier claim."""
     old, new = begun(registry), begun(registry)
     lease, build = taken(outbox), owned(rebuilds)
-    registry.go_live(lease, old)
+    registry.flip_first(lease, old)
     assert [g.id for g in outbox.claim(lease).targets] == [old.id]
     rebuilds.register_building(build, lease, new)
     assert [(g.id, g.state) for g in outbox.claim(lease).targets] == [
@@ -127,7 +127,7 @@ def test_a_building_generation_that_fails_is_abandoned_alone(
     """The live generation stays live."""
     live, building = begun(registry), begun(registry)
     lease, build = taken(outbox), owned(rebuilds)
-    registry.go_live(lease, live)
+    registry.flip_first(lease, live)
     rebuilds.register_building(build, lease, building)
 
     registry.abandon(lease, building.id)
@@ -168,7 +168,7 @@ def test_a_claim_beside_a_flip_names_the_old_pointers_or_is_fenced(
     """A flip ends the lease, so a claim names the pointers of before, or none."""
     old, new = begun(registry), begun(registry)
     lease, build = taken(outbox), owned(rebuilds)
-    registry.go_live(lease, old)
+    registry.flip_first(lease, old)
     rebuilds.register_building(build, lease, new)
     together = Barrier(2)
 

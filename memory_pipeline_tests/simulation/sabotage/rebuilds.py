@@ -56,7 +56,7 @@ def _unleased_chunk() -> Iterator[None]:
     behind="it begins only where there is none",
 )
 def _unleased_first() -> Iterator[None]:
-    with _unfenced("registry.go_live"):
+    with _unfenced("registry.flip_first"):
         yield
 
 
