@@ -15,9 +15,10 @@ from memory_pipeline.domain.types import (
 )
 from memory_pipeline.ports import Embedder, Lease, RenewLease
 from memory_pipeline.rebuild.ports import ChunkMemories, Outbox, Rebuilds
-from memory_pipeline.sync.batch import embed_and_back_up, write_documents
+from memory_pipeline.sync.embed import embed_and_back_up
 from memory_pipeline.sync.plan import EmbeddedDraft, Plan, plan_batch
 from memory_pipeline.sync.ports import DocumentWriter
+from memory_pipeline.sync.write import write_documents
 from memory_pipeline.verify.written_rows import WrittenRows
 
 

@@ -1,38 +1,23 @@
-"""The steps of a batch that call the model and Chroma. ``sync/tenant.py`` decides their order.
+"""One batch of a tenant, under its lease: read, embed, write, ack (4 to 7 of ``tenant.py``).
 
-A refused memory is isolated here, and charged only if a control passes as well: a model or a
-collection that refuses everything is broken, and no memory is to blame.
+The order is the design: what is acked has been written, and what was written was read after the
+claim. Nothing is retried here; an error leaves the changes claimed.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from uuid import uuid4
+from typing import Literal
 
-from memory_pipeline.clock import SYSTEM_CLOCK, Clock
-from memory_pipeline.domain.outcomes import Failure, FailureKind
-from memory_pipeline.domain.types import Generation, MemoryId, ProvenanceUpdate
-from memory_pipeline.errors import Corrupt, EmbedderUnavailable, Poison
-from memory_pipeline.ports import Embedder, RenewLease
-from memory_pipeline.redact import without_quotes
-from memory_pipeline.sync.plan import Draft, EmbeddedDraft, isolate
-from memory_pipeline.sync.ports import DocumentWriter, VectorBackup
-
-CONTROL_TEXT = "a text that every model can embed"
-FIRST_SLICE = 1  # however long its text: its time tells how fast the model and the machine are
-LARGEST_SLICE = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """The drafts of a batch after embedding.
-
-    ``ready``: embedded, and the vector is backed up. ``missed``: the row has changed since it was
-    read; its change stays pending. ``failures``: refused by the model.
-    """
-
-    ready: tuple[EmbeddedDraft, ...]
-    missed: tuple[MemoryId, ...]
-    failures: tuple[Failure, ...]
+from memory_pipeline.clock import Clock, Stopwatch
+from memory_pipeline.content.document import Recipe
+from memory_pipeline.domain.changes import Claim
+from memory_pipeline.domain.outcomes import Failure, Outcome
+from memory_pipeline.domain.types import MemoryId, ProvenanceUpdate
+from memory_pipeline.ports import Embedder, Lease
+from memory_pipeline.sync.embed import embed_and_back_up
+from memory_pipeline.sync.freshness import Freshness
+from memory_pipeline.sync.generations import Generations
+from memory_pipeline.sync.plan import EmbeddedDraft, Planned, plan_batch
+from memory_pipeline.sync.ports import Memories, Outbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,163 +50,115 @@ class Written:
         return landed | {i: update for i, update in written.items() if i not in failed}
 
 
-def embed_and_back_up(
-    embedder: Embedder,
-    memories: VectorBackup,
-    drafts: Sequence[Draft],
-    *,
-    renew: RenewLease,
-    slice_seconds: float,
-    clock: Clock = SYSTEM_CLOCK,
-) -> Embedded:
-    """Embed drafts; back up each slice as soon as it is computed. Raises as ``embed_drafts``."""
-    embedded: list[EmbeddedDraft] = []
-    stored: set[MemoryId] = set()
+class ColdModel(Exception):
+    """The model has to be loaded first, which takes longer than a lease."""
 
-    def keep(slice_: Sequence[EmbeddedDraft]) -> None:
-        embedded.extend(slice_)
-        stored.update(
-            memories.back_up({d.memory.id: (d.memory, d.vector, d.provenance) for d in slice_})
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Syncs one claim of one tenant. The caller holds the lease."""
+
+    outbox: Outbox
+    memories: Memories
+    embedder: Embedder
+    recipe: Recipe
+    trust: bool
+    slice_seconds: float
+    generations: Generations
+    freshness: Freshness
+    clock: Clock
+    dead_letter_search: Literal["previous", "hidden"]
+
+    def run(self, lease: Lease, claim: Claim) -> Outcome:
+        """Sync the changes of one claim; return what was done.
+
+        Raises:
+            ColdModel: the model is not loaded, and a text has to be embedded; nothing was sent.
+            ConfigurationChanged: a generation was built with other settings.
+            Transient, Corrupt, Fenced, Poison: as the steps raise them; the changes stay claimed.
+
+        """
+        stopwatch = Stopwatch(self.clock)
+        for generation in claim.targets:
+            self.generations.check(generation)
+        planned = self._read(lease, claim)  # 4
+        if planned.plan.to_embed and not self.embedder.loaded:
+            raise ColdModel
+        written = self._write(lease, planned, stopwatch)  # 5 and 6
+        return self._ack(lease, planned, written)  # 7
+
+    def _read(self, lease: Lease, claim: Claim) -> Planned:
+        rows, left_out = self.memories.read(claim.memory_ids)
+        if left_out:
+            self.outbox.unclaim(lease, claim.only(left_out))
+            claim = claim.without(left_out)
+        plan = plan_batch(
+            lease.tenant,
+            claim.memory_ids,
+            rows,
+            recipe=self.recipe,
+            model=self.embedder.model,
+            trust=self.trust,
         )
+        return Planned(claim, plan, cut=bool(left_out))
 
-    failures = embed_drafts(
-        embedder, drafts, renew=renew, slice_seconds=slice_seconds, clock=clock, keep=keep
-    )
-    return Embedded(
-        tuple(d for d in embedded if d.memory.id in stored),
-        tuple(d.memory.id for d in embedded if d.memory.id not in stored),
-        tuple(failures),
-    )
+    def _write(self, lease: Lease, planned: Planned, stopwatch: Stopwatch) -> Written:
+        targets, plan = planned.claim.targets, planned.plan
+        stopwatch.lap()
+        embedded = embed_and_back_up(  # 5
+            self.embedder,
+            self.memories,
+            plan.to_embed,
+            renew=lease.renew,
+            slice_seconds=self.slice_seconds,
+            clock=self.clock,
+        )
+        embed_seconds = stopwatch.lap()
+        ready = (*plan.covered, *embedded.ready)
+        refused = self.generations.write(lease, targets, ready, plan.deletes)  # 6
+        write_seconds, searchable_seconds = stopwatch.lap(), stopwatch.total()
+        written = Written(
+            ready,
+            plan.deletes,
+            (*plan.refused, *embedded.failures, *refused),
+            embedded.missed,
+            embed_seconds,
+            write_seconds,
+            searchable_seconds,
+        )
+        if written.failures and self.dead_letter_search == "hidden":
+            # Before the ack: until their documents are deleted, the changes wait.
+            self.generations.write(lease, targets, (), sorted(written.failed))
+        return written
 
-
-def embed_drafts(
-    embedder: Embedder,
-    drafts: Sequence[Draft],
-    *,
-    renew: RenewLease,
-    slice_seconds: float,
-    clock: Clock = SYSTEM_CLOCK,
-    keep: Callable[[Sequence[EmbeddedDraft]], None],
-) -> list[Failure]:
-    """Embed in slices that are short against the lease; isolate the texts the model refuses.
-
-    Each slice is passed to ``keep`` when it is done, so that a lost lease costs no computed vector.
-
-    Args:
-        embedder: the model.
-        drafts: the shortest text first.
-        renew: called before each slice.
-        slice_seconds: how long a slice may take.
-        clock: measures the slices.
-        keep: takes each embedded slice.
-
-    Returns:
-        The drafts that the model refuses.
-
-    Raises:
-        EmbedderUnavailable: the model fails on a control text as well.
-        Fenced: the lease was lost between two slices.
-
-    """
-    failures: list[Failure] = []
-    at, size = 0, FIRST_SLICE
-
-    def attempt(part: Sequence[Draft]) -> None:
-        renew()
-        vectors = embedder.embed([draft.content.text for draft in part])
-        keep([d.embedded(v, embedder.model) for d, v in zip(part, vectors, strict=True)])
-
-    while at < len(drafts):
-        began = clock.monotonic()
-        part = drafts[at : at + size]
-        refused = isolate(part, attempt)
-        if refused:
-            _embed_control(embedder)
-        failures += [_failure(d, "embedding", why) for d, why in refused]
-        at += len(part)
-        characters = sum(map(_characters, part))
-        a_character = max((clock.monotonic() - began) / characters, 1e-9)
-        following = [_characters(draft) for draft in drafts[at : at + LARGEST_SLICE]]
-        size = slice_size(following, characters=slice_seconds / a_character)
-    return failures
-
-
-def slice_size(texts: Sequence[int], *, characters: float) -> int:
-    """Return how many of the next texts to embed at once: a power of two, at least one.
-
-    Args:
-        texts: the lengths of the next texts, shortest first. Every text of a slice counts as long
-            as the last: the model pads the others to it.
-        characters: how many characters fit into a slice.
-
-    """
-    size = 1
-    while size < min(LARGEST_SLICE, len(texts)):
-        longest = texts[min(size * 2, len(texts)) - 1]
-        if size * 2 * longest > characters:
-            break
-        size *= 2
-    return size
-
-
-def _characters(draft: Draft) -> int:
-    return len(draft.content.text) + 1  # the empty text takes time too
-
-
-def _embed_control(embedder: Embedder) -> None:
-    try:
-        # A new text each time: a cached vector says nothing about the model as it is now.
-        embedder.embed([f"{CONTROL_TEXT}: {uuid4()}"])
-    except Poison as broken:
-        raise EmbedderUnavailable(f"the model fails on a control text too: {broken}") from broken
-
-
-def write_documents(
-    index: DocumentWriter,
-    generation: Generation,
-    ready: Sequence[EmbeddedDraft],
-    deletes: Sequence[MemoryId],
-    *,
-    renew: RenewLease,
-    add_only: bool = False,
-) -> list[Failure]:
-    """Write to one generation; isolate the documents that Chroma refuses.
-
-    Args:
-        index: Chroma.
-        generation: whose collection.
-        ready: the documents to write.
-        deletes: the memories whose documents are deleted first.
-        renew: called before each request.
-        add_only: the documents are new to the collection; a stored one stays as it is.
-
-    Returns:
-        The documents that Chroma refuses.
-
-    Raises:
-        Corrupt: a control write is refused as well, or a delete, which carries no content.
-        ChromaUnavailable, Fenced: as the index raises them.
-
-    """
-    try:
-        index.write(generation, (), deletes, renew=renew)
-    except Poison as refusal:
-        raise Corrupt(f"it refuses deletes: {refusal}", generation=generation.id) from refusal
-
-    def attempt(part: Sequence[EmbeddedDraft]) -> None:
-        index.write(generation, [d.document for d in part], (), renew=renew, add_only=add_only)
-
-    refused = isolate(ready, attempt)
-    if refused:
-        try:
-            index.control_write(generation, renew=renew)
-        except Poison as broken:
-            raise Corrupt(
-                f"a control write fails too: {broken}", generation=generation.id
-            ) from broken
-    return [_failure(d, "index", why) for d, why in refused]
-
-
-def _failure(draft: Draft | EmbeddedDraft, kind: FailureKind, why: Poison) -> Failure:
-    reason = without_quotes(f"{kind}: {why}")
-    return Failure(draft.memory.id, reason, kind, draft.content.content_hash)
+    def _ack(self, lease: Lease, planned: Planned, written: Written) -> Outcome:
+        claim, failed, landed = planned.claim, written.failed, written.landed
+        # Compared after the write: the memories that this batch has repaired need no recheck.
+        differing = [
+            i
+            for generation in (claim.targets if claim.resets else ())
+            for i in self.generations.differing(lease, generation)
+        ]
+        buried = self.outbox.ack(
+            lease,
+            claim,
+            landed=landed,
+            failures=written.failures,
+            missed=written.missed,
+            recheck=[i for i in differing if i not in failed.union(written.missed)],
+        )
+        ages = [c.age for c in claim.changes if c.age is not None and c.memory_id in landed]
+        self.freshness.record(lease.tenant, [age + written.searchable_seconds for age in ages])
+        return Outcome(
+            lease.tenant,
+            written=len(landed) - len(written.deletes),
+            deleted=len(written.deletes),
+            embedded=len(written.ready) - len(planned.plan.covered),
+            reused=len(planned.plan.covered),
+            failed=len(failed),
+            buried=buried,
+            newest_change=claim.changes[-1].seq,
+            embed_seconds=written.embed_seconds,
+            write_seconds=written.write_seconds,
+            more=claim.full or claim.resets or planned.cut,
+        )

@@ -21,10 +21,10 @@ from memory_pipeline.errors import (
 )
 from memory_pipeline.logs import get_logger
 from memory_pipeline.ports import Lease, RenewLease
-from memory_pipeline.sync.batch import write_documents
 from memory_pipeline.sync.comparison import find_differing, find_strays
 from memory_pipeline.sync.plan import EmbeddedDraft
 from memory_pipeline.sync.ports import Collections, Memories, Registry
+from memory_pipeline.sync.write import write_documents
 
 log = get_logger("memory_pipeline.sync.generations")
 

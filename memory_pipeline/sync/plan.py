@@ -1,8 +1,7 @@
 """Decide what a batch does with the rows it has read. No I/O: ``sync/tenant.py`` acts on it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from memory_pipeline.content.document import Content, Recipe, compose, text_hash, vector_hash
 from memory_pipeline.content.vector_reuse import reusable_provenance
@@ -19,8 +18,6 @@ from memory_pipeline.domain.types import (
 )
 from memory_pipeline.errors import Poison
 from memory_pipeline.redact import without_quotes
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,26 +139,3 @@ def _unreadable(memory: Memory, why: Poison) -> Failure:
     # The content hash covers the metadata too, which is not known: the text hash must do.
     reason = without_quotes(f"content: {why}")
     return Failure(memory.id, reason, "content", text_hash(memory.raw))
-
-
-def isolate(batch: Sequence[T], attempt: Callable[[Sequence[T]], None]) -> list[tuple[T, Poison]]:
-    """Attempt a batch; if it is refused, halve it until each refused element is on its own.
-
-    Args:
-        batch: the elements.
-        attempt: does the work for some of them, all or none. Raises Poison to refuse.
-
-    Returns:
-        Each element that is refused on its own, with the error; all others succeeded.
-
-    """
-    if not batch:
-        return []
-    try:
-        attempt(batch)
-    except Poison as refusal:
-        if len(batch) == 1:
-            return [(batch[0], refusal)]
-        middle = len(batch) // 2
-        return [*isolate(batch[:middle], attempt), *isolate(batch[middle:], attempt)]
-    return []

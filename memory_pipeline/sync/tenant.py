@@ -37,11 +37,10 @@ from memory_pipeline.errors import (
 )
 from memory_pipeline.logs import get_logger
 from memory_pipeline.ports import Embedder, Lease
-from memory_pipeline.sync.batch import Written, embed_and_back_up
+from memory_pipeline.sync.batch import Batch, ColdModel
 from memory_pipeline.sync.damage import Damage
 from memory_pipeline.sync.freshness import Freshness
 from memory_pipeline.sync.generations import PLACING, Generations
-from memory_pipeline.sync.plan import Planned, plan_batch
 from memory_pipeline.sync.ports import Index, Memories, Outbox, Registry
 
 log = get_logger("memory_pipeline.sync.tenant")
@@ -49,10 +48,6 @@ log = get_logger("memory_pipeline.sync.tenant")
 # A write can make other documents of the collection unreachable: checked after so many changes.
 CHANGES_PER_REACHABILITY_CHECK = 20
 NOTHING = Claim((), ())
-
-
-class _ColdModel(Exception):
-    """The model has to be loaded first, which takes longer than a lease."""
 
 
 @dataclass(slots=True)
@@ -105,6 +100,22 @@ class Sync:
         )
 
     @property
+    def batch(self) -> Batch:
+        """Steps 4 to 7."""
+        return Batch(
+            outbox=self.outbox,
+            memories=self.memories,
+            embedder=self.embedder,
+            recipe=self.recipe,
+            trust=self.trust,
+            slice_seconds=self.slice_seconds,
+            generations=self.generations,
+            freshness=self.freshness,
+            clock=self.clock,
+            dead_letter_search=self.dead_letter_search,
+        )
+
+    @property
     def damage(self) -> Damage:
         """The rules for when a live collection is damaged."""
         return Damage(self.registry, self.index)
@@ -133,7 +144,7 @@ class Sync:
         while True:
             try:
                 return self._under_lease(tenant, progress, once=once)
-            except _ColdModel:
+            except ColdModel:
                 try:
                     self.embedder.load()
                 except EmbedderUnavailable as broken:
@@ -175,7 +186,7 @@ class Sync:
         error: str | None = None
         try:
             yield
-        except _ColdModel:
+        except ColdModel:
             self.outbox.unclaim(run.lease, run.claim)
             self.outbox.release_lease(run.lease)
             raise
@@ -222,7 +233,7 @@ class Sync:
             if not run.claim.changes:
                 run.outcome = replace(run.outcome, more=False)
                 return
-            run.outcome = run.outcome.plus(self._batch(run.lease, run.claim))
+            run.outcome = run.outcome.plus(self.batch.run(run.lease, run.claim))
             yield run.claim
             newer = stop_after_seq and run.claim.changes[0].seq > stop_after_seq
             if once or newer or not run.outcome.more:
@@ -236,95 +247,7 @@ class Sync:
         self.outbox.enqueue(run.lease.tenant, unreachable)
         run.claim = self.outbox.claim(run.lease) if unreachable else NOTHING
         if run.claim.changes:
-            self._batch(run.lease, run.claim)
-
-    # ---- one batch
-
-    def _batch(self, lease: Lease, claim: Claim) -> Outcome:
-        stopwatch = Stopwatch(self.clock)
-        for generation in claim.targets:
-            self.generations.check(generation)
-        planned = self._read(lease, claim)  # 4
-        if planned.plan.to_embed and not self.embedder.loaded:
-            raise _ColdModel
-        written = self._write(lease, planned, stopwatch)  # 5 and 6
-        return self._ack(lease, planned, written)  # 7
-
-    def _read(self, lease: Lease, claim: Claim) -> Planned:
-        rows, left_out = self.memories.read(claim.memory_ids)
-        if left_out:
-            self.outbox.unclaim(lease, claim.only(left_out))
-            claim = claim.without(left_out)
-        plan = plan_batch(
-            lease.tenant,
-            claim.memory_ids,
-            rows,
-            recipe=self.recipe,
-            model=self.embedder.model,
-            trust=self.trust,
-        )
-        return Planned(claim, plan, cut=bool(left_out))
-
-    def _write(self, lease: Lease, planned: Planned, stopwatch: Stopwatch) -> Written:
-        targets, plan = planned.claim.targets, planned.plan
-        stopwatch.lap()
-        embedded = embed_and_back_up(  # 5
-            self.embedder,
-            self.memories,
-            plan.to_embed,
-            renew=lease.renew,
-            slice_seconds=self.slice_seconds,
-            clock=self.clock,
-        )
-        embed_seconds = stopwatch.lap()
-        ready = (*plan.covered, *embedded.ready)
-        refused = self.generations.write(lease, targets, ready, plan.deletes)  # 6
-        write_seconds, searchable_seconds = stopwatch.lap(), stopwatch.total()
-        written = Written(
-            ready,
-            plan.deletes,
-            (*plan.refused, *embedded.failures, *refused),
-            embedded.missed,
-            embed_seconds,
-            write_seconds,
-            searchable_seconds,
-        )
-        if written.failures and self.dead_letter_search == "hidden":
-            # Before the ack: until their documents are deleted, the changes wait.
-            self.generations.write(lease, targets, (), sorted(written.failed))
-        return written
-
-    def _ack(self, lease: Lease, planned: Planned, written: Written) -> Outcome:
-        claim, failed, landed = planned.claim, written.failed, written.landed
-        # Compared after the write: the memories that this batch has repaired need no recheck.
-        differing = [
-            i
-            for generation in (claim.targets if claim.resets else ())
-            for i in self.generations.differing(lease, generation)
-        ]
-        buried = self.outbox.ack(
-            lease,
-            claim,
-            landed=landed,
-            failures=written.failures,
-            missed=written.missed,
-            recheck=[i for i in differing if i not in failed.union(written.missed)],
-        )
-        ages = [c.age for c in claim.changes if c.age is not None and c.memory_id in landed]
-        self.freshness.record(lease.tenant, [age + written.searchable_seconds for age in ages])
-        return Outcome(
-            lease.tenant,
-            written=len(landed) - len(written.deletes),
-            deleted=len(written.deletes),
-            embedded=len(written.ready) - len(planned.plan.covered),
-            reused=len(planned.plan.covered),
-            failed=len(failed),
-            buried=buried,
-            newest_change=claim.changes[-1].seq,
-            embed_seconds=written.embed_seconds,
-            write_seconds=written.write_seconds,
-            more=claim.full or claim.resets or planned.cut,
-        )
+            self.batch.run(run.lease, run.claim)
 
 
 def _reachability_check_due(claim: Claim) -> bool:

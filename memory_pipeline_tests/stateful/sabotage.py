@@ -20,10 +20,10 @@ from memory_pipeline.rebuild import chunks as filling
 from memory_pipeline.rebuild.tenant import Proof, Rebuild
 from memory_pipeline.search.filters import Filter
 from memory_pipeline.search.query import Search, _Candidate
-from memory_pipeline.sync import tenant as sync
-from memory_pipeline.sync.batch import write_documents
+from memory_pipeline.sync import batch
 from memory_pipeline.sync.generations import Generations
 from memory_pipeline.sync.plan import Plan, plan_batch
+from memory_pipeline.sync.write import write_documents
 from memory_pipeline_tests.stateful.world import World
 
 Plant = Callable[[World, pytest.MonkeyPatch], None]
@@ -160,7 +160,7 @@ def no_read_after_the_claim(world: World, patch: pytest.MonkeyPatch) -> None:
         return plan_batch(tenant, ids, rows, **how)
 
     patch.setattr(PostgresOutbox, "acquire_lease", read_then)
-    patch.setattr(sync, "plan_batch", plan)
+    patch.setattr(batch, "plan_batch", plan)
 
 
 @bug

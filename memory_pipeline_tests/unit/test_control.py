@@ -11,7 +11,7 @@ from memory_pipeline.domain.types import Memory, MemoryId, TenantId
 from memory_pipeline.embedding.cache import CachedEmbedder
 from memory_pipeline.errors import EmbedderUnavailable, Poison
 from memory_pipeline.settings import Settings
-from memory_pipeline.sync.batch import embed_drafts
+from memory_pipeline.sync.embed import embed_drafts
 from memory_pipeline.sync.plan import Draft
 from memory_pipeline_tests.doubles import raises
 from memory_pipeline_tests.embedders import CountingEmbedder

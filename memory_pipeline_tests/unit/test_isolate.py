@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_pipeline.errors import ChromaUnavailable, Poison
-from memory_pipeline.sync.batch import LARGEST_SLICE, slice_size
-from memory_pipeline.sync.plan import isolate
+from memory_pipeline.sync.embed import LARGEST_SLICE, slice_size
+from memory_pipeline.sync.isolate import isolate
 
 
 def refusing(poison: set[int], done: list[int]) -> Callable[[Sequence[int]], None]:

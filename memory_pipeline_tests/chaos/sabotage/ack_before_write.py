@@ -10,9 +10,9 @@ from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import Generation, MemoryId
 from memory_pipeline.errors import PipelineError
 from memory_pipeline.ports import Lease
-from memory_pipeline.sync.batch import write_documents
 from memory_pipeline.sync.generations import Generations
 from memory_pipeline.sync.plan import EmbeddedDraft
+from memory_pipeline.sync.write import write_documents
 
 UNTIL_ACKED_SECONDS = 0.2
 

@@ -17,7 +17,8 @@ from memory_pipeline.domain.types import (
 )
 from memory_pipeline.ports import Lease
 from memory_pipeline.rebuild import chunks as filling
-from memory_pipeline.sync import batch, generations, plan
+from memory_pipeline.sync import embed, generations, plan, write
+from memory_pipeline.sync import isolate as isolating
 from memory_pipeline.sync.damage import Damage
 from memory_pipeline.sync.generations import Generations
 from memory_pipeline.verify import double_check
@@ -159,7 +160,7 @@ def _no_control() -> Iterator[None]:
                 generation, [d.document for d in part], (), renew=renew, add_only=bool(add_only)
             )
 
-        return [Failure(d.memory.id, str(e)) for d, e in plan.isolate(ready, attempt)]
+        return [Failure(d.memory.id, str(e)) for d, e in isolating.isolate(ready, attempt)]
 
     with (
         patch.object(generations, "write_documents", write),
@@ -175,7 +176,7 @@ def _no_isolation() -> Iterator[None]:
             attempt(part)
         return []
 
-    with patch.object(batch, "isolate", isolate):
+    with patch.object(embed, "isolate", isolate), patch.object(write, "isolate", isolate):
         yield
 
 

@@ -16,6 +16,7 @@ from memory_pipeline.domain.types import (
 from memory_pipeline.errors import ChromaUnavailable, PipelineError, Transient
 from memory_pipeline.ports import Lease
 from memory_pipeline.rebuild.tenant import Proof, Rebuild
+from memory_pipeline.sync.batch import Batch
 from memory_pipeline.sync.generations import Generations
 from memory_pipeline.sync.tenant import Sync
 from memory_pipeline.verify.tenant import Verify
@@ -108,7 +109,7 @@ def _no_reading() -> Iterator[None]:
         return take_and_read
 
     def made_read(read: Any) -> Any:
-        def stale(self: Sync, lease: Lease, claim: Claim) -> Any:
+        def stale(self: Batch, lease: Lease, claim: Claim) -> Any:
             world = lease.world  # type: ignore[attr-defined]
             rows = world.read.get(world.scheduler.current, {})
 
@@ -120,7 +121,7 @@ def _no_reading() -> Iterator[None]:
 
         return stale
 
-    with instead(FakeOutbox, "acquire_lease", made), instead(Sync, "_read", made_read):
+    with instead(FakeOutbox, "acquire_lease", made), instead(Batch, "_read", made_read):
         yield
 
 
