@@ -3,9 +3,9 @@
 
 CREATE EXTENSION IF NOT EXISTS vector;
 
--- The contract, where the table does not exist yet. An existing table is not changed, and attaching
--- to it needs no right to create one. The index is a hash: it takes a text of any length, so it can
--- make no INSERT of the application fail.
+-- The contract, where the table does not exist yet. An existing table is left exactly as it is, and
+-- whoever attaches to it needs no right to create one. The index is a hash: it takes a text of any
+-- length, so no INSERT of the application can fail by it.
 DO $$
 BEGIN
     IF to_regclass('public.memory_logs') IS NULL THEN
@@ -22,10 +22,10 @@ BEGIN
     END IF;
 END $$;
 
--- The decisions made when the pipeline was attached; one row.
+-- What was decided when the pipeline was attached; one row.
 CREATE TABLE memory_pipeline.installation (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
-    -- Written to the marker of every Chroma server, so that no two installations share one.
+    -- Stands in the marker of every Chroma server, so that no two installations share one.
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     tenant_by text NOT NULL CHECK (tenant_by IN ('user_id', 'project_id', 'both')),
     vectors text NOT NULL CHECK (vectors IN ('trust', 'recompute')),
@@ -72,8 +72,8 @@ CREATE TABLE memory_pipeline.tenant (
 ) WITH (fillfactor = 50);
 
 -- The outbox: append-only for the application, so that no writer ever waits for a worker.
--- memory_id NULL is a reset: reconcile the whole tenant. A confirm is not written by the trigger: it
--- writes a memory again once every request that may still arrive has been applied or timed out.
+-- memory_id NULL is a reset: reconcile the whole tenant. A confirm is the one row that is not
+-- written by the trigger: look again, once every request that may still be on its way has landed.
 CREATE TABLE memory_pipeline.change (
     seq bigint GENERATED ALWAYS AS IDENTITY,
     tenant text NOT NULL,
@@ -93,16 +93,16 @@ CREATE TABLE memory_pipeline.change (
 );
 CREATE UNIQUE INDEX change_confirm ON memory_pipeline.change (tenant, memory_id) WHERE confirm;
 
--- A TRUNCATE that was not yet turned into one reset a tenant. The workers fan it out: the
--- application's TRUNCATE stays as fast as it was, and a tenant that registers while a TRUNCATE of an
--- older snapshot is under way gets its reset too.
+-- A TRUNCATE that was not yet turned into one reset a tenant. Fanning out is left to the workers:
+-- the application's TRUNCATE stays as fast as it was, and a tenant that registers while a TRUNCATE
+-- of an older snapshot is under way is not forgotten.
 CREATE TABLE memory_pipeline.truncation (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     truncated_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
 -- Where a stored vector comes from, so that a vector that the application replaced is never taken
--- for one that the pipeline computed, and no vector is computed twice.
+-- for one of ours, and one of ours is never computed twice.
 CREATE TABLE memory_pipeline.provenance (
     memory_id bigint PRIMARY KEY,
     text_hash text NOT NULL,
@@ -110,8 +110,8 @@ CREATE TABLE memory_pipeline.provenance (
     vector_hash text NOT NULL
 ) WITH (fillfactor = 90);
 
--- Failed attempts, by tenant and memory and not by change, so that a memory that is updated all the
--- time is still buried. A row with buried_at is a dead letter.
+-- Attempts that failed, by tenant and memory and not by change, so that a memory that is updated
+-- all the time is still buried. With buried_at it is a dead letter.
 CREATE TABLE memory_pipeline.failure (
     tenant text NOT NULL,
     memory_id bigint NOT NULL,
