@@ -297,6 +297,16 @@ def test_a_collection_that_is_replaced_amid_every_look_is_not_judged(
     assert found(pipeline) == set()
 
 
+def is_unreachable_now(pipeline: Pipeline, finding: Finding) -> bool:
+    """Whether Chroma does lose the document: it does so while others beside it are rewritten."""
+    live = pipeline.registry.live(ADA)
+    if finding.kind != "unreachable" or finding.memory_id is None or live is None:
+        return False
+    stored = pipeline.index.fetch(live, [finding.memory_id], seconds=5.0, whole=True)
+    vectors = {i: s.vector for i, s in stored.items() if s.vector is not None}
+    return bool(pipeline.index.unreachable_by_vector(live, vectors, seconds=5.0))
+
+
 def test_no_false_alarm_while_others_write_and_sync(
     pipeline: Pipeline, database_url: str, ids: list[MemoryId]
 ) -> None:
@@ -328,7 +338,8 @@ def test_no_false_alarm_while_others_write_and_sync(
     verifier = pipeline.verify()
     false: list[Finding] = []
     for _ in range(15):
-        false.extend(verifier.run(ADA, sample=None).findings)
+        findings = verifier.run(ADA, sample=None).findings
+        false.extend(f for f in findings if not is_unreachable_now(pipeline, f))
     stop.set()
     for thread in threads:
         thread.join()
