@@ -9,15 +9,15 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import Conninfo
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from memory_pipeline.errors import SettingsError
+from memory_pipeline.redact import without_password
 
 PREFIX = "MEMORY_PIPELINE_"
 RESERVED_KEYS = frozenset({"hash", "ts", "project_id"})
@@ -406,27 +406,6 @@ def _is_postgres_address(url: str) -> bool:
         return False
     sound = url.startswith(POSTGRES) and ONE_AT.fullmatch(url) is not None
     return sound and re.fullmatch("[0-9,]*", str(port)) is not None
-
-
-def without_password(url: str) -> str:
-    """Return the address of a database without its secrets, for printing and for files.
-
-    It still works where the password comes from elsewhere.
-    """
-    parts = {
-        option.keyword.decode(): option.val.decode()
-        for option in Conninfo.parse(url.encode())
-        if option.val and not option.dispchar  # libpq marks secrets and debug options with it
-    }
-    user, database = (quote(parts.pop(key, ""), safe="") for key in ("user", "dbname"))
-    place = f"{parts.get('host', '')}:{parts.get('port', '')}".removesuffix(":")
-    if re.fullmatch(r"[\w.-]*(:[0-9]+)?", place):
-        parts = {key: value for key, value in parts.items() if key not in {"host", "port"}}
-    else:  # a socket's folder, IPv6 and several hosts remain options, which need no brackets
-        place = ""
-    # libpq does not read + as a blank; a socket's folder is easier to read with its slashes.
-    options = urlencode(parts, safe="/:,", quote_via=quote)
-    return f"postgresql://{user}{'@' * bool(user)}{place}/{database}{'?' * bool(options)}{options}"
 
 
 def _explain(error: Any) -> str:

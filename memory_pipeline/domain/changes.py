@@ -73,6 +73,6 @@ class ExpectedDifferences:
     everything: bool
     waived: frozenset[MemoryId] = frozenset()
 
-    def cover(self, memory_id: MemoryId) -> bool:
+    def explains(self, memory_id: MemoryId) -> bool:
         """Whether a difference of this memory is no finding."""
         return self.everything or memory_id in self.pending or memory_id in self.buried

@@ -39,7 +39,8 @@ from memory_pipeline.local.processes import own_identity
 from memory_pipeline.local.restarts import ManagedPostgres, ManagedService, WatchedService
 from memory_pipeline.local.worker_service import worker_service
 from memory_pipeline.logs import get_logger
-from memory_pipeline.settings import Settings, without_password
+from memory_pipeline.redact import without_password
+from memory_pipeline.settings import Settings
 
 WATCH_SECONDS = 0.25
 # A run that is nearly done may end by itself; then it is sent SIGTERM.

@@ -42,7 +42,6 @@ log = get_logger("memory_pipeline.maintenance.restore_watch")
 # A shorter epoch leaves less time in which a rollback stays unnoticed; each costs a write in
 # Postgres and one a server.
 EPOCH_SECONDS = 30.0
-LOOK_SECONDS = 10.0
 # Another database that still uses such a collection has written the markers long before.
 FORGOTTEN_SECONDS = 3600.0
 SWEEP_SECONDS = 10.0

@@ -17,7 +17,8 @@ from psycopg.rows import TupleRow, namedtuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from memory_pipeline.errors import ContractError, InvalidMemory, PipelineError, PostgresUnavailable
-from memory_pipeline.settings import Settings, without_password
+from memory_pipeline.redact import without_password
+from memory_pipeline.settings import Settings
 
 Connection = psycopg.Connection[TupleRow]
 

@@ -12,7 +12,6 @@ from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database, queries
 
 # A worker without a heartbeat for HEALTHY_SECONDS is taken to be gone.
-HEARTBEAT_SECONDS = 3.0
 HEALTHY_SECONDS = 15.0
 
 

@@ -154,7 +154,7 @@ class DoubleCheck:
             self.waived.update({memory_id} & expected.waived)
         elif expected.everything or memory_id in expected.pending:
             self.pending.add(memory_id)
-        return expected.cover(memory_id)
+        return expected.explains(memory_id)
 
     def _unreachable(self, stored: Mapping[MemoryId, Stored]) -> set[MemoryId]:
         vectors = {i: s.vector for i, s in stored.items() if s.vector is not None}

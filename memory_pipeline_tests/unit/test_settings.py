@@ -14,7 +14,8 @@ from memory_pipeline.embedding import sentence
 from memory_pipeline.errors import EmbedderUnavailable, PostgresUnavailable, SettingsError
 from memory_pipeline.local.environment import settings_environment
 from memory_pipeline.postgres.database import Database
-from memory_pipeline.settings import Settings, without_password
+from memory_pipeline.redact import without_password
+from memory_pipeline.settings import Settings
 
 FIRST, SECOND, THIRD = "http://a:1", "http://b:2", "https://c"
 

@@ -1,4 +1,4 @@
-"""Guards of the protocol's model that are none of the fourteen."""
+"""Guards of the protocol's model that none of the essential bugs takes away."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
