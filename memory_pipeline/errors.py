@@ -89,6 +89,14 @@ class SettingsError(PipelineError):
     """A setting is wrong; the message names the variable, the value and what is allowed."""
 
 
+class DeviceUnusable(SettingsError, EmbedderUnavailable):
+    """The setting of the device names one that torch cannot use.
+
+    A command ends with it as with any wrong setting; for a worker the model is not there, and what
+    needs no model is synced.
+    """
+
+
 class ContractError(PipelineError):
     """The database does not fit: columns, grants, versions, publications, or no migrate yet."""
 
@@ -111,4 +119,5 @@ class ModelMissing(PipelineError):
 
 def exit_code(error: PipelineError) -> int:
     """Return the exit code of a process that an error has ended."""
-    return EXIT_UNAVAILABLE if isinstance(error, Transient) else EXIT_USAGE
+    usage = isinstance(error, SettingsError) or not isinstance(error, Transient)
+    return EXIT_USAGE if usage else EXIT_UNAVAILABLE

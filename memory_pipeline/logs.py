@@ -1,7 +1,7 @@
 """Logging: one structured line a decision. No document text, no secret, ever.
 
-An event is a snake_case verb in the past tense. Every line of level warning or worse names the
-tenant, generation or server that it is about, and in ``next=`` what happens next.
+An event is a snake_case verb in the past tense. A line of level warning or worse about a tenant, a
+generation or a server names it; each says in ``next=`` what happens next.
 
 The lines go through the standard library, so an application that uses the store decides which it
 shows; until it does, it shows warnings and worse.

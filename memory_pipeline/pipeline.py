@@ -34,6 +34,7 @@ from memory_pipeline.postgres.workers import PostgresWorkers
 from memory_pipeline.prefetch import Prefetch, prefetch
 from memory_pipeline.rebuild.chunks import ChunkWriter
 from memory_pipeline.rebuild.ownership import Ownership
+from memory_pipeline.rebuild.proof import Prover
 from memory_pipeline.rebuild.tenant import Rebuild
 from memory_pipeline.rebuild.tenants import RebuildAll
 from memory_pipeline.search.query import Search
@@ -77,7 +78,7 @@ class Pipeline:
     prefetch: Prefetch = prefetch
 
     def sync(self) -> Sync:
-        """Return the heart, which asks Postgres once what stored vectors are."""
+        """Return what syncs one tenant; asks Postgres once whether stored vectors are trusted."""
         return Sync(
             outbox=self.outbox,
             memories=self.memories,
@@ -92,9 +93,10 @@ class Pipeline:
         )
 
     def replay_cured(self) -> int:
-        """Have what another model, configuration or version refused tried again; return how many.
+        """Replay dead letters that another model, configuration or version refused.
 
-        Once for each of them, some at a time: cheap to ask often.
+        Once for each combination, a bounded number at a time: cheap to call often. Return
+        how many.
         """
         return self.dead_letters.replay_cured(
             Cause.of_now(self.embedder.model, self.recipe.config_hash)
@@ -112,7 +114,7 @@ class Pipeline:
 
     def verify(self) -> Verify:
         """Return what compares the index with Postgres."""
-        parts = Sides(
+        sides = Sides(
             memories=self.memories,
             outbox=self.outbox,
             index=self.index,
@@ -120,10 +122,10 @@ class Pipeline:
             model=self.embedder.model,
             trust=self.status.trusts_vectors(),
         )
-        return Verify(parts, self.registry, AUDIT_SECONDS, prefetch=self.prefetch)
+        return Verify(sides, self.registry, AUDIT_SECONDS, prefetch=self.prefetch)
 
     def repair(self) -> Repair:
-        """Return what verifies and brings right."""
+        """Return what verifies and repairs."""
         return Repair(self.verify(), self.outbox, self.sync(), self.rebuild_alone)
 
     def rebuild(self, *, proves: bool = True) -> RebuildAll:
@@ -140,18 +142,19 @@ class Pipeline:
             slice_seconds=sync.slice_seconds,
         )
         verify = self.verify()
+        ownership = Ownership(self.outbox, self.rebuilds, verify.seconds, threading.Event())
+        batch_size = self.settings.rebuild_batch_size
         one = Rebuild(
-            ownership=Ownership(self.outbox, self.rebuilds, verify.seconds, threading.Event()),
+            ownership=ownership,
             outbox=self.outbox,
             registry=self.registry,
             rebuilds=self.rebuilds,
             index=self.index,
             chunk_writer=chunk_writer,
             sync=sync,
-            verify=verify,
-            chunk_documents=self.settings.rebuild_batch_size,
+            prover=Prover(ownership, chunk_writer, verify, batch_size) if proves else None,
+            chunk_documents=batch_size,
             chunk_documents_idle=self.settings.rebuild_batch_size_idle,
-            proves=proves,
             prefetch=self.prefetch,
         )
         return RebuildAll(

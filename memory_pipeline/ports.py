@@ -50,7 +50,7 @@ class Embedder(Protocol):
         Raises:
             ModelMissing: its files are not on this machine.
             EmbedderUnavailable: it cannot be loaded now.
-            SettingsError: the settings name a device that torch cannot use.
+            DeviceUnusable: the settings name a device that torch cannot use.
 
         """
         ...

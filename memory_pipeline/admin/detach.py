@@ -96,7 +96,7 @@ class Detach:
         workers = self.workers.healthy()
         if workers:
             where = ", ".join(f"{w.host}:{w.pid}" for w in workers)
-            raise StillInUse(f"a live process is at work ({where}): stop it first")
+            raise StillInUse(f"a worker is at work ({where}): stop it first")
         active = self.postgres.active_work()
         if active.rebuilds:
             raise StillInUse(f"{active.rebuilds} tenants are being rebuilt: stop that first")

@@ -98,7 +98,7 @@ def _figures(pipeline: Pipeline) -> dict[str, Any]:
         "rebuilding_tenants": totals.rebuilding_tenants,
         "findings_of_last_verify": totals.findings,
         "memories_without_tenant": totals.memories_without_tenant,
-        "live_processes": len(pipeline.workers.healthy()),
+        "workers": len(pipeline.workers.healthy()),
         "freshness_ms": _milliseconds(pipeline.workers.freshness().get(None)),
         "model": pipeline.embedder.model,
     }

@@ -14,7 +14,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt
 # The code server may open the instance, and create the tables, at the same moment.
 COLLISIONS = 3
 
-HAS_WORKER = [
+HAS_PROCESS = [
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
@@ -32,7 +32,7 @@ def prepare(*, fail_unfinished: bool) -> None:
     with _opened() as instance:
         instance.upgrade()
         if fail_unfinished:
-            for run in instance.get_runs(dg.RunsFilter(statuses=HAS_WORKER)):
+            for run in instance.get_runs(dg.RunsFilter(statuses=HAS_PROCESS)):
                 instance.report_run_failed(run, "The services were stopped while it ran.")
 
 

@@ -28,6 +28,10 @@ TICK_SECONDS = 30.0
 NEW_TENANTS_A_TICK = 500
 DROPS_A_TICK = 3
 
+ALERT_SECONDS = 30
+MESSAGE_LENGTH = 500
+NO_ADDRESS = f"{PREFIX}ALERT_URL is not set"
+
 
 @dg.sensor(
     job=incremental_sync,
@@ -96,15 +100,6 @@ def _observations(
         for change in pipeline.status.newest_changes(dirty)
         if change.tenant in registered
     ]
-
-
-ALERT_SECONDS = 30
-
-
-MESSAGE_LENGTH = 500
-
-
-NO_ADDRESS = f"{PREFIX}ALERT_URL is not set"
 
 
 @dg.sensor(

@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 from memory_pipeline.embedding.cache import CachedEmbedder
 from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.embedding.sentence import SentenceEmbedder
-from memory_pipeline.errors import SettingsError
+from memory_pipeline.errors import PipelineError, SettingsError
 from memory_pipeline.ports import Embedder
 from memory_pipeline.settings import EMBEDDERS, PREFIX, Settings
 
@@ -51,7 +51,12 @@ def _named_embedder(settings: Settings) -> Embedder:
         arguments = _arguments(make, settings)
     except TypeError as error:
         raise _wrong_embedder(name, f"it cannot be called so ({error})") from error
-    embedder: Embedder = make(*arguments)
+    try:
+        embedder: Embedder = make(*arguments)
+    except PipelineError:
+        raise
+    except Exception as error:  # it is the user's: of any class
+        raise _wrong_embedder(name, f"it raises {type(error).__name__}: {error}") from error
     if lacking := [part for part in EMBEDDER_PARTS if not hasattr(embedder, part)]:
         returned = f"it returns {type(embedder).__name__}, which lacks {', '.join(lacking)}"
         raise _wrong_embedder(name, returned)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from memory_pipeline.domain.types import DIMENSION, Vector
 from memory_pipeline.embedding.model_files import WEIGHTS_SHA256, verify_model
-from memory_pipeline.errors import EmbedderUnavailable, Poison, SettingsError
+from memory_pipeline.errors import DeviceUnusable, EmbedderUnavailable, Poison
 from memory_pipeline.logs import get_logger
 from memory_pipeline.settings import PREFIX
 
@@ -81,7 +81,7 @@ class SentenceEmbedder:
 
         Raises:
             ModelMissing: its files are missing or are not the pinned ones.
-            SettingsError: torch cannot use the device of the settings.
+            DeviceUnusable: torch cannot use the device of the settings.
             EmbedderUnavailable: it cannot be loaded.
 
         """
@@ -100,7 +100,7 @@ class SentenceEmbedder:
         Raises:
             Poison: the model refuses a text or has no usable vector for it; the text is not quoted.
             ModelMissing: its files are missing or are not the pinned ones.
-            SettingsError: torch cannot use the device of the settings.
+            DeviceUnusable: torch cannot use the device of the settings.
             EmbedderUnavailable: it cannot be loaded, is out of memory or returns a wrong shape.
 
         """
@@ -151,7 +151,7 @@ def _open(directory: Path, device: str, precision: Precision) -> _Encoder:
     """Load the model from its folder, and from nowhere else.
 
     Raises:
-        SettingsError: torch cannot use the device, now or later.
+        DeviceUnusable: torch cannot use the device, now or later.
         EmbedderUnavailable: any other error, which may have gone by the next attempt.
 
     """
@@ -170,7 +170,7 @@ def _open(directory: Path, device: str, precision: Precision) -> _Encoder:
             encoder = sentence_transformers.SentenceTransformer(
                 str(directory), device=device, local_files_only=True
             ).to(torch.bfloat16 if precision == "bf16" else torch.float32)
-    except SettingsError:
+    except DeviceUnusable:
         raise
     except Exception as exc:  # the libraries raise errors of any class
         raise EmbedderUnavailable(
@@ -199,13 +199,13 @@ def _check_device(device: str) -> None:
     kind, _, number = device.partition(":")
     built = {"cuda": torch.backends.cuda.is_built, "mps": torch.backends.mps.is_built}
     if kind in built and not built[kind]():
-        raise SettingsError(
+        raise DeviceUnusable(
             f"{PREFIX}DEVICE={device!r}: the installed torch is built without {kind}; "
             "allowed are auto and cpu, or another build of torch"
         )
     here = torch.cuda.device_count() if kind == "cuda" else 0
     if number and 0 < here <= int(number):
-        raise SettingsError(
+        raise DeviceUnusable(
             f"{PREFIX}DEVICE={device!r}: torch sees {here} CUDA devices; "
             f"allowed are cuda:0 to cuda:{here - 1}, auto and cpu"
         )

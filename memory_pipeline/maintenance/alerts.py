@@ -30,7 +30,6 @@ ANSWER_SECONDS = 5.0
 # In one alert: all of them are counted, and the oldest are named.
 DEAD_LETTERS_AT_ONCE = 1000
 NAMED_DEAD_LETTERS = 20
-NEXT = "dead letters without a delivered alert are sent again; a failed run is not"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +66,20 @@ class Alerts:
         try:
             answer = httpx.post(self.url, content=body, headers=headers, timeout=ANSWER_SECONDS)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            log.warning("alert_send_failed", alert=event, reason=type(error).__name__, next=NEXT)
+            log.warning(
+                "alert_send_failed",
+                alert=event,
+                reason=type(error).__name__,
+                next="an alert of dead letters is sent again, of a failed run it is not",
+            )
             return False
         if not answer.is_success:
-            log.warning("alert_refused", alert=event, status=answer.status_code, next=NEXT)
+            log.warning(
+                "alert_refused",
+                alert=event,
+                status=answer.status_code,
+                next="an alert of dead letters is sent again, of a failed run it is not",
+            )
         return answer.is_success
 
 

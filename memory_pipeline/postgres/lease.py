@@ -48,10 +48,18 @@ class PostgresLease:
 
 
 def lease_lost(connection: Connection, tenant: TenantId, token: Token) -> Fenced:
-    """Return the error of a lost lease, which names its present holder and until when."""
+    """Return the error of a refused write: the lease is lost, or what was to be written is gone.
+
+    It names the present holder of the lease, and until when.
+    """
     holder = queries().lease_holder(connection, tenant=tenant)
     if holder is None:
         return Fenced(f"the lease with token {token} expired, and no worker holds one now")
+    if holder.lease_token == token:
+        return Fenced(
+            f"the lease with token {token} is held, but the generation may not be written: another "
+            "one took its place, or its server was retired"
+        )
     return Fenced(
         f"the lease with token {token} is lost: {holder.lease_owner} holds the tenant under token "
         f"{holder.lease_token} until {holder.lease_until:%H:%M:%S %Z}"

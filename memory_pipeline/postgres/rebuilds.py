@@ -135,7 +135,7 @@ class PostgresRebuilds:
         """Record a chunk as done, enqueue the rechecks, release the lease.
 
         Args:
-            build: the owner's part.
+            part: the owner's part.
             lease: under which the chunk was written.
             generation: to which it was written.
             through: the last id of the chunk.

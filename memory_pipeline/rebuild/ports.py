@@ -152,7 +152,7 @@ class Registry(Protocol):
 
 
 class Index(Protocol):
-    """The collections of building generations. Writes go through ``sync.batch``."""
+    """The collections of building generations. Writes go through ``sync.write``."""
 
     def prime(self, generation: Generation, *, renew: RenewLease) -> None:
         """Prepare a collection for its first write."""

@@ -16,17 +16,16 @@ is retried only after ``redo_seconds``, when that request can no longer arrive: 
 another process waits for our ownership to expire, which takes equally long.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 from memory_pipeline.clock import SYSTEM_CLOCK, Clock
-from memory_pipeline.domain.outcomes import Rebuilt, Verified
+from memory_pipeline.domain.outcomes import Rebuilt
 from memory_pipeline.domain.types import (
     Checkpoint,
     Generation,
-    MemoryId,
     RebuildId,
     RebuildPart,
     TenantId,
@@ -37,9 +36,9 @@ from memory_pipeline.prefetch import Prefetch, prefetch
 from memory_pipeline.rebuild.chunks import ChunkWriter
 from memory_pipeline.rebuild.ownership import Ownership, Stopped
 from memory_pipeline.rebuild.ports import Index, Outbox, Rebuilds, Registry
+from memory_pipeline.rebuild.proof import Proof, Prover
 from memory_pipeline.rebuild.retries import INTERRUPTIONS, GiveUp, NewGeneration, Retries, Retry
 from memory_pipeline.sync.tenant import Sync
-from memory_pipeline.verify.tenant import Verify
 from memory_pipeline.verify.written_rows import WrittenRows
 
 log = get_logger("memory_pipeline.rebuild.tenant")
@@ -49,12 +48,6 @@ CHUNKS_AHEAD = 1
 # The largest batch size that the settings allow: an interrupted chunk may have had as many
 # documents, whatever the settings are now.
 LONGEST_CHUNK = 5_000
-# Each round leaves at most what was written during it; in a tight cluster of nearly equal vectors
-# some documents stay unreachable after any number of repairs.
-VERIFY_ROUNDS = 4
-# Documents compared in full and searched by their own vector before the flip, at a millisecond
-# each: all were just written, and the proof queries for everything reachable anyway.
-SAMPLE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +57,6 @@ class Target:
     generation: Generation
     checkpoint: Checkpoint
     is_empty: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """How many documents a proof has repaired, and how many there are."""
-
-    repaired: int = 0
-    documents: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +70,9 @@ class Rebuild:
     index: Index
     chunk_writer: ChunkWriter
     sync: Sync
-    verify: Verify
+    prover: Prover | None  # None: a benchmark measures what the proof costs
     chunk_documents: int
     chunk_documents_idle: int
-    proves: bool = True  # a benchmark measures the cost of the proof
-    sample: int = SAMPLE
     clock: Clock = SYSTEM_CLOCK
     prefetch: Prefetch = prefetch
 
@@ -205,8 +188,13 @@ class Rebuild:
         so_far = self._fill(part, target, so_far, count, written_rows)  # 2, 3 and 4
         began = self.clock.monotonic()
         proof = Proof()
-        if self.proves:
-            proof = self._prove(part, target.generation, written_rows)  # 5
+        if self.prover is not None:
+            proof = self.prover.prove(  # 5
+                part,
+                target.generation,
+                written_rows,
+                catch_up=lambda: self._catch_up(part.tenant),
+            )
         self._flip(part, target.generation, proof.documents)  # 6
         return replace(
             so_far,
@@ -296,48 +284,12 @@ class Rebuild:
         with self.ownership.leased(part, generation) as lease:
             self.registry.abandon(lease, generation.id)
 
-    # ---- 4 and 5: catch up and prove
+    # ---- 4: catch up
 
     def _catch_up(self, tenant: TenantId) -> None:
         """Sync the due changes: between chunks, no other worker finds the tenant's lease free."""
         if self.outbox.has_due_changes(tenant):
             self.sync.run(tenant)
-
-    def _prove(self, part: RebuildPart, generation: Generation, written_rows: WrittenRows) -> Proof:
-        """Verify and repair until only documents with a pending change differ."""
-        repaired = 0
-        for round_ in range(VERIFY_ROUNDS):
-            self._catch_up(part.tenant)
-            verified = self._verified(part, generation, written_rows)
-            wrong = {f.memory_id for f in verified.findings if f.memory_id is not None}
-            stubborn = round_ and all(f.kind == "unreachable" for f in verified.findings)
-            if not wrong or (stubborn and round_ + 1 == VERIFY_ROUNDS):
-                return Proof(repaired, verified.documents)
-            self._repair(part, generation, sorted(wrong))
-            repaired += len(wrong)
-        raise Corrupt("it does not hold what was written to it", generation=generation.id)
-
-    def _verified(
-        self, part: RebuildPart, generation: Generation, written_rows: WrittenRows
-    ) -> Verified:
-        verified = self.verify.run(
-            part.tenant,
-            generation=generation,
-            sample=self.sample,
-            written_rows=written_rows,
-            renew=self.ownership.renewal(part),
-        )
-        for finding in verified.findings:
-            if finding.memory_id is None:
-                raise Corrupt(finding.detail or finding.kind, generation=generation.id)
-        return verified
-
-    def _repair(self, part: RebuildPart, generation: Generation, ids: Sequence[MemoryId]) -> None:
-        for at in range(0, len(ids), self.chunk_documents):
-            with self.ownership.leased(part, generation) as lease:
-                self.chunk_writer.repair(
-                    part, lease, generation, ids[at : at + self.chunk_documents]
-                )
 
     # ---- 6: flip
 

@@ -172,5 +172,5 @@ class Generations:
             generation=str(generation.id),
             token=lease.token,
             reason=str(error),
-            next="the live generation is still written; a rebuild begins another one",
+            next="changes go to the live generation if it is sound, else they wait for a rebuild",
         )

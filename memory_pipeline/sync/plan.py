@@ -1,4 +1,4 @@
-"""Decide what a batch does with the rows it has read. No I/O: ``sync/tenant.py`` acts on it."""
+"""Decide what a batch does with the rows it has read. No I/O: ``sync/batch.py`` acts on it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from memory_pipeline.clock import SYSTEM_CLOCK, Clock
-from memory_pipeline.domain.outcomes import Outcome
+from memory_pipeline.domain.outcomes import Outcome, Rebuilt
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import (
     ChromaUnavailable,
@@ -246,22 +246,20 @@ class BackgroundTasks:
                 rebuild.stop()
         try:
             rebuilt = rebuild.alone(tenant)
-            log.info(
-                "damaged_tenant_rebuilt",
-                tenant=tenant,
-                verdict=rebuilt.verdict,
-                reason=rebuilt.reason,
-            )
         except PipelineError as error:
-            log.warning(
-                "rebuild_failed",
-                tenant=tenant,
-                reason=str(error),
-                next="the changes wait; the rebuild is retried in a few seconds",
-            )
+            rebuilt = Rebuilt(tenant, "failed", reason=str(error))
         finally:
             with self._lock:
                 self._rebuilding = None
+        if rebuilt.verdict == "failed":
+            log.warning(
+                "rebuild_failed",
+                tenant=tenant,
+                reason=rebuilt.reason,
+                next="the changes wait; the rebuild is retried in a few seconds",
+            )
+        else:
+            log.info("damaged_tenant_rebuild_ended", tenant=tenant, verdict=rebuilt.verdict)
 
     # ---- report
 

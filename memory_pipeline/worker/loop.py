@@ -120,7 +120,7 @@ class Worker:
             log.warning(
                 "model_not_loaded",
                 reason=str(error),
-                next="memories with a stored vector are synced; others wait for the model",
+                next="tenants whose pending memories all have a vector are synced; others wait",
             )
         self.outbox.pending_tenants()
         with suppress(PipelineError):  # Chroma may start later

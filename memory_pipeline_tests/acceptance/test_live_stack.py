@@ -26,7 +26,7 @@ def test_a_change_is_searchable_without_a_run(live: Cli, wait_until: WaitUntil) 
     wait_until(found, within=30)
     wait_until(lambda: live.json("status")["freshness_ms"] is not None, within=30)
     status = live.json("status")
-    assert status["live_processes"] == 1
+    assert status["workers"] == 1
     assert status["services"]["live"] == "up"
     assert status["pending_changes"] == 0
     assert status["problems"] == []
@@ -41,7 +41,7 @@ def test_down_leaves_no_lease_and_up_goes_on(live: Cli, wait_until: WaitUntil) -
     live("up", "--detach", "--no-live")
     live("remember", "--user", "ben", "the dog sleeps on the stairs")
     status = live.json("status")
-    assert status["live_processes"] == 0
+    assert status["workers"] == 0
     assert status["pending_changes"] == 1
     live("down")
     live("up", "--detach")

@@ -42,8 +42,9 @@ def test_nobody_goes_live_without_the_lease_or_twice(world: World) -> None:
     assert world.registry.live(ADA) is None
     lease, second = taken(world), begun(world)
     world.registry.flip_first(lease, first)
-    with pytest.raises(Fenced):
+    with pytest.raises(Fenced) as refused:
         world.registry.flip_first(lease, second)
+    assert "is lost" not in str(refused.value)  # the lease is held: something else is wrong
 
 
 def test_nobody_goes_live_beside_a_rebuild(world: World) -> None:

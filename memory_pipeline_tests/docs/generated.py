@@ -198,7 +198,8 @@ def _events(tree: ast.Module, module: str) -> Iterator[LogEvent]:
         for event in _constants(node.args[0]) if level else ():
             named = {k.arg: k.value for k in node.keywords if k.arg}
             more = ("…",) if any(k.arg is None for k in node.keywords) else ()
-            then = _text(named.pop("next", None))
+            following = named.pop("next", None)
+            then = _text(following) or ("depends on the error" if following else "")
             fields = (*sorted(f"`{name}`" for name in named), *more)
             yield LogEvent(event, module, level, fields, then)
 

@@ -21,7 +21,7 @@ from memory_pipeline.postgres.database import Database
 def test_a_standby_is_an_outage_and_an_older_schema_says_migrate(
     database_url: str, statement: str, error: type[PipelineError]
 ) -> None:
-    """What broke: after a switchover the live process died, where it has to wait."""
+    """What broke: after a switchover the worker died, where it has to wait."""
     with (
         closing(Database(database_url)) as database,
         pytest.raises(error),

@@ -200,7 +200,7 @@ def test_it_refuses_while_something_is_at_work(
     remember(db, "ada")
     before = shape(pipeline.database.url)
     pipeline.workers.heartbeat()
-    assert "live process" in detach(settings, "--yes", code=2).stderr
+    assert "a worker is at work" in detach(settings, "--yes", code=2).stderr
     pipeline.workers.deregister()
     pipeline.registry.register(ADA)
     lease = pipeline.outbox.acquire_lease(ADA)

@@ -60,7 +60,7 @@ def sync(pipeline: Pipeline) -> None:
 
 
 def heal(pipeline: Pipeline, wait_until: Callable[..., None]) -> None:
-    """Sync as a live process does, until every tenant is proven."""
+    """Sync as a worker does, until every tenant is proven."""
 
     def proven() -> bool:
         for _ in pipeline.drain().run(paused=True):

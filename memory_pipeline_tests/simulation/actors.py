@@ -17,6 +17,7 @@ from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, Po
 from memory_pipeline.maintenance.cleanup import drop_retired
 from memory_pipeline.rebuild.chunks import ChunkWriter
 from memory_pipeline.rebuild.ownership import Ownership
+from memory_pipeline.rebuild.proof import Prover
 from memory_pipeline.rebuild.tenant import Rebuild
 from memory_pipeline.search.query import Search
 from memory_pipeline.settings import Settings
@@ -92,35 +93,38 @@ class Core:
             trust=world.trust,
         )
         self.verify = Verify(parts, self.registry, AUDIT_SECONDS, clock, prefetch)
+        ownership = Ownership(
+            self.outbox,
+            self.rebuilds,
+            self.verify.seconds,
+            VirtualEvent(world.scheduler),
+            clock,
+        )
+        chunk_writer = ChunkWriter(
+            outbox=self.outbox,
+            memories=self.memories,
+            rebuilds=self.rebuilds,
+            index=self.index,
+            embedder=self.embedder,
+            recipe=recipe,
+            trust=world.trust,
+            slice_seconds=settings.lease_seconds / 4,
+            clock=clock,
+        )
         self.rebuild = Rebuild(
-            ownership=Ownership(
-                self.outbox,
-                self.rebuilds,
-                self.verify.seconds,
-                VirtualEvent(world.scheduler),
-                clock,
-            ),
+            ownership=ownership,
             outbox=self.outbox,
             registry=self.registry,
             rebuilds=self.rebuilds,
             index=self.index,
-            chunk_writer=ChunkWriter(
-                outbox=self.outbox,
-                memories=self.memories,
-                rebuilds=self.rebuilds,
-                index=self.index,
-                embedder=self.embedder,
-                recipe=recipe,
-                trust=world.trust,
-                slice_seconds=settings.lease_seconds / 4,
-                clock=clock,
-            ),
+            chunk_writer=chunk_writer,
             sync=self.sync,
-            verify=self.verify,
+            # Of a large collection the proof looks at next to no vectors; these stand for such.
+            prover=Prover(
+                ownership, chunk_writer, self.verify, settings.rebuild_batch_size, sample=0
+            ),
             chunk_documents=settings.rebuild_batch_size,
             chunk_documents_idle=settings.rebuild_batch_size_idle,
-            # Of a large collection the proof looks at next to no vectors; these stand for such.
-            sample=0,
             clock=clock,
             prefetch=prefetch,
         )
@@ -160,7 +164,7 @@ class Closing:
 
 
 def worker(core: Core, closing: Closing, late_seconds: float) -> None:
-    """Sync turn by turn, as a live process does; some turns are a run's, which drains a tenant."""
+    """Sync turn by turn, as a worker does; some turns are a run's, which drains a tenant."""
     scheduler, rng = core.world.scheduler, core.world.scheduler.rng
     scheduler.sleep(late_seconds * rng.random())
     turns = TenantScheduler(1)

@@ -17,7 +17,7 @@ from memory_pipeline.postgres.lease import PostgresLease
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.rebuild import chunks as filling
-from memory_pipeline.rebuild.tenant import Proof, Rebuild
+from memory_pipeline.rebuild.proof import Proof, Prover
 from memory_pipeline.search.filters import Filter
 from memory_pipeline.search.query import Search, _Candidate
 from memory_pipeline.sync import batch
@@ -217,7 +217,7 @@ def a_chunk_is_done_though_its_reply_is_lost(world: World, patch: pytest.MonkeyP
 
 
 def _no_proof(world: World, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Rebuild, "_prove", lambda *_: Proof())
+    patch.setattr(Prover, "prove", lambda *_, **__: Proof())
 
 
 BUGS[a_chunk_is_done_though_its_reply_is_lost.__name__] = Bug(

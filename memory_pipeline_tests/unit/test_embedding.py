@@ -309,6 +309,11 @@ def embedder_of_my_own(settings: Settings) -> EmbedderOfMyOwn:
     return made
 
 
+def embedder_that_fails() -> EmbedderOfMyOwn:
+    """Fail as an embedder does whose service is not configured."""
+    raise KeyError("API_KEY")
+
+
 @pytest.mark.parametrize(
     ("attribute", "model"),
     [("EmbedderOfMyOwn", "my-own-768"), ("embedder_of_my_own", "my-own-768@cpu")],
@@ -340,6 +345,7 @@ def test_child_processes_get_the_name_of_the_embedder() -> None:
         (f"{THIS_MODULE}:NoSuchEmbedder", "has no attribute 'NoSuchEmbedder'"),
         (f"{THIS_MODULE}:NO_EMBEDDER", "it is not callable"),
         (f"{THIS_MODULE}:CachedEmbedder.embed", "missing a required argument: 'texts'"),
+        (f"{THIS_MODULE}:embedder_that_fails", "it raises KeyError: 'API_KEY'"),
         ("builtins:dict", "it returns dict, which lacks loaded, load, model, embed"),
         (f"{THIS_MODULE}:FakeModel", "it returns FakeModel, which lacks loaded, load, model"),
     ],

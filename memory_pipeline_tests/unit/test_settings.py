@@ -11,7 +11,13 @@ from typer.testing import CliRunner
 
 from memory_pipeline.cli import app
 from memory_pipeline.embedding import sentence
-from memory_pipeline.errors import EmbedderUnavailable, PostgresUnavailable, SettingsError
+from memory_pipeline.errors import (
+    EXIT_USAGE,
+    EmbedderUnavailable,
+    PostgresUnavailable,
+    SettingsError,
+    exit_code,
+)
 from memory_pipeline.local.environment import settings_environment
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.redact import without_password
@@ -107,8 +113,12 @@ def test_a_device_that_torch_cannot_use_is_a_wrong_setting(
 ) -> None:
     """No waiting brings it."""
     torch_with(monkeypatch, built=bool(built), seen=seen)
-    with pytest.raises(SettingsError, match=f"MEMORY_PIPELINE_DEVICE='{device}': {says}"):
+    with pytest.raises(
+        SettingsError, match=f"MEMORY_PIPELINE_DEVICE='{device}': {says}"
+    ) as refused:
         sentence._open(Path("nowhere"), device, "f32")
+    assert exit_code(refused.value) == EXIT_USAGE
+    assert isinstance(refused.value, EmbedderUnavailable)  # a worker goes on without the model
 
 
 @pytest.mark.parametrize(("device", "seen"), [("cuda", 0), ("cuda:1", 0), ("cuda:1", 2)])

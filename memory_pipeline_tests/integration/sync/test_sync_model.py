@@ -5,9 +5,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from memory_pipeline.errors import (
-    EmbedderUnavailable,
-)
+from memory_pipeline.errors import DeviceUnusable, EmbedderUnavailable, PipelineError
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline_tests.doubles import raises
 from memory_pipeline_tests.embedders import CountingEmbedder
@@ -75,15 +73,19 @@ def test_a_cold_model_is_loaded_without_the_lease(
     assert_mirrored(pipeline)
 
 
+@pytest.mark.parametrize(
+    "error", [EmbedderUnavailable("out of memory"), DeviceUnusable("DEVICE='cuda': no such build")]
+)
 def test_a_model_that_cannot_be_loaded_postpones(
-    pipeline: Pipeline, db: psycopg.Connection
+    error: PipelineError, pipeline: Pipeline, db: psycopg.Connection
 ) -> None:
-    """P5: a sync never raises for an outage of the model, and charges nobody."""
+    """P5: a sync never raises for an outage of the model, and charges nobody.
+
+    What broke: one tenant with a text to embed ended the whole run where the device was wrong.
+    """
     remember(db)
 
-    unloadable = CountingEmbedder(
-        loaded=False, on_load=raises(EmbedderUnavailable("out of memory"))
-    )
+    unloadable = CountingEmbedder(loaded=False, on_load=raises(error))
     [outcome] = drained_due(pipeline, with_embedder(pipeline, unloadable))
     assert outcome.verdict == "postponed"
     assert count_of(db, "failure") == 0

@@ -1,4 +1,4 @@
-"""Two live processes, killed, frozen and cut off at random under load: fresh again, and true.
+"""Two workers, killed, frozen and cut off at random under load: fresh again, and true.
 
 What breaks: at any moment a process may be gone, may stand still for longer than its leases last
 (alone, or with the whole machine), or may lose every connection to Postgres. Why the obvious fix is
@@ -145,7 +145,7 @@ class Application:
 
 @dataclass
 class Process:
-    """A live process, and again when it was killed."""
+    """A worker, and again when it was killed."""
 
     name: str
     settings: Settings
@@ -239,7 +239,7 @@ def lag_of_one(pipeline: Pipeline, db: psycopg.Connection, tenant: TenantId) -> 
     return time.monotonic() - began
 
 
-def test_live_processes_survive_whatever_happens_to_them(
+def test_workers_survive_whatever_happens_to_them(
     settings: Settings,
     unmarked_chroma: None,
     database_url: str,

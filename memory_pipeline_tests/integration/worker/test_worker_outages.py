@@ -298,7 +298,7 @@ class MeddledSync:
 
 
 def meddled(pipeline: Pipeline, broken: TenantId) -> tuple[Running, MeddledSync]:
-    """Prepare a live process whose sync of one tenant raises what nobody has foreseen."""
+    """Prepare a worker whose sync of one tenant raises what nobody has foreseen."""
     running = prepared(pipeline)
     sync = MeddledSync(running.live.sync.run, broken)
     running.live.sync = sync

@@ -30,12 +30,12 @@ def database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def workers(database: Database) -> PostgresWorkers:
-    """Return one live process's view."""
+    """Return one worker's view."""
     return PostgresWorkers(database)
 
 
 def silent(db: psycopg.Connection, seconds: float) -> None:
-    """Let every live process have been silent for longer."""
+    """Let every worker have been silent for longer."""
     db.execute(
         "UPDATE memory_pipeline.worker SET heartbeat_at = heartbeat_at - make_interval(secs => %s)",
         (seconds,),
@@ -132,7 +132,7 @@ def test_newer_figures_replace_older_ones(workers: PostgresWorkers, db: psycopg.
 
 
 def test_figures_of_the_past_are_not_told(workers: PostgresWorkers, db: psycopg.Connection) -> None:
-    """When all live processes are gone, nothing claims to be fresh."""
+    """When all workers are gone, nothing claims to be fresh."""
     workers.record_freshness({ADA: LAGS, None: LAGS})
     db.execute(
         "UPDATE memory_pipeline.freshness SET measured_at = measured_at - make_interval(secs => %s)"

@@ -51,7 +51,7 @@ class Told:
 
 @dataclass
 class Running:
-    """A live process in a thread of the test."""
+    """A worker in a thread of the test."""
 
     live: Worker
     background: BackgroundTasks

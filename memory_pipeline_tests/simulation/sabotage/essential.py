@@ -15,7 +15,7 @@ from memory_pipeline.domain.types import (
 )
 from memory_pipeline.errors import ChromaUnavailable, PipelineError, Transient
 from memory_pipeline.ports import Lease
-from memory_pipeline.rebuild.tenant import Proof, Rebuild
+from memory_pipeline.rebuild.proof import Proof, Prover
 from memory_pipeline.sync.batch import Batch
 from memory_pipeline.sync.generations import Generations
 from memory_pipeline.sync.tenant import Sync
@@ -165,7 +165,7 @@ def _by_key() -> Iterator[None]:
 
 @bug("S9 flip before verify", "a generation is proven before searches go to it")
 def _no_proof() -> Iterator[None]:
-    with patch.object(Rebuild, "_prove", lambda *_: Proof()):
+    with patch.object(Prover, "prove", lambda *_, **__: Proof()):
         yield
 
 
