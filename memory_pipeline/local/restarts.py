@@ -95,7 +95,7 @@ class WatchedService:
     ended: int = 0
     start_again_at: float | None = None
     _started_at: float = field(init=False)
-    _last_pause: float = 0.0
+    _last_pause: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         """Take this moment for its start."""

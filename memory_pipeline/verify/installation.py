@@ -13,7 +13,6 @@ The order is the design:
 6. query which tenants are still unproven: no verdict on them is a proof
 """
 
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing, suppress
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.domain.outcomes import Finding, Verified
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import ChromaUnavailable, Transient
@@ -154,6 +154,7 @@ def verify_installation(
     sample: int | None = SAMPLE,
     repair: bool = False,
     progress: VerifyProgress | None = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> VerifyReport:
     """Verify the triggers and the collections of an installation while it serves.
 
@@ -162,6 +163,7 @@ def verify_installation(
         sample: documents a tenant that are compared in full; None: all of them; 0: none.
         repair: also repair the findings, and verify again.
         progress: called on the way.
+        clock: what a repair waits by.
 
     Raises:
         PostgresUnavailable: nothing can be verified now.
@@ -175,9 +177,9 @@ def verify_installation(
     if repair:
         for server in installation.servers.replace_lost():  # 3
             progress.retired(server)
-        time.sleep(installation.epochs.seconds_to_wait())  # 4
+        clock.sleep(installation.epochs.seconds_to_wait())  # 4
     tenants = installation.tenants()
-    began = time.monotonic()
+    began = clock.monotonic()
     verdicts: list[Repaired] = []
     skipped: dict[TenantId, str] = {}
     pairs = (_repair_all if repair else _verify_all)(installation, tenants, sample)
@@ -189,7 +191,7 @@ def verify_installation(
                 installation.status.record_verification(pair.after)
                 verdicts.append(pair)
             progress.verified(done, len(tenants))
-    seconds = time.monotonic() - began
+    seconds = clock.monotonic() - began
     unproven = _unproven(installation.epochs, tenants)  # 6
     return VerifyReport(
         verdicts=tuple(v.after for v in verdicts),
