@@ -22,8 +22,9 @@ from memory_pipeline.domain.types import (
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.memories import PostgresMemories
+from memory_pipeline.rebuild.ports import Rebuilds
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.contract.ports import Memories, Outbox, Rebuilds, Registry
+from memory_pipeline_tests.contract.ports import Memories, Outbox, Registry
 from memory_pipeline_tests.fakes import (
     FakeLetters,
     FakeMemories,

@@ -20,7 +20,7 @@ from memory_pipeline.domain.types import (
 )
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, ServerLost
 from memory_pipeline.ports import RenewLease
-from memory_pipeline_tests.contract.ports import Index
+from memory_pipeline.sync.ports import Index
 from memory_pipeline_tests.fakes.documents import cosine_distance, meets, refuse
 from memory_pipeline_tests.fakes.world import FakeCollection, FakeDocument, FakeWorld
 
