@@ -1,6 +1,7 @@
 """One real Postgres and Chroma a session; a fresh database and collections a test."""
 
 import itertools
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,6 +25,16 @@ from memory_pipeline.settings import Settings
 pytest.register_assert_rewrite("memory_pipeline_tests.integration", "memory_pipeline_tests.words")
 
 _numbers = itertools.count(1)
+
+
+def pytest_configure() -> None:
+    """Have SIGINT back where a shell has started the tests in the background, and ignores it there.
+
+    Dagster gives SIGTERM the handler of SIGINT, and each process that a test starts inherits a
+    signal that is ignored: it could then be stopped by SIGKILL alone.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
