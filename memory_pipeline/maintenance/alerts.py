@@ -30,6 +30,7 @@ ANSWER_SECONDS = 5.0
 # In one alert: all of them are counted, and the oldest are named.
 DEAD_LETTERS_AT_ONCE = 1000
 NAMED_DEAD_LETTERS = 20
+AFTER_FAILURE = "an alert of dead letters is sent again, of a failed run it is not"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Alerts:
                 "alert_send_failed",
                 alert=event,
                 reason=type(error).__name__,
-                next="an alert of dead letters is sent again, of a failed run it is not",
+                next=AFTER_FAILURE,
             )
             return False
         if not answer.is_success:
@@ -78,7 +79,7 @@ class Alerts:
                 "alert_refused",
                 alert=event,
                 status=answer.status_code,
-                next="an alert of dead letters is sent again, of a failed run it is not",
+                next=AFTER_FAILURE,
             )
         return answer.is_success
 

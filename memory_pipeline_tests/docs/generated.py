@@ -3,10 +3,8 @@
 ``python -m memory_pipeline_tests.docs`` writes all of them; a test compares them with the code.
 """
 
-import ast
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -17,11 +15,11 @@ from memory_pipeline.cli import app
 from memory_pipeline.settings import PREFIX, Settings
 from memory_pipeline.sync.freshness import Freshness
 from memory_pipeline.worker.metrics import Metrics
-from memory_pipeline_tests.docs.pages import DOCS, ROOT
+from memory_pipeline_tests.docs.log_calls import LogCall, log_calls, sources
+from memory_pipeline_tests.docs.pages import DOCS
 
 PROGRAM = "memory-pipeline"
 WRITTEN = "This page is written from the code by `python -m memory_pipeline_tests.docs`."
-LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
 SUFFIXES = {"counter": "_total"}
 
 
@@ -158,88 +156,27 @@ def metrics_page() -> str:
 # ---- log events
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class LogEvent:
-    """One place that writes a log line."""
-
-    name: str
-    module: str
-    level: str
-    fields: tuple[str, ...]
-    next: str
-
-
-def log_events() -> list[LogEvent]:
-    """Return every log line that the code can write, read from its syntax tree."""
-    package = ROOT / "memory_pipeline"
-    found: set[LogEvent] = set()
-    for file in sorted(package.rglob("*.py")):
-        module = str(file.relative_to(package))
-        if not module.startswith("testing/"):
-            found.update(_events(ast.parse(file.read_text()), module))
-    return sorted(found)
+def log_events() -> list[LogCall]:
+    """Return every log line that the services can write."""
+    return [
+        call
+        for file, source in sources()
+        if not file.startswith("testing/")
+        for call in log_calls(source, file)
+    ]
 
 
-def _events(tree: ast.Module, module: str) -> Iterator[LogEvent]:
-    chosen = {  # tell = log.info if … else log.debug
-        node.targets[0].id: " or ".join(levels)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign)
-        and isinstance(node.targets[0], ast.Name)
-        and (levels := _levels(node.value))
-    }
-    for node in ast.walk(tree):
-        if not (isinstance(node, ast.Call) and node.args):
-            continue
-        called = node.func
-        level = chosen.get(called.id, "") if isinstance(called, ast.Name) else ""
-        if isinstance(called, ast.Attribute) and called.attr in LEVELS:
-            level = called.attr if _is_our_log(called.value) else ""
-        for event in _constants(node.args[0]) if level else ():
-            named = {k.arg: k.value for k in node.keywords if k.arg}
-            more = ("…",) if any(k.arg is None for k in node.keywords) else ()
-            following = named.pop("next", None)
-            then = _text(following) or ("depends on the error" if following else "")
-            fields = (*sorted(f"`{name}`" for name in named), *more)
-            yield LogEvent(event, module, level, fields, then)
-
-
-def _is_our_log(value: ast.expr) -> bool:
-    """Whether this is a module's logger, and not the one that Dagster gives an op."""
-    return isinstance(value, ast.Name) and value.id == "log"
-
-
-def _constants(value: ast.expr) -> list[str]:
-    if isinstance(value, ast.IfExp):
-        return [*_constants(value.body), *_constants(value.orelse)]
-    is_text = isinstance(value, ast.Constant) and isinstance(value.value, str)
-    return [str(value.value)] if is_text and isinstance(value, ast.Constant) else []
-
-
-def _levels(value: ast.expr) -> list[str]:
-    if isinstance(value, ast.IfExp):
-        return [*_levels(value.body), *_levels(value.orelse)]
-    is_level = isinstance(value, ast.Attribute) and value.attr in LEVELS
-    return [value.attr] if is_level and isinstance(value, ast.Attribute) else []
-
-
-def _text(value: ast.expr | None) -> str:
-    if isinstance(value, ast.Constant) and isinstance(value.value, str):
-        return value.value
-    if isinstance(value, ast.JoinedStr):
-        return "".join(
-            _text(part) if isinstance(part, ast.Constant) else "…" for part in value.values
-        )
-    if isinstance(value, ast.IfExp):
-        return f"{_text(value.body)}, or {_text(value.orelse)}"
-    return ""
+def _log_event(call: LogCall) -> tuple[str, str, str, str, str]:
+    level = "debug or info" if call.method == "log" else call.method  # by what happened
+    fields = sorted(f"`{name}`" for name in call.fields - {"next"})
+    named = ", ".join([*fields, "…"] if call.more else fields)
+    then = "depends on the error" if call.next == "…" else call.next
+    return f"`{call.event}`", level, named, then, f"`{call.file}`"
 
 
 def log_events_page() -> str:
     """Return the page of every log event."""
-    rows = [
-        (f"`{e.name}`", e.level, ", ".join(e.fields), e.next, f"`{e.module}`") for e in log_events()
-    ]
+    rows = sorted({_log_event(call) for call in log_events()})
     return (
         "# Log events\n\n"
         "The pipeline writes one logfmt line for each decision: `timestamp=… level=… event=…` and\n"

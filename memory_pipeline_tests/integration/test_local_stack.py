@@ -303,8 +303,6 @@ def test_down_stops_what_a_killed_supervisor_left(settings: Settings, wait_until
         shutil.which("sleep") or "sleep",
         ["sleep", "600"],
         {"MEMORY_PIPELINE_STACK": str(settings.home)},
-        setsigdef=[signal.SIGTERM],  # whatever the tests before have done to this process
-        setsigmask=[],
     )
     wait_until(lambda: [i.pid for i in marked_processes(settings.home)] == [pid])
     assert not stop_marked(settings.home / "other")

@@ -9,15 +9,12 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PRODUCT = ROOT / "memory_pipeline"
-METHODS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
+from memory_pipeline_tests.docs.log_calls import LogCall, is_log_method, log_calls, sources
+
 WARNINGS = {"warning", "error", "exception", "critical"}
 SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
@@ -42,75 +39,36 @@ NO_TENANT: dict[str, tuple[About, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A call of a logger."""
-
-    file: str
-    number: int
-    method: str
-    event: str | None
-    fields: frozenset[str]
-
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong with the line by itself."""
-        if self.event is None:
-            yield "the event is no literal"
-            return
-        words = self.event.split("_")
-        if not SNAKE_CASE.fullmatch(self.event):
-            yield f"{self.event!r} is not snake_case"
-        if self.method not in WARNINGS:
-            return
-        if "next" not in self.fields:
-            yield f"{self.event} does not say what happens next"
-        about, _ = NO_TENANT.get(self.event, ("tenant", ""))
-        if about == "tenant" and "tenant" not in self.fields:
-            yield f"{self.event} names no tenant"
-        if about == "service" and "service" not in self.fields:
-            yield f"{self.event} names no service"
-        if (about == "server" or "server" in words) and not self.fields & {"server", "address"}:
-            yield f"{self.event} names no server"
-        if "generation" in words and "generation" not in self.fields:
-            yield f"{self.event} names no generation"
+def problems(line: LogCall) -> Iterator[str]:
+    """Yield what is wrong with the line by itself."""
+    if line.event is None:
+        yield "the event is no literal"
+        return
+    words = line.event.split("_")
+    if not SNAKE_CASE.fullmatch(line.event):
+        yield f"{line.event!r} is not snake_case"
+    if line.method not in WARNINGS:
+        return
+    if "next" not in line.fields:
+        yield f"{line.event} does not say what happens next"
+    about, _ = NO_TENANT.get(line.event, ("tenant", ""))
+    if about == "tenant" and "tenant" not in line.fields:
+        yield f"{line.event} names no tenant"
+    if about == "service" and "service" not in line.fields:
+        yield f"{line.event} names no service"
+    if (about == "server" or "server" in words) and not line.fields & {"server", "address"}:
+        yield f"{line.event} names no server"
+    if "generation" in words and "generation" not in line.fields:
+        yield f"{line.event} names no generation"
 
 
-def lines_of(source: str, file: str = "planted.py") -> Iterator[Line]:
-    """Parse the calls of ``log`` in a module."""
-    for node in ast.walk(ast.parse(source)):
-        if not (isinstance(node, ast.Call) and _is_of_log(node.func)):
-            continue
-        assert isinstance(node.func, ast.Attribute)
-        method = node.func.attr
-        events = node.args[1:] if method == "log" else node.args  # log.log(level, event)
-        literal = events[0] if len(events) == 1 else None
-        event = literal.value if isinstance(literal, ast.Constant) else None
-        fields = frozenset(k.arg for k in node.keywords if k.arg)
-        yield Line(file, node.lineno, method, event if isinstance(event, str) else None, fields)
-
-
-def _is_of_log(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Attribute)
-        and node.attr in METHODS
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "log"
-    )
-
-
-def sources() -> Iterator[tuple[str, str]]:
-    """Yield every module of the product, with its source."""
-    for path in sorted(PRODUCT.rglob("*.py")):
-        yield str(path.relative_to(PRODUCT)), path.read_text()
-
-
-LINES = [line for file, source in sources() for line in lines_of(source, file)]
+LINES = [line for file, source in sources() for line in log_calls(source, file)]
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.file}:{line.number}")
-def test_a_line_can_be_acted_upon(line: Line) -> None:
+def test_a_line_can_be_acted_upon(line: LogCall) -> None:
     """The event is snake_case; a warning names what it is about, and what happens next."""
-    assert list(line.problems()) == []
+    assert list(problems(line)) == []
 
 
 def test_an_event_has_one_meaning() -> None:
@@ -135,9 +93,9 @@ def test_no_line_hides_from_this_test() -> None:
             and isinstance(node.value, ast.Call)
             and ast.unparse(node.value.func) == "get_logger"
         ]
-        named = sum(_is_of_log(node) for node in ast.walk(tree))
+        named = sum(is_log_method(node) for node in ast.walk(tree))
         assert set(loggers) <= {"log"}, file
-        assert named == len(list(lines_of(source))), f"{file}: a method of log is not called"
+        assert named == len(list(log_calls(source))), f"{file}: a method of log is not called"
 
 
 @pytest.mark.parametrize(
@@ -157,8 +115,8 @@ def test_no_line_hides_from_this_test() -> None:
 )
 def test_a_planted_line_is_noticed(planted: str, problem: str) -> None:
     """A checker that cannot fail proves nothing."""
-    [line] = lines_of(planted)
-    assert any(problem in found for found in line.problems())
+    [line] = log_calls(planted)
+    assert any(problem in found for found in problems(line))
 
 
 @pytest.mark.parametrize(
@@ -173,5 +131,5 @@ def test_a_planted_line_is_noticed(planted: str, problem: str) -> None:
 )
 def test_a_good_line_passes(good: str) -> None:
     """And a checker that fails always proves nothing either."""
-    [line] = lines_of(good)
-    assert list(line.problems()) == []
+    [line] = log_calls(good)
+    assert list(problems(line)) == []
