@@ -196,11 +196,15 @@ class Pipeline:
             sync=self.sync(),
             embedder=self.embedder,
             connect_chroma=self.index.servers,
-            listen=partial(Listener, self.database.url),
+            listen=partial(Listener, self._listen_url()),
             background=background,
             poll_seconds=self.settings.poll_seconds,
             servers=len(self.settings.chroma_addresses()),
         )
+
+    def _listen_url(self) -> str:
+        url = self.settings.listen_url
+        return self.database.url if url is None else url.get_secret_value()
 
     def rebuild_alone(self, tenant: TenantId) -> Rebuilt:
         """Rebuild one tenant, because its collection was found damaged."""

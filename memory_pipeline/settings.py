@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from memory_pipeline.domain.table import MEMORY_LOGS, Table
 from memory_pipeline.errors import SettingsError
 from memory_pipeline.redact import without_password
 
@@ -52,6 +53,15 @@ class Settings(BaseSettings):
     home: Path = Field(Path(".memory_pipeline"), description="folder of the local data and logs")
     database_url: SecretStr | None = Field(
         None, description="address of the Postgres with memory_logs"
+    )
+    listen_url: SecretStr | None = Field(
+        None,
+        description="address of the same Postgres for wake-up hints, where `DATABASE_URL` is that "
+        "of a pooler; without it, polling alone finds changes there",
+    )
+    table: str = Field(
+        str(MEMORY_LOGS),
+        description="table of the memories: schema.table, spelled as in the catalog",
     )
     dagster_database_url: SecretStr | None = Field(
         None, description="address of the Postgres of Dagster's own storage"
@@ -289,7 +299,12 @@ class Settings(BaseSettings):
             raise ValueError(f"allowed are {EMBEDDERS}")
         return value
 
-    @field_validator("database_url", "dagster_database_url")
+    @field_validator("table")
+    @classmethod
+    def _table_name(cls, value: str) -> str:
+        return str(Table.parse(value))
+
+    @field_validator("database_url", "listen_url", "dagster_database_url")
     @classmethod
     def _postgres_address(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _is_postgres_address(value.get_secret_value()):

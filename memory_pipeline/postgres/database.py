@@ -11,29 +11,32 @@ from typing import Any, Self
 
 import aiosql
 import psycopg
-from pgvector.psycopg import register_vector
-from psycopg.pq import Format, TransactionStatus
-from psycopg.rows import TupleRow, namedtuple_row
+from psycopg.pq import TransactionStatus
+from psycopg.rows import namedtuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from memory_pipeline.errors import ContractError, InvalidMemory, PipelineError, PostgresUnavailable
+from memory_pipeline.domain.table import MEMORY_LOGS, Table
+from memory_pipeline.errors import (
+    ContractError,
+    InvalidMemory,
+    PipelineError,
+    PostgresUnavailable,
+    SettingsError,
+)
+from memory_pipeline.postgres.connection import (
+    APPLICATION_NAME,
+    CONNECT_SECONDS,
+    Connection,
+    Limits,
+    PipelineConnection,
+    PipelineCursor,
+)
 from memory_pipeline.redact import without_password
 from memory_pipeline.settings import Settings
 
-Connection = psycopg.Connection[TupleRow]
+__all__ = ["CONNECT_SECONDS", "Connection", "Database", "queries"]
 
-CONNECT_SECONDS = 5
-STATEMENT_SECONDS = 60
-# A worker that freezes inside a transaction must not hold rows or a snapshot for long.
-IDLE_IN_TRANSACTION_SECONDS = 10
-
-
-class BinaryCursor(psycopg.Cursor[Any]):
-    """A cursor with binary results: vectors arrive seven times as fast as in text."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.format = Format.BINARY
+ALL_ROWS = Limits()
 
 
 @cache
@@ -47,12 +50,29 @@ class Database:
     """A pool of connections to the database of ``memory_logs``, opened as they are needed.
 
     Thread-safe. A rebuild uses two for each tenant it works on, three on each Chroma server.
+
+    Args:
+        url: the address, of the server or of a pooler before it, in any mode.
+        table: the table of the memories.
+        may_differ: whether the index may be of another table than that; for ``migrate`` alone.
+        size: the most connections.
+
     """
 
-    def __init__(self, url: str, *, size: int = 24) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        table: Table = MEMORY_LOGS,
+        may_differ: bool = False,
+        size: int = 24,
+    ) -> None:
         self.url = url
-        self._pool: ConnectionPool[Connection] = ConnectionPool(
+        self.table = table
+        self._may_differ = may_differ
+        self._pool: ConnectionPool[PipelineConnection] = ConnectionPool(
             url,
+            connection_class=PipelineConnection,
             min_size=0,
             max_size=size,
             open=False,
@@ -61,24 +81,28 @@ class Database:
             check=ConnectionPool.check_connection,
             kwargs={
                 "connect_timeout": CONNECT_SECONDS,
-                "application_name": "memory_pipeline",
+                "application_name": APPLICATION_NAME,
                 "row_factory": namedtuple_row,
-                "cursor_factory": BinaryCursor,
+                "cursor_factory": PipelineCursor,
             },
-            configure=_configure,
+            configure=self._configure,
             name="memory_pipeline",
         )
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """Take the address from the settings. Raises PostgresUnavailable when there is none."""
+    def from_settings(cls, settings: Settings, *, may_differ: bool = False) -> Self:
+        """Take address and table from the settings. Raises PostgresUnavailable without address."""
         if settings.database_url is None:
             raise PostgresUnavailable(
                 "Postgres is not running here: start it with `memory-pipeline up`, "
                 "or set MEMORY_PIPELINE_DATABASE_URL",
                 sent=False,
             )
-        return cls(settings.database_url.get_secret_value())
+        return cls(
+            settings.database_url.get_secret_value(),
+            table=Table.parse(settings.table),
+            may_differ=may_differ,
+        )
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -87,9 +111,33 @@ class Database:
         Raises:
             PostgresUnavailable: Postgres cannot be reached, or the connection broke; whether a
                 commit under way took place is not known.
-            ContractError: the pipeline's schema is missing.
+            ContractError: the pipeline's schema is missing, or the role lacks a grant or may not
+                see all rows.
 
         """
+        with self._connected() as connection:
+            connection.begin(ALL_ROWS)
+            yield connection
+
+    @contextmanager
+    def statement(self, limits: Limits = ALL_ROWS) -> Iterator[Connection]:
+        """Run one statement that is a transaction by itself. Raises what ``transaction`` does.
+
+        Its locks end when Postgres has executed it, whatever happens to this process or to the
+        network. Whatever touches ``memory_logs`` is a single statement where possible.
+        """
+        with self._connected() as connection:
+            try:
+                with connection.single_statements(limits):
+                    yield connection
+            finally:
+                # The pool discards a connection that broke or is still busy.
+                if connection.info.transaction_status is TransactionStatus.IDLE:
+                    connection.autocommit = False
+
+    @contextmanager
+    def _connected(self) -> Iterator[PipelineConnection]:
+        """Take a connection; raise what Postgres refuses as one of the pipeline's own errors."""
         try:
             self._open()
             with self._pool.connection() as connection:
@@ -131,23 +179,7 @@ class Database:
         except UnicodeEncodeError as error:
             raise InvalidMemory("a text has a lone surrogate, which is no Unicode") from error
         except psycopg.errors.InsufficientPrivilege as error:
-            raise ContractError(f"the database role lacks a grant: {_first_line(error)}") from error
-
-    @contextmanager
-    def statement(self) -> Iterator[Connection]:
-        """Run one statement that is a transaction by itself. Raises what ``transaction`` does.
-
-        Its locks end when Postgres has executed it, whatever happens to this process or to the
-        network. Whatever touches ``memory_logs`` is a single statement where possible.
-        """
-        with self.transaction() as connection:
-            connection.autocommit = True
-            try:
-                yield connection
-            finally:
-                # The pool discards a connection that broke or is still busy.
-                if connection.info.transaction_status is TransactionStatus.IDLE:
-                    connection.autocommit = False
+            raise ContractError(_refusal(error)) from error
 
     def reconnect(self) -> None:
         """Use new connections: the old ones cache tables and types that have changed."""
@@ -161,20 +193,36 @@ class Database:
     def _open(self) -> None:
         if self._pool.closed:
             # A pool reports only a timeout; a first connection reports the reason, and at once.
-            psycopg.connect(self.url, connect_timeout=CONNECT_SECONDS).close()
+            with psycopg.connect(self.url, connect_timeout=CONNECT_SECONDS) as connection:
+                self._check_table(connection)
             self._pool.open()
 
+    def _check_table(self, connection: psycopg.Connection[Any]) -> None:
+        """Refuse another table than the index is of: its memories would replace all documents."""
+        if self._may_differ or not queries().schema_exists(connection):
+            return
+        attached = queries().attached_table(connection)
+        if attached not in {None, str(self.table)}:
+            raise SettingsError(
+                f"MEMORY_PIPELINE_TABLE={str(self.table)!r}: the index of this database is of "
+                f"{attached}; set MEMORY_PIPELINE_TABLE={attached}, or, where that table was "
+                "renamed, run `memory-pipeline migrate` with the new name"
+            )
 
-def _configure(connection: Connection) -> None:
-    connection.execute(
-        "SELECT set_config(name, value, false) FROM (VALUES ('statement_timeout', %s),"
-        " ('idle_in_transaction_session_timeout', %s)) AS wanted (name, value)",
-        (f"{STATEMENT_SECONDS}s", f"{IDLE_IN_TRANSACTION_SECONDS}s"),
+    def _configure(self, connection: PipelineConnection) -> None:
+        connection.table = self.table
+        connection.introduce()
+
+
+def _refusal(error: psycopg.Error) -> str:
+    """Return what a role lacks. Messages are translated, names of functions are not."""
+    if error.diag.source_function != "check_enable_rls":
+        return f"the database role lacks a grant: {_first_line(error)}"
+    return (
+        f"row level security hides rows from this database role ({_first_line(error)}). A hidden "
+        "row would be taken for a deleted one, so nothing was done: let a DBA run ALTER ROLE with "
+        "the name of the role and BYPASSRLS, or DISABLE ROW LEVEL SECURITY on that table"
     )
-    row = connection.execute("SELECT to_regtype('vector') IS NOT NULL AS known").fetchone()
-    if row is not None and row[0]:
-        register_vector(connection)
-    connection.commit()
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import psycopg
 
 from memory_pipeline.backoff import Backoff
 from memory_pipeline.logs import get_logger
-from memory_pipeline.postgres.database import CONNECT_SECONDS
+from memory_pipeline.postgres.connection import CONNECT_SECONDS, is_pooled
 
 log = get_logger("memory_pipeline.postgres.listener")
 
@@ -19,7 +19,9 @@ BACKOFF = Backoff(1.0, 30.0)
 class Listener:
     """Calls ``wake`` whenever Postgres hints at changes, from ``start`` until ``stop``.
 
-    Hints may be off, or lost in a connection pooler. A lost connection is opened again, and wakes.
+    Hints may be off. A lost connection is opened again, and wakes. Behind a connection pooler it
+    does not listen: the hints would go to another client of the same session, whose state LISTEN
+    would change.
 
     Args:
         url: the database.
@@ -60,6 +62,9 @@ class Listener:
                 with psycopg.connect(
                     self._url, autocommit=True, connect_timeout=CONNECT_SECONDS
                 ) as connection:
+                    if is_pooled(connection):
+                        self._decline()
+                        return
                     connection.execute(f"LISTEN {CHANNEL}")
                     self._wake()  # hints sent before the LISTEN are lost
                     pause = 0.0
@@ -74,3 +79,10 @@ class Listener:
                     next="polling finds changes; the listener connects again in a few seconds",
                 )
                 self._stop.wait(self._backoff.jittered(pause))
+
+    def _decline(self) -> None:
+        log.warning(
+            "listen_behind_pooler",
+            next="polling finds changes; for hints set MEMORY_PIPELINE_LISTEN_URL to the address "
+            "of the server itself",
+        )

@@ -20,8 +20,10 @@ import psycopg
 from sqlalchemy import create_engine, pool
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from memory_pipeline.domain.table import Table
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import ContractError, PostgresUnavailable, SettingsError
+from memory_pipeline.postgres.connection import TableCursor, connect, with_table
 from memory_pipeline.postgres.database import Connection, Database, queries
 from memory_pipeline.postgres.ddl import (
     LOCK_TIMEOUT_MILLISECONDS,
@@ -30,7 +32,7 @@ from memory_pipeline.postgres.ddl import (
 )
 from memory_pipeline.postgres.preflight import broken_triggers, check_contract
 from memory_pipeline.postgres.registry import PostgresRegistry
-from memory_pipeline.settings import Settings, TenantBy
+from memory_pipeline.settings import Settings
 
 Vectors = Literal["trust", "recompute"]
 
@@ -59,16 +61,16 @@ def migrate(settings: Settings, *, vectors: Vectors | None = None) -> None:
         PostgresUnavailable: Postgres cannot be reached.
 
     """
-    database = Database.from_settings(settings)
+    database = Database.from_settings(settings, may_differ=True)
     try:
         with database.transaction() as connection:
-            check_contract(connection)
+            check_contract(connection, database.table)
         # The second of two concurrent migrates waits here, and finds nothing left to do.
-        with psycopg.connect(database.url, autocommit=True, connect_timeout=5) as one_at_a_time:
+        with connect(database.url) as one_at_a_time:
             queries().lock_migrations(one_at_a_time)
-            _upgrade(database.url)
+            _upgrade(database)
             with database.transaction() as connection:
-                _decide(connection, settings.tenant_by, vectors)
+                _decide(connection, settings, vectors)
             _capture(database, settings)
             _attach(database)
     finally:
@@ -83,7 +85,7 @@ def migration_sql(settings: Settings) -> str:
         + "\n\n".join(_capture_steps(settings)),
         GRANTS,
     )
-    return "\n\n".join(steps) + "\n"
+    return with_table("\n\n".join(steps) + "\n", Table.parse(settings.table))
 
 
 def _alembic_config() -> alembic.config.Config:
@@ -92,18 +94,18 @@ def _alembic_config() -> alembic.config.Config:
     return config
 
 
-def _upgrade(url: str) -> None:
+def _upgrade(database: Database) -> None:
     """Run the new migrations; never make the application wait for a lock on the outbox."""
     for attempt in patient_attempts():
         with attempt:
-            _upgrade_at_once(url)
+            _upgrade_at_once(database)
 
 
-def _upgrade_at_once(url: str) -> None:
+def _upgrade_at_once(database: Database) -> None:
     """Run the new migrations, or raise LockNotAvailable and change nothing."""
     engine = create_engine(
         "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(url, connect_timeout=5),
+        creator=lambda: connect(database.url, database.table),
         poolclass=pool.NullPool,
     )
     try:
@@ -131,8 +133,13 @@ def _offline_sql() -> str:
     return out.getvalue()
 
 
-def _decide(connection: Connection, tenant_by: TenantBy, vectors: Vectors | None) -> None:
-    queries().install(connection, tenant_by=tenant_by, vectors=vectors or "recompute")
+def _decide(connection: Connection, settings: Settings, vectors: Vectors | None) -> None:
+    tenant_by, table = settings.tenant_by, settings.table
+    queries().install(
+        connection, table_name=table, tenant_by=tenant_by, vectors=vectors or "recompute"
+    )
+    if queries().attached_table(connection) != table:
+        queries().set_table(connection, table_name=table)  # check_contract allows a new name alone
     decided = queries().installation(connection)
     if decided.tenant_by != tenant_by:
         raise SettingsError(
@@ -174,7 +181,7 @@ def _capture(database: Database, settings: Settings) -> None:
             return
     for attempt in patient_attempts():
         with attempt, hasty_transaction(database) as connection:
-            cursor = psycopg.Cursor(connection)  # several statements at once need text mode
+            cursor = TableCursor(connection)  # several statements at once need text mode
             for step in steps:
                 cursor.execute(step)
             if broken:

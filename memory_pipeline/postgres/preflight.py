@@ -2,6 +2,7 @@
 
 import re
 
+from memory_pipeline.domain.table import MEMORY_LOGS, Table
 from memory_pipeline.domain.types import DIMENSION
 from memory_pipeline.errors import ContractError
 from memory_pipeline.postgres.database import Connection, queries
@@ -20,14 +21,18 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 
-def check_contract(connection: Connection) -> None:
+def check_contract(connection: Connection, table: Table = MEMORY_LOGS) -> None:
     """Refuse a database that does not meet the requirements, naming all of them at once.
 
     Raises:
         ContractError: the message says what, where and what to do.
 
     """
-    wrong = [*_server_problems(connection), *_table_problems(connection)]
+    wrong = [
+        *_server_problems(connection),
+        *_name_problems(connection, table),
+        *_table_problems(connection, table),
+    ]
     if wrong:
         raise ContractError("this database does not fit:\n" + "\n".join(f"- {w}" for w in wrong))
 
@@ -59,7 +64,32 @@ def _server_problems(connection: Connection) -> list[str]:
     return wrong
 
 
-def _table_problems(connection: Connection) -> list[str]:
+def _name_problems(connection: Connection, table: Table) -> list[str]:
+    """Return what is wrong with the choice of the table: none is created beside another one."""
+    sql = queries()
+    exists = bool(list(sql.columns(connection)))
+    attached = sql.attached_table(connection) if sql.schema_exists(connection) else None
+    if attached == str(table):
+        gone = (
+            f"{table} is gone, and the index is of it; if it was renamed, run migrate with "
+            "MEMORY_PIPELINE_TABLE=schema.table; if it was dropped, create it again"
+        )
+        return [] if exists else [gone]
+    if attached and sql.table_exists(connection, name=Table.parse(attached).quoted):
+        other = (
+            f"the index of this database is of {attached}, which is still there; set "
+            f"MEMORY_PIPELINE_TABLE={attached}, or run `memory-pipeline detach` first"
+        )
+        return [other]
+    others = [row.name for row in sql.same_name(connection, name=table.name)]
+    if exists or (table == MEMORY_LOGS and not others and not attached):
+        return []
+    found = f"; found {', '.join(others)}" if others else ""
+    advice = f"set MEMORY_PIPELINE_TABLE={others[0]}" if others else "create it first"
+    return [f"there is no table {table}{found}: {advice}"]
+
+
+def _table_problems(connection: Connection, table: Table) -> list[str]:
     sql = queries()
     found = {row.name: row.type for row in sql.columns(connection)}
     if not found:
@@ -67,17 +97,17 @@ def _table_problems(connection: Connection) -> list[str]:
     wrong = []
     for name, allowed in COLUMNS.items():
         if name not in found:
-            wrong.append(f"memory_logs has no column {name} ({allowed[0]})")
+            wrong.append(f"{table} has no column {name} ({allowed[0]})")
         elif name == "embedding" and found[name] != allowed[0]:
-            wrong.append(f"memory_logs.embedding is {found[name]}; it has to be {allowed[0]}")
+            wrong.append(f"{table}.embedding is {found[name]}; it has to be {allowed[0]}")
         elif name != "embedding" and re.sub(r"\(\d+\)", "", found[name]) not in allowed:
-            wrong.append(f"memory_logs.{name} is {found[name]}; it has to be {allowed[0]}")
+            wrong.append(f"{table}.{name} is {found[name]}; it has to be {allowed[0]}")
     if not sql.unique_id(connection):
-        wrong.append("memory_logs.id is no primary key")
+        wrong.append(f"{table}.id is no primary key")
     captured = sql.schema_exists(connection) and not broken_triggers(connection)
     if not captured and not sql.owned(connection):
         wrong.append(
-            "this role does not own memory_logs, and only its owner may set the capture triggers: "
+            f"this role does not own {table}, and only its owner may set the capture triggers: "
             "run migrate as the owner, or let a DBA run what `memory-pipeline migrate --sql` prints"
         )
     return wrong

@@ -402,7 +402,7 @@ def test_a_role_that_does_not_own_the_table_is_told_so(empty_database: str, role
     grant_create(empty_database, role)
     run(empty_database, f"GRANT ALL ON memory_logs TO {role}")
 
-    with pytest.raises(ContractError, match=r"does not own memory_logs.*migrate --sql"):
+    with pytest.raises(ContractError, match=r"does not own public.memory_logs.*migrate --sql"):
         migrate(settings_of(as_role(empty_database, role)))
 
     assert not schema_exists(empty_database)

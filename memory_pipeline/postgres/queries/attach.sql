@@ -5,10 +5,19 @@
 SELECT tenant_by, vectors, attached_at FROM memory_pipeline.installation;
 
 -- name: install!
--- Store once which column names the tenant and whether stored vectors are trusted.
-INSERT INTO memory_pipeline.installation (tenant_by, vectors)
-VALUES (%(tenant_by)s, %(vectors)s)
+-- Store once which table is indexed, which column names the tenant and whether stored vectors are
+-- trusted.
+INSERT INTO memory_pipeline.installation (table_name, tenant_by, vectors)
+VALUES (%(table_name)s, %(tenant_by)s, %(vectors)s)
 ON CONFLICT (one) DO NOTHING;
+
+-- name: attached_table$
+-- Return the table that is indexed. A schema of before 0007 has no such column; it is the default.
+SELECT to_jsonb(i) ->> 'table_name' FROM memory_pipeline.installation i;
+
+-- name: set_table!
+-- Record the new name of the table that is indexed; rows may have been written that no trigger saw.
+UPDATE memory_pipeline.installation SET table_name = %(table_name)s, attached_at = NULL;
 
 -- name: set_vectors!
 -- Change whether stored vectors that the pipeline did not write are trusted.

@@ -39,7 +39,7 @@ WITH marked AS MATERIALIZED (
     SELECT set_config('memory_pipeline.backup', pg_current_xact_id()::text, true),
            set_config('lock_timeout', '200ms', true)
 ), given AS (
-    SELECT * FROM unnest(%(ids)s::bigint[], %(versions)s::text[], %(vectors)s::vector[],
+    SELECT * FROM unnest(%(ids)s::bigint[], %(versions)s::text[], %(vectors)s,
                          %(text_hashes)s::text[], %(models)s::text[], %(vector_hashes)s::text[])
         AS g (id, version, vector, text_hash, model, vector_hash)
 ), mine AS MATERIALIZED (

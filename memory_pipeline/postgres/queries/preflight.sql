@@ -2,7 +2,9 @@
 
 -- name: columns
 -- Return name and type of every column of memory_logs; no row where the table does not exist.
-SELECT a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null
+SELECT a.attname::text AS name, a.attnotnull AS not_null,
+       -- Without the schema, which is printed where it is not on the search_path.
+       regexp_replace(format_type(a.atttypid, a.atttypmod), '^("[^"]*"|[^".]*)\.', '') AS type
 FROM pg_attribute a
 WHERE a.attrelid = to_regclass('public.memory_logs') AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum;
@@ -67,5 +69,17 @@ ORDER BY 1;
 SELECT obj_description(to_regprocedure('memory_pipeline.capture()'), 'pg_proc');
 
 -- name: lock_migrations$
--- Wait until no other migrate runs; held until this session ends.
-SELECT pg_advisory_lock(hashtextextended('memory_pipeline migrate', 0));
+-- Wait until no other migrate runs; held until this transaction ends, which may take minutes.
+SELECT set_config('idle_in_transaction_session_timeout', '0', true),
+       pg_advisory_xact_lock(hashtextextended('memory_pipeline migrate', 0));
+
+-- name: same_name
+-- Return every table of this name in any schema, of any kind, as schema.table.
+SELECT n.nspname::text || '.' || c.relname::text AS name
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE lower(c.relname) = lower(%(name)s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+ORDER BY 1;
+
+-- name: table_exists$
+-- Return whether a table of this name is there.
+SELECT to_regclass(%(name)s) IS NOT NULL;
