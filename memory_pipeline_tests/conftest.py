@@ -20,6 +20,7 @@ from memory_pipeline.local.postgres import EmbeddedPostgres, start_postgres
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
+from memory_pipeline_tests.pgbouncer import PgBouncer, pgbouncer
 
 # An assert in a word of the tests explains itself as one in a test does.
 pytest.register_assert_rewrite("memory_pipeline_tests.integration", "memory_pipeline_tests.words")
@@ -57,6 +58,13 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="session")
+def pooler(postgres: EmbeddedPostgres) -> Iterator[PgBouncer]:
+    """Put a PgBouncer in transaction mode in front of Postgres."""
+    with pgbouncer(postgres.url("postgres")) as bouncer:
+        yield bouncer
 
 
 @pytest.fixture(scope="session")
