@@ -19,9 +19,11 @@ from urllib.parse import quote
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import SecretStr
 
 from memory_pipeline.local.child_process import Service
 from memory_pipeline.local.postgres_binaries import server_user
+from memory_pipeline.settings import Settings
 from memory_pipeline_tests.needs import unavailable
 
 CONSOLE = "pgbouncer"
@@ -56,6 +58,13 @@ class PgBouncer:
             cursor = psycopg.ClientCursor(console).execute(f"SHOW {what}".encode())
             names = [column.name for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def through_pooler(settings: Settings, pooler: PgBouncer) -> Settings:
+    """Return settings of the same installation whose address is that of the pooler."""
+    assert settings.database_url is not None
+    address = pooler.through(settings.database_url.get_secret_value())
+    return settings.model_copy(update={"database_url": SecretStr(address)})
 
 
 @contextmanager
