@@ -196,15 +196,16 @@ class Pipeline:
             sync=self.sync(),
             embedder=self.embedder,
             connect_chroma=self.index.servers,
-            listen=partial(Listener, self._listen_url()),
+            listen=self.listener,
             background=background,
             poll_seconds=self.settings.poll_seconds,
             servers=len(self.settings.chroma_addresses()),
         )
 
-    def _listen_url(self) -> str:
+    def listener(self, wake: Callable[[], None]) -> Listener:
+        """Return what calls ``wake`` at each hint, on a connection that no pooler shares."""
         url = self.settings.listen_url
-        return self.database.url if url is None else url.get_secret_value()
+        return Listener(self.database.url if url is None else url.get_secret_value(), wake)
 
     def rebuild_alone(self, tenant: TenantId) -> Rebuilt:
         """Rebuild one tenant, because its collection was found damaged."""

@@ -55,6 +55,11 @@ class Listener:
         self._stop.set()
         self._thread.join()
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread runs: it ends with ``stop``, and at once behind a pooler."""
+        return self._thread.is_alive()
+
     def _run(self) -> None:
         pause = 0.0
         while not self._stop.is_set():
