@@ -102,12 +102,17 @@ class PipelineCursor(TableCursor):
         its locks do not wait for this process.
         """
         connection = self.connection
-        if isinstance(connection, PipelineConnection) and connection.limits is not None:
+        if not isinstance(connection, PipelineConnection) or connection.limits is None:
+            return super().execute(query, params, **options)
+        try:
             with connection.pipeline():
                 connection.limit(connection.limits)
                 super().execute(query, params, **options)
-            return self
-        return super().execute(query, params, **options)
+        except psycopg.Error:
+            # psycopg takes what it sent along with a statement that failed for prepared.
+            connection.close()
+            raise
+        return self
 
 
 class PipelineConnection(psycopg.Connection[TupleRow]):

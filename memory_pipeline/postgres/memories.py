@@ -20,6 +20,7 @@ from memory_pipeline.domain.types import (
     Vector,
 )
 from memory_pipeline.errors import InvalidMemory, PostgresUnavailable
+from memory_pipeline.postgres.connection import Limits
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.outbox import record_provenance
 from memory_pipeline.settings import Settings
@@ -28,6 +29,8 @@ from memory_pipeline.settings import Settings
 PAGE = 20_000
 # Rows in one statement of an iteration over a tenant.
 ROWS_AT_ONCE = 1000
+# An application's writes are held to its policies.
+AS_APPLICATION = Limits(sees_all_rows=False)
 # Stands for the hash of an unknown text: no text has it.
 NO_TEXT = ""
 
@@ -136,7 +139,7 @@ class PostgresMemories:
         self, *, user_id: str, project_id: str | None, raw: str, created_at: datetime | None
     ) -> MemoryId:
         """Store a new memory; return its id. Raises InvalidMemory where Postgres refuses it."""
-        with _refusals(), self._database.statement() as connection:
+        with _refusals(), self._database.statement(AS_APPLICATION) as connection:
             return MemoryId(
                 queries().insert(
                     connection,
@@ -173,12 +176,12 @@ class PostgresMemories:
 
     def update(self, tenant: TenantId, memory_id: MemoryId, raw: str) -> bool:
         """Replace a memory's content; False where the tenant has no such memory."""
-        with _refusals(), self._database.statement() as connection:
+        with _refusals(), self._database.statement(AS_APPLICATION) as connection:
             return bool(queries().update(connection, tenant=tenant, id=memory_id, raw=raw))
 
     def delete(self, tenant: TenantId, memory_id: MemoryId) -> bool:
         """Delete a memory; False where the tenant has no such memory."""
-        with self._database.statement() as connection:
+        with self._database.statement(AS_APPLICATION) as connection:
             return bool(queries().delete(connection, tenant=tenant, id=memory_id))
 
 
