@@ -20,6 +20,15 @@ from memory_pipeline.local.service_states import service_states
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 
+# While one of these is not 0, the counts of memories and documents may differ.
+UNSETTLED = (
+    "pending_changes",
+    "retrying",
+    "damaged_tenants",
+    "unproven_tenants",
+    "rebuilding_tenants",
+)
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -74,7 +83,9 @@ def _inspect(settings: Settings, figures: dict[str, Any]) -> tuple[list[str], bo
             problems += pipeline.servers.problems()
             figures["servers"] = _servers(pipeline)
             problems += [f"capture is broken: {b}" for b in pipeline.status.broken_capture()]
+            problems += pipeline.status.unseen()
             problems += _documents(pipeline, figures)
+            problems += _impossible(pipeline, figures)
             problems += _damage(figures)
     except PostgresUnavailable as error:
         return [*problems, str(error)], False
@@ -117,6 +128,23 @@ def _damage(figures: dict[str, Any]) -> list[str]:
     if found:
         problems.append(f"the last verify found {found}: `memory-pipeline verify --repair`")
     return problems
+
+
+def _impossible(pipeline: Pipeline, figures: dict[str, Any]) -> list[str]:
+    """Return counts that cannot all be right while nothing changes: nothing pending is no proof."""
+    documents, memories = figures["documents"], figures["memories"]
+    if documents is None or any(figures[name] for name in UNSETTLED):
+        return []
+    most = memories - figures["memories_without_tenant"]
+    least = most - figures["dead_letters"] - figures["waived_dead_letters"]
+    now = pipeline.status.totals()  # the documents were counted some time after the memories
+    if least <= documents <= most or now.memories != memories or now.pending_changes:
+        return []
+    problem = (
+        f"{most} memories of tenants, {documents} documents, and nothing is pending: the index "
+        "differs from the table: `memory-pipeline verify --repair`"
+    )
+    return [problem]
 
 
 def _servers(pipeline: Pipeline) -> list[dict[str, Any]]:

@@ -19,24 +19,31 @@ RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN jsonb_build_array(user_id, project_id)::text;
 
 -- name: capture_function#
--- Append one change for each tenant that a row belonged or belongs to. Raises no error of its own
--- and swallows none. Reads no table. A memory whose tenant is NULL or longer than 1,000 bytes is not
--- indexed, and `status` counts it. Compares row images (*<>), not values: jsonb calls 1.0 and 1.00
--- equal, and prints them differently.
+-- Append one change for each tenant that a row belonged or belongs to. Reads no table. A memory whose
+-- tenant is NULL or longer than 1,000 bytes is not indexed, and `status` counts it. Compares row
+-- images (*<>), not values: jsonb calls 1.0 and 1.00 equal, and prints them differently.
+--
+-- No statement of the application fails for what has become of the columns (dropped, renamed, of
+-- another type): whatever the reading of a row raises, the transaction records that every tenant is
+-- to be compared. The block that may raise writes nothing, so its subtransaction takes no id.
 CREATE OR REPLACE FUNCTION memory_pipeline.capture() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     was text;
     now_is text;
+    old_id bigint;
+    new_id bigint;
 BEGIN
-    IF TG_OP = 'INSERT' THEN
-        now_is := memory_pipeline.tenant_of(NEW.user_id::text, NEW.project_id::text);
-    ELSIF TG_OP = 'DELETE' THEN
-        was := memory_pipeline.tenant_of(OLD.user_id::text, OLD.project_id::text);
-    ELSE
-        was := memory_pipeline.tenant_of(OLD.user_id::text, OLD.project_id::text);
-        now_is := memory_pipeline.tenant_of(NEW.user_id::text, NEW.project_id::text);
-        IF OLD.id = NEW.id AND was IS NOT DISTINCT FROM now_is THEN
+    BEGIN
+        IF TG_OP <> 'INSERT' THEN
+            was := memory_pipeline.tenant_of(OLD.user_id::text, OLD.project_id::text);
+            old_id := OLD.id;
+        END IF;
+        IF TG_OP <> 'DELETE' THEN
+            now_is := memory_pipeline.tenant_of(NEW.user_id::text, NEW.project_id::text);
+            new_id := NEW.id;
+        END IF;
+        IF TG_OP = 'UPDATE' AND old_id = new_id AND was IS NOT DISTINCT FROM now_is THEN
             IF NOT ROW(OLD.raw_data, OLD.project_id, OLD.created_at)::record
                     *<> ROW(NEW.raw_data, NEW.project_id, NEW.created_at)::record THEN
                 -- No column changed that a document depends on, or only the embedding backup wrote.
@@ -51,16 +58,56 @@ BEGIN
             END IF;
             was := NULL;
         END IF;
-    END IF;
+    EXCEPTION WHEN OTHERS THEN
+        PERFORM memory_pipeline.compare_all('columns');
+        RETURN NULL;
+    END;
     -- An index row cannot hold a longer text; the application's statement must not fail for it.
     IF octet_length(was) <= 1000 THEN
-        INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES (was, OLD.id);
+        INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES (was, old_id);
     END IF;
     IF octet_length(now_is) <= 1000 THEN
-        INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES (now_is, NEW.id);
+        INSERT INTO memory_pipeline.change (tenant, memory_id) VALUES (now_is, new_id);
     END IF;
     RETURN NULL;
 END $$;
+
+-- name: compare_all_function#
+-- Record that every tenant is to be compared, once in a transaction.
+CREATE OR REPLACE FUNCTION memory_pipeline.compare_all(reason text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('memory_pipeline.compared', true)
+       IS DISTINCT FROM pg_current_xact_id()::text THEN
+        INSERT INTO memory_pipeline.truncation (reason) VALUES (reason);
+        PERFORM set_config('memory_pipeline.compared', pg_current_xact_id()::text, true);
+    END IF;
+END $$;
+
+-- name: storage_function#
+-- Return what the catalog says of the table, its partitions and its triggers: another text where
+-- rows may have come, gone or moved without a row trigger of the table. NULL: there is no table.
+CREATE OR REPLACE FUNCTION memory_pipeline.storage() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+WITH RECURSIVE tree AS (
+    SELECT to_regclass('public.memory_logs')::oid AS relation, true AS top
+    UNION ALL
+    SELECT i.inhrelid, false FROM pg_inherits i JOIN tree ON i.inhparent = tree.relation
+)
+SELECT md5(string_agg(concat_ws(
+    ',', c.oid,
+    -- A TRUNCATE of a partition fires no trigger, and gives it another file.
+    CASE WHEN NOT tree.top THEN c.relfilenode END,
+    -- A crash empties it.
+    CASE WHEN c.relpersistence = 'u' THEN pg_postmaster_start_time() END,
+    -- DISABLE and ENABLE TRIGGER each write its row again.
+    t.tgname, t.tgenabled, t.xmin
+), ';' ORDER BY c.oid, t.tgname))
+FROM tree
+JOIN pg_class c ON c.oid = tree.relation
+LEFT JOIN pg_trigger t ON t.tgrelid = c.oid
+    AND t.tgname IN ('memory_pipeline_capture', 'memory_pipeline_truncate')
+$$;
 
 -- name: truncate_function#
 -- Record that a TRUNCATE deleted the memories of every tenant.

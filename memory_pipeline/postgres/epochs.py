@@ -17,7 +17,7 @@ from memory_pipeline.domain.epoch import (
 )
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Connection, Database, queries
-from memory_pipeline.postgres.preflight import broken_triggers
+from memory_pipeline.postgres.table_contract import broken_triggers
 from memory_pipeline.settings import Settings
 
 # One epoch each half minute: a week of them.

@@ -30,8 +30,9 @@ from memory_pipeline.postgres.ddl import (
     hasty_transaction,
     patient_attempts,
 )
-from memory_pipeline.postgres.preflight import broken_triggers, check_contract
+from memory_pipeline.postgres.preflight import check_contract
 from memory_pipeline.postgres.registry import PostgresRegistry
+from memory_pipeline.postgres.table_contract import broken_triggers
 from memory_pipeline.settings import Settings
 
 Vectors = Literal["trust", "recompute"]
@@ -160,8 +161,10 @@ def _capture_steps(settings: Settings) -> list[str]:
         getattr(named, name).sql
         for name in (
             f"tenant_by_{settings.tenant_by}",
+            "compare_all_function",
             "capture_function",
             "truncate_function",
+            "storage_function",
             "hint_function",
             "capture_triggers",
             "hint_on" if settings.notify == "on" else "hint_off",
@@ -181,11 +184,15 @@ def _capture(database: Database, settings: Settings) -> None:
             return
     for attempt in patient_attempts():
         with attempt, hasty_transaction(database) as connection:
+            queries().lock_table(connection)  # nothing moves between the two looks at the catalog
+            covered = not broken and queries().covers_storage(connection)
             cursor = TableCursor(connection)  # several statements at once need text mode
             for step in steps:
                 cursor.execute(step)
             if broken:
                 queries().detached(connection)
+            if broken or covered:
+                queries().set_storage(connection)
 
 
 def _attach(database: Database) -> None:

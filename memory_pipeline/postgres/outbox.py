@@ -3,11 +3,13 @@
 Each method is one short transaction. None of them calls Chroma or the model.
 """
 
+import math
 import os
 import socket
 from collections.abc import Mapping, Sequence
 from itertools import count
 
+from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.domain.changes import Change, Claim, ExpectedDifferences, PendingTenant
 from memory_pipeline.domain.dead_letters import Cause
 from memory_pipeline.domain.outcomes import Failure
@@ -20,6 +22,8 @@ from memory_pipeline.settings import Settings
 
 # The pause before a row that the application had locked, or changed meanwhile, is tried again.
 MISSED_PAUSE_SECONDS = 0.25
+# How often the catalog is asked for rows that no trigger saw; a process asks at its first query.
+STORAGE_SECONDS = 5.0
 
 _worker_numbers = count(1)
 
@@ -27,15 +31,21 @@ _worker_numbers = count(1)
 class PostgresOutbox:
     """Pending changes, and the leases under which they are claimed and acked."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, clock: Clock = SYSTEM_CLOCK) -> None:
         self._database = database
         self._settings = settings
+        self._clock = clock
+        self._storage_due = -math.inf
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{next(_worker_numbers)}"
 
     def pending_tenants(self, *, paused: bool = False) -> list[PendingTenant]:
         """Return the tenants with changes to claim, oldest first; fans out TRUNCATEs first."""
         with self._database.transaction() as connection:
-            queries().fan_out_truncations(connection)
+            if self._clock.monotonic() >= self._storage_due:
+                queries().note_storage(connection)
+                self._storage_due = self._clock.monotonic() + STORAGE_SECONDS
+            if queries().fan_out_truncations(connection):
+                queries().reset_new_tenants(connection)
             rows = queries().pending_tenants(connection, paused=paused)
             return [PendingTenant(*row) for row in rows]
 

@@ -1,24 +1,11 @@
 """Whether a database meets the requirements of the pipeline. Reads the catalog; changes nothing."""
 
-import re
-
 from memory_pipeline.domain.table import MEMORY_LOGS, Table
-from memory_pipeline.domain.types import DIMENSION
 from memory_pipeline.errors import ContractError
 from memory_pipeline.postgres.database import Connection, queries
+from memory_pipeline.postgres.table_contract import table_problems
 
 OLDEST_SERVER = 150000
-TEXTS = ("text", "character varying", "character", "uuid", "bigint", "integer")
-
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "id": ("bigint",),
-    "user_id": TEXTS,
-    "project_id": TEXTS,
-    "raw_data": ("jsonb",),
-    "embedding": (f"vector({DIMENSION})",),
-    "created_at": ("timestamp with time zone", "timestamp without time zone"),
-    "updated_at": ("timestamp with time zone", "timestamp without time zone"),
-}
 
 
 def check_contract(connection: Connection, table: Table = MEMORY_LOGS) -> None:
@@ -31,15 +18,10 @@ def check_contract(connection: Connection, table: Table = MEMORY_LOGS) -> None:
     wrong = [
         *_server_problems(connection),
         *_name_problems(connection, table),
-        *_table_problems(connection, table),
+        *table_problems(connection, table),
     ]
     if wrong:
         raise ContractError("this database does not fit:\n" + "\n".join(f"- {w}" for w in wrong))
-
-
-def broken_triggers(connection: Connection) -> list[str]:
-    """Return every capture trigger that is missing or would not always fire."""
-    return [f"{row.name}: {row.state}" for row in queries().broken_triggers(connection)]
 
 
 def _server_problems(connection: Connection) -> list[str]:
@@ -53,6 +35,11 @@ def _server_problems(connection: Connection) -> list[str]:
         wrong.append(
             "this role may not create the schema memory_pipeline: GRANT CREATE ON DATABASE to it, "
             "or let a DBA run what `memory-pipeline migrate --sql` prints"
+        )
+    if (encoding := sql.encoding(connection)) != "UTF8":
+        wrong.append(
+            f"the encoding of the database is {encoding}, which cannot hold every memory: create a "
+            "database with ENCODING 'UTF8' and load a dump of this one into it"
         )
     names = [row.name for row in sql.publications(connection)]
     if names:
@@ -87,27 +74,3 @@ def _name_problems(connection: Connection, table: Table) -> list[str]:
     found = f"; found {', '.join(others)}" if others else ""
     advice = f"set MEMORY_PIPELINE_TABLE={others[0]}" if others else "create it first"
     return [f"there is no table {table}{found}: {advice}"]
-
-
-def _table_problems(connection: Connection, table: Table) -> list[str]:
-    sql = queries()
-    found = {row.name: row.type for row in sql.columns(connection)}
-    if not found:
-        return []
-    wrong = []
-    for name, allowed in COLUMNS.items():
-        if name not in found:
-            wrong.append(f"{table} has no column {name} ({allowed[0]})")
-        elif name == "embedding" and found[name] != allowed[0]:
-            wrong.append(f"{table}.embedding is {found[name]}; it has to be {allowed[0]}")
-        elif name != "embedding" and re.sub(r"\(\d+\)", "", found[name]) not in allowed:
-            wrong.append(f"{table}.{name} is {found[name]}; it has to be {allowed[0]}")
-    if not sql.unique_id(connection):
-        wrong.append(f"{table}.id is no primary key")
-    captured = sql.schema_exists(connection) and not broken_triggers(connection)
-    if not captured and not sql.owned(connection):
-        wrong.append(
-            f"this role does not own {table}, and only its owner may set the capture triggers: "
-            "run migrate as the owner, or let a DBA run what `memory-pipeline migrate --sql` prints"
-        )
-    return wrong

@@ -9,10 +9,17 @@ from memory_pipeline.domain.outcomes import Verified
 from memory_pipeline.domain.status import NewestChange, TenantStatus, Totals
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database, queries
-from memory_pipeline.postgres.preflight import broken_triggers
+from memory_pipeline.postgres.table_contract import broken_triggers, storage_problems
 
 # Findings of one tenant that are stored with their details; the rest is counted.
 MOST_NOTED = 100
+UNSEEN = {
+    "columns": "the columns of the table have changed, and its triggers could not read every row "
+    "that was written: `memory-pipeline migrate` says what is missing; the next sync after that "
+    "compares every tenant",
+    "storage": "a partition came, went or was emptied, or triggers were off or replaced: rows may "
+    "have changed unseen; the next sync compares every tenant: `memory-pipeline sync`",
+}
 
 
 class PostgresStatus:
@@ -56,6 +63,13 @@ class PostgresStatus:
             return decided is not None and decided.vectors == "trust"
 
     def broken_capture(self) -> list[str]:
-        """Return every capture trigger that is missing or would not always fire."""
+        """Return what keeps changes from being captured: triggers, and rows that have none."""
         with self._database.transaction() as connection:
-            return broken_triggers(connection)
+            broken = broken_triggers(connection)
+            return [*broken, *storage_problems(connection, self._database.table)]
+
+    def unseen(self) -> list[str]:
+        """Return why every tenant is about to be compared: rows that no trigger has seen."""
+        with self._database.transaction() as connection:
+            reasons = [row.reason for row in queries().unseen(connection)]
+        return [UNSEEN[reason] for reason in reasons]

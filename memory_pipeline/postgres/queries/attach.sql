@@ -41,3 +41,19 @@ UPDATE memory_pipeline.installation SET attached_at = NULL;
 -- name: attached!
 -- Record that every row that was there before has a change or was compared.
 UPDATE memory_pipeline.installation SET attached_at = clock_timestamp();
+
+-- name: lock_table!
+-- Keep writes and DDL away from the table for this transaction, as CREATE TRIGGER does.
+LOCK TABLE public.memory_logs IN SHARE ROW EXCLUSIVE MODE;
+
+-- name: covers_storage$
+-- Return whether every row that no trigger saw has a change. False: the next query of the workers
+-- finds that, and has every tenant compared. A schema of before 0015 has not recorded it.
+SELECT storage IS NULL
+       OR CASE WHEN to_regprocedure('memory_pipeline.storage()') IS NOT NULL
+               THEN storage = memory_pipeline.storage() END
+FROM memory_pipeline.installation;
+
+-- name: set_storage!
+-- Record the triggers that have just been created, and the partitions.
+UPDATE memory_pipeline.installation SET storage = memory_pipeline.storage();

@@ -1,15 +1,43 @@
 -- The outbox. Each query that claims, acks or unclaims names the caller's token as its guard.
 
--- name: fan_out_truncations!
--- Turn each TRUNCATE into one reset of every registered tenant. SKIP LOCKED: a worker that is
--- frozen while it does the same must not block the others.
+-- name: fan_out_truncations$
+-- Turn each TRUNCATE into one reset of every registered tenant; return whether rows of tenants that
+-- are not registered may have come as well. SKIP LOCKED: a worker that is frozen while it does the
+-- same must not block the others.
 WITH gone AS (
     DELETE FROM memory_pipeline.truncation
     WHERE seq IN (SELECT seq FROM memory_pipeline.truncation FOR UPDATE SKIP LOCKED)
-    RETURNING seq
+    RETURNING reason
+), reset AS (
+    INSERT INTO memory_pipeline.change (tenant, memory_id)
+    SELECT t.tenant, NULL FROM memory_pipeline.tenant t WHERE EXISTS (SELECT FROM gone)
 )
+SELECT coalesce(bool_or(reason <> 'truncate'), false) FROM gone;
+
+-- name: reset_new_tenants!
+-- Enqueue a reset of every tenant that has rows and is not registered yet.
 INSERT INTO memory_pipeline.change (tenant, memory_id)
-SELECT t.tenant, NULL FROM memory_pipeline.tenant t WHERE EXISTS (SELECT FROM gone);
+SELECT DISTINCT memory_pipeline.tenant_of(m.user_id::text, m.project_id::text), NULL::bigint
+FROM public.memory_logs m
+WHERE octet_length(memory_pipeline.tenant_of(m.user_id::text, m.project_id::text)) <= 1000
+  AND NOT EXISTS (
+      SELECT FROM memory_pipeline.tenant t
+      WHERE t.tenant = memory_pipeline.tenant_of(m.user_id::text, m.project_id::text)
+  );
+
+-- name: note_storage!
+-- Record that every tenant is to be compared if the table, its partitions or its triggers are not
+-- those that the catalog had when all tenants were covered. One statement: what changes after its
+-- snapshot is found by the next one.
+WITH found AS (
+    SELECT memory_pipeline.storage() AS storage
+), changed AS (
+    UPDATE memory_pipeline.installation i SET storage = found.storage
+    FROM found
+    WHERE found.storage IS NOT NULL AND i.storage IS DISTINCT FROM found.storage
+    RETURNING i.one
+)
+INSERT INTO memory_pipeline.truncation (reason) SELECT 'storage' FROM changed;
 
 -- name: pending_tenants
 -- Return every tenant with changes that may be claimed now, oldest change first, with the server of

@@ -47,22 +47,50 @@ SELECT to_regnamespace('memory_pipeline') IS NOT NULL;
 
 -- name: broken_triggers
 -- Return every capture trigger that is missing or would not fire under every replication role, on
--- the table and on each of its partitions.
-WITH wanted AS (
-    SELECT to_regclass('public.memory_logs') AS relation, name
-    FROM (VALUES ('memory_pipeline_capture'), ('memory_pipeline_truncate')) AS named (name)
-    UNION
-    SELECT relid, 'memory_pipeline_capture'
-    FROM pg_partition_tree(to_regclass('public.memory_logs')) WHERE isleaf
+-- the table and on everything whose rows a query of the table returns.
+WITH RECURSIVE tree AS (
+    SELECT to_regclass('public.memory_logs')::oid AS relation, true AS top
+    UNION ALL
+    SELECT i.inhrelid, false FROM pg_inherits i JOIN tree ON i.inhparent = tree.relation
+), wanted AS (
+    SELECT relation, top, 'memory_pipeline_truncate' AS name FROM tree WHERE top
+    UNION ALL
+    SELECT relation, top, 'memory_pipeline_capture' FROM tree
 )
 SELECT wanted.name
-         || CASE WHEN wanted.relation = to_regclass('public.memory_logs') THEN ''
-                 ELSE ' on ' || wanted.relation::regclass::text END AS name,
+         || CASE WHEN wanted.top THEN '' ELSE ' on ' || wanted.relation::regclass::text END AS name,
        coalesce(t.tgenabled::text, 'missing') AS state
 FROM wanted
 LEFT JOIN pg_trigger t ON t.tgname = wanted.name AND t.tgrelid = wanted.relation
 WHERE t.tgenabled IS DISTINCT FROM 'A'
 ORDER BY 1;
+
+-- name: relations
+-- Return the table and everything whose rows a query of it returns: kind, persistence, and whether
+-- it is a partition.
+WITH RECURSIVE tree AS (
+    SELECT to_regclass('public.memory_logs')::oid AS relation, true AS top
+    UNION ALL
+    SELECT i.inhrelid, false FROM pg_inherits i JOIN tree ON i.inhparent = tree.relation
+)
+SELECT tree.relation::regclass::text AS name, tree.top AS top, c.relkind::text AS kind,
+       c.relpersistence::text AS persistence, c.relispartition AS partition
+FROM tree JOIN pg_class c ON c.oid = tree.relation
+ORDER BY tree.top DESC, 1;
+
+-- name: columns_that_mislead
+-- Return columns whose values a trigger does not see, or where two spellings are one value.
+SELECT a.attname::text AS name, a.attgenerated::text = 'v' AS virtual,
+       NOT coalesce(c.collisdeterministic, true) AS folded
+FROM pg_attribute a LEFT JOIN pg_collation c ON c.oid = a.attcollation
+WHERE a.attrelid = to_regclass('public.memory_logs') AND a.attnum > 0 AND NOT a.attisdropped
+  AND a.attname = ANY (%(names)s)
+  AND (a.attgenerated::text = 'v' OR NOT coalesce(c.collisdeterministic, true))
+ORDER BY a.attnum;
+
+-- name: encoding$
+-- Return the encoding of the database.
+SELECT current_setting('server_encoding');
 
 -- name: capture_version$
 -- Return which capture functions are installed, as their last step recorded it.

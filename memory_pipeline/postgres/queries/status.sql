@@ -64,3 +64,10 @@ VALUES (%(tenant)s, %(documents)s, %(found)s, %(findings)s)
 ON CONFLICT (tenant) DO UPDATE SET
     verified_at = clock_timestamp(), documents = EXCLUDED.documents, found = EXCLUDED.found,
     findings = EXCLUDED.findings;
+
+-- name: unseen
+-- Return why every tenant is to be compared, where that has not begun.
+SELECT DISTINCT reason FROM memory_pipeline.truncation WHERE reason <> 'truncate'
+UNION
+SELECT 'storage' FROM memory_pipeline.installation i
+WHERE i.storage IS DISTINCT FROM memory_pipeline.storage();
