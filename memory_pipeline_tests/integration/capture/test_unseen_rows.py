@@ -467,3 +467,20 @@ def test_a_crash_that_empties_an_unlogged_table_is_noticed(tmp_path: Path) -> No
             assert [memory_id for _, memory_id in changes(connection)] == [None]
     finally:
         server.remove()
+
+
+def test_a_session_that_stays_open_across_another_type_goes_on_writing(
+    pipeline: Pipeline, db: psycopg.Connection, database_url: str
+) -> None:
+    """P6: its plans are of the old type, and Postgres refuses to run them."""
+    insert(db, 1, ADA)
+    drained_well(pipeline)
+    with psycopg.connect(database_url, autocommit=True) as dba:
+        dba.execute("ALTER TABLE memory_logs ALTER COLUMN user_id TYPE varchar(80)")
+    insert(db, 2, ADA)
+    db.execute("DELETE FROM memory_logs WHERE id = 1")
+    pipeline.database.reconnect()
+
+    drained_well(pipeline)
+
+    assert held(pipeline, ADA) == {2}
