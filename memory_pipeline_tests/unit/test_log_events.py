@@ -23,6 +23,7 @@ About = Literal["installation", "process", "server", "service", "alert"]
 NO_TENANT: dict[str, tuple[About, str]] = {
     "postgres_unavailable": ("installation", "no tenant can be synced without Postgres"),
     "listen_connection_lost": ("process", "one connection listens for all tenants"),
+    "listen_behind_pooler": ("process", "one connection listens for all tenants"),
     "model_not_loaded": ("process", "one model embeds for all tenants"),
     "background_task_failed": ("process", "a task is for all tenants; the traceback names it"),
     "shutdown_report_failed": ("process", "the worker deregisters itself"),
