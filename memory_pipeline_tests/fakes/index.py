@@ -12,7 +12,7 @@ from memory_pipeline.domain.types import (
     Generation,
     Match,
     MemoryId,
-    Scalar,
+    MetadataValue,
     Stored,
     Vector,
     document_id,
@@ -142,7 +142,9 @@ class FakeIndex:
         del seconds  # nothing here takes any
         with self.world.step("index.query"):
             matches = [
-                Match(memory_id, cosine_distance(vector, found.vector), dict(found.metadata))
+                Match(
+                    memory_id, max(0.0, cosine_distance(vector, found.vector)), dict(found.metadata)
+                )
                 for name, found in self._collection(generation).documents.items()
                 if (memory_id := memory_id_of(name)) is not None and meets(found.metadata, where)
             ]
@@ -156,12 +158,12 @@ class FakeIndex:
 
     def pages(
         self, generation: Generation, *, renew: RenewLease
-    ) -> Iterator[list[tuple[str, Mapping[str, Scalar]]]]:
+    ) -> Iterator[list[tuple[str, Mapping[str, MetadataValue]]]]:
         """Walk through the ids and metadata of all documents, a page at a time."""
         renew()
         with self.world.step("index.pages"):
             held = self._collection(generation).documents
-            page: list[tuple[str, Mapping[str, Scalar]]] = [
+            page: list[tuple[str, Mapping[str, MetadataValue]]] = [
                 (name, dict(found.metadata)) for name, found in held.items()
             ]
         yield page
