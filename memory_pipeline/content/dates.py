@@ -36,6 +36,9 @@ DAY_FIRST = re.compile(r"(?<!\d)\d{1,2}\.\s?\d{1,2}\.\s?\d{4}(?!\d)")
 # 13:56:00 GMT+0200 (Central European Summer Time)
 ZONE_COMMENT = re.compile(r"(?<=[+-]\d{4})\s*\([^()]*\)|(?<=[+-]\d\d:\d\d)\s*\([^()]*\)")
 PARENTHESES = str.maketrans("()", "  ")
+# The parser takes a sign behind an abbreviation as POSIX does, the wrong way round for GMT+0200.
+OFFSET_NAME = re.compile(r"\b(GMT|UTC)\s?(?=[+-]\d)")
+POSIX_ZONE = re.compile(r":\d\d.*[A-Z]{3}\s?[+-]\d")
 
 # Two dates that have no part in common: what a text leaves out comes out differently.
 BLANKS = (datetime(2001, 1, 1), datetime(2004, 2, 2))  # noqa: DTZ001 - the text has the zone
@@ -121,8 +124,9 @@ def _of_text(text: str) -> int | None:
     # Before ISO, which would read the milliseconds 1612013100000 as a day of the year 1612.
     if stripped.isdecimal():
         return _of_number(int(stripped))
+    iso = stripped.replace("/", "-", 2) if stripped[4:5] == "/" else stripped
     try:
-        return seconds_of(datetime.fromisoformat(stripped))
+        return seconds_of(datetime.fromisoformat(iso))
     except ValueError:
         return _of_words(stripped)
 
@@ -132,7 +136,9 @@ def _of_words(text: str) -> int | None:
     """Read a date in words twice: from two blanks, and with the day and the month first."""
     if not any(character.isdecimal() for character in text):
         return None
-    text = ZONE_COMMENT.sub("", text).translate(PARENTHESES)
+    text = OFFSET_NAME.sub(" ", ZONE_COMMENT.sub("", text)).translate(PARENTHESES)
+    if POSIX_ZONE.search(text):
+        return None
     orders = (False, True)
     if YEAR_FIRST.search(text):
         orders = (False, False)

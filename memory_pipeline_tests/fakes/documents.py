@@ -30,7 +30,7 @@ def refuse(documents: Sequence[Document]) -> None:
 def cosine_distance(one: Vector, other: Vector) -> float:
     """Measure as Chroma does; a zero vector is far from everything."""
     length = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return 1.0 - float(one @ other) / length if length else 1.0
+    return max(0.0, 1.0 - float(one @ other) / length) if length else 1.0
 
 
 def meets(metadata: Mapping[str, MetadataValue], where: Mapping[str, Any] | None) -> bool:

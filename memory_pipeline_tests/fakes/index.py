@@ -142,9 +142,7 @@ class FakeIndex:
         del seconds  # nothing here takes any
         with self.world.step("index.query"):
             matches = [
-                Match(
-                    memory_id, max(0.0, cosine_distance(vector, found.vector)), dict(found.metadata)
-                )
+                Match(memory_id, cosine_distance(vector, found.vector), dict(found.metadata))
                 for name, found in self._collection(generation).documents.items()
                 if (memory_id := memory_id_of(name)) is not None and meets(found.metadata, where)
             ]
