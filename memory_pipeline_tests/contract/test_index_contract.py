@@ -354,3 +354,13 @@ def test_a_list_is_replaced_by_a_value_and_comes_back(
         assert match.metadata["tags"] == tags
         held = _nearest(index, generation, 1, where={"tags": {"$contains": "far"}})
         assert held == ([1] if isinstance(tags, list) and "far" in tags else [])
+
+
+def test_no_distance_is_below_zero(index: QueryableIndex, generation: Generation) -> None:
+    """Rounding takes that of a document to itself below zero, and it was printed as -0.000."""
+    documents = [a_document(n) for n in range(1, 41)]
+    index.write(generation, documents, [], renew=no_lease)
+    for document in documents:
+        [match] = index.query(generation, document.vector, limit=1, where=None, seconds=5.0)
+        assert not f"{match.distance:.3f}".startswith("-")
+        assert match.distance <= 2.0
