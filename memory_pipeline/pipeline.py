@@ -30,6 +30,7 @@ from memory_pipeline.postgres.rebuilds import PostgresRebuilds
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.postgres.replay import PostgresReplay
 from memory_pipeline.postgres.status import PostgresStatus
+from memory_pipeline.postgres.tenants import PostgresTenants
 from memory_pipeline.postgres.workers import PostgresWorkers
 from memory_pipeline.prefetch import Prefetch, prefetch
 from memory_pipeline.rebuild.chunks import ChunkWriter
@@ -69,6 +70,7 @@ class Pipeline:
     index: ChromaIndex
     embedder: Embedder
     search: Search
+    tenants: PostgresTenants
     workers: PostgresWorkers
     freshness: Freshness
     dead_letters: PostgresDeadLetters
@@ -284,6 +286,7 @@ def opened(settings: Settings, *, embedder: Embedder | None = None) -> Iterator[
                 dead_letters=dead_letters,
                 dead_letter_search=settings.dead_letter_search,
             ),
+            tenants=PostgresTenants(database, settings.tenant_by),
             workers=PostgresWorkers(database),
             freshness=Freshness(),
             dead_letters=dead_letters,

@@ -98,7 +98,9 @@ class Settings(BaseSettings):
         4000, ge=1, le=1_000_000, description="characters of a memory that are embedded"
     )
     metadata_fields: Fields = Field(
-        ("date", "task", "component"), description="fields of raw_data that a search can filter by"
+        ("date", "task", "component"),
+        description="fields of raw_data that a search can filter by; user.name is the field name "
+        "of the object user",
     )
 
     # -- the model
@@ -409,9 +411,12 @@ def _redacted(value: object) -> object:
 
 
 def names_date(field: str) -> bool:
-    """Whether a metadata field is named like a date: documents then have ``<field>_ts`` too."""
-    named = field.startswith("date") or field.endswith(("_at", "_date", "_on"))
-    return named and not field.endswith("_ts")
+    """Whether a metadata field is named like a date: documents then have ``<field>_ts`` too.
+
+    The last part of a path names it.
+    """
+    starts = field.startswith("date") or field.rpartition(".")[2].startswith("date")
+    return (starts or field.endswith(("_at", "_date", "_on"))) and not field.endswith("_ts")
 
 
 def _is_postgres_address(url: str) -> bool:

@@ -5,11 +5,11 @@ whatever else is down. Every read and write names its tenant; a memory id alone 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from memory_pipeline.content.document import parse
 from memory_pipeline.domain.types import BIGINT, Hit, MemoryId, TenantId
@@ -17,6 +17,8 @@ from memory_pipeline.errors import InvalidMemory
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
+
+Result = TypeVar("Result")
 
 
 class MemoryStore:
@@ -28,7 +30,8 @@ class MemoryStore:
     A memory is written with the values of its row, ``user_id`` and ``project_id``. Every other
     method takes the *tenant* that Postgres derives from them, by the setting ``TENANT_BY``: with
     ``user_id`` (the default) or ``project_id`` the tenant is that value; with ``both`` it is a JSON
-    array as Postgres prints it, ``["ada", "home"]``. ``tenant`` returns it for any setting.
+    array as Postgres prints it, ``["ada", "home"]``. ``tenant`` returns it for any setting. Another
+    spelling of it is understood where the column's type allows one: a uuid in capitals.
 
     Args:
         settings: of the installation; None: read from the environment. Addresses that they do not
@@ -60,31 +63,29 @@ class MemoryStore:
     def tenant(self, user_id: str, project_id: str | None = None) -> str:
         """Return the tenant of a memory with these values, by the setting ``TENANT_BY``.
 
-        It is what Postgres derives from columns of text. Columns of another type count as Postgres
-        prints them: pass a UUID in lower case, and a ``character(n)`` without its padding.
+        It is what Postgres derives and prints, so the same one whichever spelling of a value is
+        given: of a uuid in capitals, of a ``character(n)`` with its padding.
 
         Args:
             user_id: the memory's user_id.
             project_id: the memory's project_id; None: it has none.
 
         Raises:
-            InvalidMemory: a value has a character that Postgres cannot store; or tenants are
-                identified by project_id and there is none: such a memory belongs to no tenant.
+            InvalidMemory: a value has a character that Postgres cannot store, or is none of its
+                column's type; or tenants are identified by project_id and there is none: such a
+                memory belongs to no tenant.
+            PostgresUnavailable: Postgres is down.
+            ContractError: this database is not migrated, or its role lacks a grant.
 
         """
         for text in (user_id, project_id or ""):
             _check_text(text)
-        by = self._pipeline.settings.tenant_by
-        if by == "user_id":
-            return user_id
-        if by == "both":
-            # jsonb_build_array(user_id, project_id)::text escapes the same characters.
-            return json.dumps([user_id, project_id], ensure_ascii=False)
-        if project_id is None:
+        tenant = self._pipeline.tenants.of_values(user_id, project_id)
+        if tenant is None:
             raise InvalidMemory(
                 "a memory without project_id has no tenant with TENANT_BY=project_id"
             )
-        return project_id
+        return tenant
 
     def remember(
         self,
@@ -103,8 +104,7 @@ class MemoryStore:
             raw_data: the content, anything that ``json.dumps`` accepts. NaN and infinities are
                 refused.
             project_id: the value of the column project_id.
-            created_at: when the memory was made; None: now. A time without a zone is read in the
-                time zone of the database session (Postgres' ``TimeZone``), so pass one with a zone.
+            created_at: when the memory was made; None: now. A time without a zone is UTC.
 
         Raises:
             InvalidMemory: raw_data is not JSON, or Postgres refuses a value.
@@ -130,8 +130,9 @@ class MemoryStore:
             ContractError: this database is not migrated, or its role lacks a grant.
 
         """
-        return memory_id in BIGINT and self._pipeline.memories.update(
-            TenantId(tenant), MemoryId(memory_id), _as_json(raw_data)
+        return memory_id in BIGINT and self._as_spelt_or_printed(
+            tenant,
+            lambda t: self._pipeline.memories.update(t, MemoryId(memory_id), _as_json(raw_data)),
         )
 
     def forget(self, tenant: str, memory_id: int) -> bool:
@@ -145,8 +146,8 @@ class MemoryStore:
             ContractError: this database is not migrated, or its role lacks a grant.
 
         """
-        return memory_id in BIGINT and self._pipeline.memories.delete(
-            TenantId(tenant), MemoryId(memory_id)
+        return memory_id in BIGINT and self._as_spelt_or_printed(
+            tenant, lambda t: self._pipeline.memories.delete(t, MemoryId(memory_id))
         )
 
     def get(self, tenant: str, memory_id: int) -> object | None:
@@ -161,7 +162,9 @@ class MemoryStore:
         """
         if memory_id not in BIGINT:
             return None
-        found = self._pipeline.memories.get(TenantId(tenant), [MemoryId(memory_id)])
+        found = self._as_spelt_or_printed(
+            tenant, lambda t: self._pipeline.memories.get(t, [MemoryId(memory_id)])
+        )
         return parse(found[MemoryId(memory_id)].raw) if found else None
 
     def search(
@@ -180,7 +183,8 @@ class MemoryStore:
             k: the most results, 1 to 1000.
             where: a filter on metadata: ``{"component": "auth", "ts": {"$gte": 1700000000}}``. Keys
                 are the metadata fields, ``project_id`` and ``ts``; operators are $eq, $ne, $gt,
-                $gte, $lt, $lte, $in, $nin, and $and, $or around whole filters.
+                $gte, $lt, $lte, $in, $nin, of lists $contains and $not_contains, and $and, $or
+                around whole filters.
 
         Returns:
             At most k results; fewer where the tenant has no more that pass the filter.
@@ -201,7 +205,20 @@ class MemoryStore:
             Poison: the model refuses the text, or Chroma the query.
 
         """
-        return self._pipeline.search.search(TenantId(tenant), text, k=k, where=where)
+        return self._as_spelt_or_printed(
+            tenant, lambda t: self._pipeline.search.search(t, text, k=k, where=where)
+        )
+
+    def _as_spelt_or_printed(self, tenant: str, call: Callable[[TenantId], Result]) -> Result:
+        """Call with a tenant as it is spelt; where that finds nothing, as Postgres prints it.
+
+        The spelling of Postgres, which ``tenant`` returns, costs nothing more.
+        """
+        found = call(TenantId(tenant))
+        if found:
+            return found
+        printed = self._pipeline.tenants.canonical(TenantId(tenant))
+        return found if printed == tenant else call(printed)
 
     def close(self) -> None:
         """Close every connection. The store cannot be used after that."""

@@ -17,7 +17,7 @@ from memory_pipeline.domain.types import (
     Generation,
     Match,
     MemoryId,
-    Scalar,
+    MetadataValue,
     Stored,
     Vector,
     document_id,
@@ -90,8 +90,9 @@ class Reads:
                 include=["metadatas", "distances"],
             )
         matches = zip(found["ids"][0], found["distances"][0], found["metadatas"][0], strict=True)
+        # Rounding takes a distance below zero, and 0.0 to -0.0.
         return [
-            Match(memory_id, float(distance), metadata or {})
+            Match(memory_id, min(max(0.0, float(distance)), 2.0), metadata or {})
             for name, distance, metadata in matches
             if (memory_id := memory_id_of(name)) is not None
         ]
@@ -106,7 +107,7 @@ class Reads:
 
     def pages(
         self, generation: Generation, *, renew: RenewLease
-    ) -> Iterator[list[tuple[str, Mapping[str, Scalar]]]]:
+    ) -> Iterator[list[tuple[str, Mapping[str, MetadataValue]]]]:
         """Yield the id and metadata of every document, a page at a time.
 
         While the collection is written to, a page may miss a document or repeat one.

@@ -28,7 +28,7 @@ class Transport(FastAPI):
             json={
                 "ids": ids,
                 "embeddings": [packed(vector) for vector in vectors],
-                # Scalars only, by contract: there is nothing to convert.
+                # Single values and lists of one type, by contract: there is nothing to convert.
                 "metadatas": metadatas,
                 "documents": documents,
                 "uris": uris,

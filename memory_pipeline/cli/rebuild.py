@@ -56,7 +56,7 @@ def rebuild(
     with opened(discover(Settings.load())) as pipeline:
         for server in pipeline.servers.replace_lost():
             print_retired(server)
-        tenants = known_tenants(pipeline) if everyone else named(tenant)
+        tenants = known_tenants(pipeline) if everyone else named(pipeline, tenant)
         check_known(pipeline, tenants)
         if dagster:
             complete = _backfill(pipeline, tenants, re_embed=re_embed, as_json=as_json)

@@ -108,6 +108,7 @@ def _figures(pipeline: Pipeline) -> dict[str, Any]:
         "unproven_tenants": len(pipeline.epochs.unproven().tenants),
         "rebuilding_tenants": totals.rebuilding_tenants,
         "findings_of_last_verify": totals.findings,
+        "unread_dates_of_last_verify": totals.unread_dates,
         "memories_without_tenant": totals.memories_without_tenant,
         "workers": len(pipeline.workers.healthy()),
         "freshness_ms": _milliseconds(pipeline.workers.freshness().get(None)),
@@ -127,6 +128,11 @@ def _damage(figures: dict[str, Any]) -> list[str]:
         problems.append(f"{damaged} collections are damaged or lost: `memory-pipeline rebuild`")
     if found:
         problems.append(f"the last verify found {found}: `memory-pipeline verify --repair`")
+    if unread := figures["unread_dates_of_last_verify"]:
+        problems.append(
+            f"the last verify saw {unread} memories with a date that cannot be read: no filter by "
+            'time finds them; `memory-pipeline search --where \'{"date_ts": ""}\'` does'
+        )
     return problems
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from memory_pipeline.cli.console import AsJson, err, plain, print_json, progress_bar
-from memory_pipeline.cli.tenants import check_known
+from memory_pipeline.cli.tenants import check_known, named
 from memory_pipeline.domain.outcomes import Outcome
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import EXIT_FINDINGS, EXIT_UNAVAILABLE
@@ -28,7 +28,7 @@ def sync(
 ) -> None:
     """Sync all pending changes now, in the foreground."""
     with opened(discover(Settings.load())) as pipeline:
-        only = None if tenant is None else {TenantId(tenant)}
+        only = None if tenant is None else set(named(pipeline, [tenant]))
         check_known(pipeline, only or ())
         pipeline.replay_cured()
         outcomes = _drain(pipeline, only)

@@ -15,9 +15,9 @@ Tenants = Annotated[
 ]
 
 
-def named(tenants: Sequence[str] | None) -> list[TenantId]:
-    """Return the tenants that a person has named, each once."""
-    return [TenantId(t) for t in dict.fromkeys(tenants or ())]
+def named(pipeline: Pipeline, tenants: Sequence[str] | None) -> list[TenantId]:
+    """Return the tenants that a person has named, as Postgres prints them, each once."""
+    return list(dict.fromkeys(pipeline.tenants.canonical(TenantId(t)) for t in tenants or ()))
 
 
 def registered(pipeline: Pipeline, tenants: Sequence[str] | None) -> list[TenantId] | None:
@@ -29,8 +29,9 @@ def registered(pipeline: Pipeline, tenants: Sequence[str] | None) -> list[Tenant
     """
     if not tenants:
         return None
-    _check_among(pipeline.registry.keys(), named(tenants))
-    return named(tenants)
+    printed = named(pipeline, tenants)
+    _check_among(pipeline.registry.keys(), printed)
+    return printed
 
 
 def known_tenants(pipeline: Pipeline) -> list[TenantId]:

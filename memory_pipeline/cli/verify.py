@@ -58,7 +58,7 @@ def verify(
     """
     documents = _sample(sample)
     with opened(discover(Settings.load())) as pipeline, progress_bar("tenants") as bar:
-        tenants = named(tenant)
+        tenants = named(pipeline, tenant)
         check_known(pipeline, tenants)
         task = bar.add_task("verifying", total=None)
         report = verify_installation(
@@ -109,6 +109,7 @@ def _figures(report: VerifyReport) -> dict[str, Any]:
         "pending": sum(v.pending for v in report.verdicts),
         "dead_letters": sum(v.buried for v in report.verdicts),
         "waived": sum(v.waived for v in report.verdicts),
+        "unread_dates": sum(v.unread_dates for v in report.verdicts),
         "sampled": sum(v.sampled for v in report.verdicts),
         "seconds": round(report.seconds, 3),
         "documents_per_second": round(report.documents_per_second, 1),
@@ -144,6 +145,8 @@ def _table(report: VerifyReport) -> Table:
 
 def _counted(figures: Mapping[str, Any]) -> str:
     counted = ("tenants", "memories", "documents", "pending", "dead_letters", "waived")
-    shown = (*counted, "found", "repaired")
+    # A date that cannot be read is no difference, and stays as it is: said where there is one.
+    dates = ("unread_dates",) if figures["unread_dates"] else ()
+    shown = (*counted, *dates, "found", "repaired")
     line = "  ".join(f"{name.replace('_', ' ')} {figures[name]}" for name in shown)
     return f"{line}  in {figures['seconds']} s"

@@ -11,25 +11,25 @@ A change of these functions that changes any content has to change ``RECIPE_VERS
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from typing import Literal
 
-from memory_pipeline.content.json_text import (
-    Number,
-    label_of,
-    leaves_of,
-    one_line,
-    parse,
-    without_surrogates,
+from memory_pipeline.content.dates import seconds, seconds_of
+from memory_pipeline.content.fields import (
+    DOCUMENT_LIST_VALUES,
+    LIST_VALUES,
+    METADATA_CHARACTERS,
+    field_of,
+    value_of,
 )
-from memory_pipeline.domain.types import BIGINT, UNIX_EPOCH, Memory, Scalar, Vector
+from memory_pipeline.content.json_text import label_of, leaves_of, one_line, parse
+from memory_pipeline.domain.types import Memory, MetadataValue, Vector
 from memory_pipeline.settings import Settings, TenantBy, names_date
 
 __all__ = [
+    "METADATA_CHARACTERS",
     "Content",
     "Recipe",
     "canonical",
@@ -39,15 +39,15 @@ __all__ = [
     "metadata",
     "parse",
     "recipe_from",
+    "same_metadata",
     "searchable_text",
     "text_hash",
+    "unread_dates",
     "vector_hash",
 ]
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 OTHERS = "*"  # in ``text_fields``: every field that is not named there
-METADATA_CHARACTERS = 256  # longer texts are cut
-SECONDS_A_DAY = 86_400
 
 # Shared: json.dumps builds an encoder for each call that sorts.
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
@@ -62,7 +62,8 @@ class Recipe:
     ``{"date": "2026-03-02", "task": "bugfix", "summary": "Paid twice"}`` is embedded as
     ``Paid twice date: 2026-03-02 task: bugfix`` and can be filtered by ``date``, ``date_ts``,
     ``task``, ``project_id``, ``ts`` and ``hash``. Whatever the shape of a memory, it has a text (an
-    empty one if there is nothing to read) and a value for each of these keys.
+    empty one if there is nothing to read) and a value for each of these keys. A field may be a path
+    into objects: ``user.name``.
 
     A generation records the hash of the recipe that it was built with; another recipe needs a
     rebuild.
@@ -89,6 +90,11 @@ class Recipe:
         return _dates_among(self.metadata_fields)
 
     @property
+    def list_values(self) -> int:
+        """The most values of a list in metadata."""
+        return min(LIST_VALUES, DOCUMENT_LIST_VALUES // max(1, len(self.metadata_fields)))
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """The metadata keys, which every document has."""
         times = (f"{f}_ts" for f in self.date_fields)
@@ -113,7 +119,7 @@ class Content:
 
     text: str
     text_hash: str
-    metadata: Mapping[str, Scalar]
+    metadata: Mapping[str, MetadataValue]
     document: str | None
     content_hash: str
 
@@ -138,7 +144,7 @@ def compose(memory: Memory, recipe: Recipe) -> Content:
     return Content(text, text_hash(text), fields, document, str(fields["hash"]))
 
 
-def describe(memory: Memory, recipe: Recipe) -> dict[str, Scalar]:
+def describe(memory: Memory, recipe: Recipe) -> dict[str, MetadataValue]:
     """Return the metadata of a memory, with the content hash: all that a verify compares."""
     return metadata(memory, parse(memory.raw), recipe)
 
@@ -159,38 +165,71 @@ def _selected(value: object, recipe: Recipe) -> Iterator[tuple[str, object]]:
         yield from leaves_of(value)
         return
     named = set(recipe.text_fields) - {OTHERS}
+    paths = tuple(field for field in named if "." in field and value.get(field) is None)
     for field in recipe.text_fields:
         if field == OTHERS:
             for key in value:
                 if key not in named:
-                    yield from leaves_of(value[key], label_of(key))
-        elif field in value:
-            yield from (("", leaf) for _, leaf in leaves_of(value[field]))
+                    others = leaves_of(value[key], label_of(key))
+                    yield from _outside(others, paths) if paths else others
+        elif (found := field_of(value, field)) is not None:
+            yield from (("", leaf) for _, leaf in leaves_of(found))
 
 
-def metadata(memory: Memory, value: object, recipe: Recipe) -> dict[str, Scalar]:
+def _outside(
+    leaves: Iterator[tuple[str, object]], paths: tuple[str, ...]
+) -> Iterator[tuple[str, object]]:
+    """Leave out the leaves below a path that is named itself."""
+    for label, leaf in leaves:
+        if not any(label == path or label.startswith(f"{path}.") for path in paths):
+            yield label, leaf
+
+
+def metadata(memory: Memory, value: object, recipe: Recipe) -> dict[str, MetadataValue]:
     """Return a value that Chroma can filter by for every key of ``recipe.keys``.
 
-    Texts are cut at METADATA_CHARACTERS. What cannot be filtered by (null, lists, objects, numbers
-    beyond 64 bits) and what is missing is the empty text, or 0 for a ``_ts``.
+    A text is cut at METADATA_CHARACTERS, a list at ``recipe.list_values``. What cannot be filtered
+    by (null, objects, numbers beyond 64 bits, a time that cannot be read) and what is missing is
+    the empty text, also for a ``_ts``: it is neither before nor after any time.
     """
-    fields = value if isinstance(value, dict) else {}
-    times: dict[str, Scalar] = {f"{f}_ts": _seconds(fields.get(f)) for f in recipe.date_fields}
-    scalars = times | {f: _scalar(fields.get(f)) for f in recipe.metadata_fields}
-    scalars["project_id"] = _scalar(memory.project_id)
-    scalars["ts"] = _seconds_of(memory.created_at)
-    scalars["hash"] = content_hash(memory, scalars)
-    return scalars
+    found = {f: field_of(value, f) for f in recipe.metadata_fields}
+    values: dict[str, MetadataValue] = {
+        f"{f}_ts": _or_missing(seconds(found[f])) for f in recipe.date_fields
+    }
+    for name, field in found.items():
+        values[name] = value_of(field, list_values=recipe.list_values)
+    values["project_id"] = value_of(memory.project_id, list_values=1)
+    created_at = memory.created_at
+    values["ts"] = _or_missing(None if created_at is None else seconds_of(created_at))
+    values["hash"] = content_hash(memory, values)
+    return values
 
 
-def _scalar(value: object) -> Scalar:
-    if isinstance(value, bool) or (isinstance(value, int) and int(value) in BIGINT):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value + 0.0  # Chroma has no -0.0
-    if isinstance(value, str) and not isinstance(value, Number):
-        return without_surrogates(value[:METADATA_CHARACTERS])
-    return ""
+def same_metadata(
+    stored: Mapping[str, MetadataValue], described: Mapping[str, MetadataValue]
+) -> bool:
+    """Whether a document has the metadata of its memory.
+
+    A list under a key of no recipe of now is left out: one of a collection that was dropped may
+    come back in Chroma under another document's row. It cannot under a key that the document has.
+    """
+    if stored == described:
+        return True
+    own = {k: v for k, v in stored.items() if k in described or not isinstance(v, list)}
+    return own == described
+
+
+def unread_dates(metadata: Mapping[str, MetadataValue], recipe: Recipe) -> tuple[str, ...]:
+    """Return the date fields of a memory that have a value, but none that can be read as a date."""
+    return tuple(
+        f
+        for f in recipe.date_fields
+        if metadata.get(f"{f}_ts") == "" and str(metadata.get(f, "")).strip()
+    )
+
+
+def _or_missing(seconds: int | None) -> int | str:
+    return "" if seconds is None else seconds
 
 
 @cache
@@ -198,26 +237,13 @@ def _dates_among(fields: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f for f in fields if names_date(f))
 
 
-def _seconds(value: object) -> int:
-    try:
-        return _seconds_of(datetime.fromisoformat(value.strip())) if isinstance(value, str) else 0
-    except ValueError:
-        return 0
-
-
-def _seconds_of(time: datetime) -> int:
-    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
-    since = aware - UNIX_EPOCH
-    return since.days * SECONDS_A_DAY + since.seconds
-
-
-def content_hash(memory: Memory, metadata_without_hash: Mapping[str, Scalar]) -> str:
+def content_hash(memory: Memory, metadata_without_hash: Mapping[str, MetadataValue]) -> str:
     """Hash a document's content: the memory as Postgres prints it, and its metadata."""
     # The metadata is one line, so the first line break separates the two.
     return text_hash(f"{canonical(metadata_without_hash)}\n{memory.raw}")
 
 
-def canonical(metadata: Mapping[str, Scalar]) -> str:
+def canonical(metadata: Mapping[str, MetadataValue]) -> str:
     """Return metadata as one line of JSON, whatever the order of its keys."""
     return _CANONICAL.encode(dict(metadata))
 

@@ -57,6 +57,7 @@ class Evaluations:
             "memories": verified.memories,
             "documents": verified.documents,
             "pending changes": verified.pending,
+            "dates not read": verified.unread_dates,
             "seconds": round(verified.seconds, 3),
         }
         return self._of(

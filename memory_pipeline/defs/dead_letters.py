@@ -25,7 +25,8 @@ def replay_selected(
 ) -> None:
     """Give the chosen dead letters all their attempts again; the next sync retries them."""
     with pipeline_resource.opened() as pipeline:
-        strangers = set(config.tenants) - pipeline.registry.keys().keys()
+        tenants = [pipeline.tenants.canonical(TenantId(t)) for t in config.tenants]
+        strangers = set(tenants) - pipeline.registry.keys().keys()
         if strangers:
             raise dg.Failure(f"no such tenant: {', '.join(strangers)}", allow_retries=False)
         if unknown := set(config.classes) - set(KINDS):
@@ -35,7 +36,7 @@ def replay_selected(
             )
         replayed = pipeline.dead_letters.replay(
             DeadLetterFilter(
-                tenants=[TenantId(t) for t in config.tenants] or None,
+                tenants=tenants or None,
                 kinds=[cast("FailureKind", k) for k in config.classes] or None,
                 memory_ids=[MemoryId(i) for i in config.memory_ids] or None,
                 waived=None if config.memory_ids else False,

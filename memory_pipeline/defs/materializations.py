@@ -50,6 +50,7 @@ def synced(pipeline: Pipeline, outcome: Outcome, key: str) -> Iterator[dg.AssetM
             "documents deleted": outcome.deleted,
             "memories failed": outcome.failed,
             "dead letters": outcome.buried,
+            "dates not read": outcome.unread_dates,
             "pending changes": pipeline.outbox.pending(outcome.tenant),
             **_speed(outcome.written + outcome.deleted, outcome.seconds),
             **searchable_after(pipeline.workers.freshness([outcome.tenant]).get(outcome.tenant)),

@@ -45,6 +45,7 @@ class Outcome:
         reused: vectors read from Postgres.
         failed: memories that were refused.
         buried: those of them that became dead letters.
+        unread_dates: memories written with a date field whose value cannot be read as a date.
         newest_change: the highest number of an acked change; 0: none was acked.
         more: whether more changes may be pending.
         seconds: the whole sync, waiting included.
@@ -63,6 +64,7 @@ class Outcome:
     reused: int = 0
     failed: int = 0
     buried: int = 0
+    unread_dates: int = 0
     newest_change: int = 0
     more: bool = False
     seconds: float = 0.0
@@ -85,6 +87,7 @@ class Outcome:
             reused=self.reused + newer.reused,
             failed=self.failed + newer.failed,
             buried=self.buried + newer.buried,
+            unread_dates=self.unread_dates + newer.unread_dates,
             newest_change=max(self.newest_change, newer.newest_change),
             seconds=self.seconds + newer.seconds,
             embed_seconds=self.embed_seconds + newer.embed_seconds,
@@ -148,7 +151,8 @@ class Verified:
     """What a verify of one generation of a tenant has checked and found.
 
     ``pending``: documents that differ while a change is pending. ``buried``: documents that differ
-    and are dead letters, ``waived`` of them by a person. None of these is a finding.
+    and are dead letters, ``waived`` of them by a person. ``unread_dates``: documents with a date
+    field whose value cannot be read as a date. None of these is a finding.
     """
 
     tenant: TenantId
@@ -159,6 +163,7 @@ class Verified:
     buried: int = 0
     waived: int = 0
     sampled: int = 0
+    unread_dates: int = 0
     seconds: float = 0.0
     reach_seconds: float = 0.0
     findings: tuple[Finding, ...] = ()

@@ -41,6 +41,7 @@ class Totals:
     damaged_tenants: int
     rebuilding_tenants: int
     findings: int
+    unread_dates: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,10 @@ Vector = npt.NDArray[np.float32]
 """One embedding: shape (768,), float32, finite, not all zero."""
 
 Scalar = str | int | float | bool
-"""A metadata value that Chroma can filter by."""
+"""A single value that Chroma can filter by."""
+
+MetadataValue = Scalar | list[Scalar]
+"""What metadata has under a key. A list is never empty, and its values are all of one type."""
 
 DIMENSION = 768
 # The whole numbers that a bigint of Postgres and an integer of Chroma can hold.
@@ -67,7 +70,9 @@ class Memory:
     """A row of ``memory_logs`` as one snapshot showed it.
 
     ``raw`` is ``raw_data::text`` as Postgres prints it. ``version`` is the row's ``xmin``.
-    ``provenance`` is None where the pipeline has recorded none for the vector.
+    ``provenance`` is None where the pipeline has recorded none for the vector. A time is None where
+    the column is NULL, or has no time that Python can represent: infinity, years before 2 or after
+    9998.
     """
 
     id: MemoryId
@@ -76,8 +81,8 @@ class Memory:
     project_id: str | None
     raw: str
     embedding: Vector | None
-    created_at: datetime
-    updated_at: datetime
+    created_at: datetime | None
+    updated_at: datetime | None
     version: str
     provenance: Provenance | None = None
 
@@ -103,7 +108,7 @@ class Document:
     memory_id: MemoryId
     vector: Vector
     text: str | None
-    metadata: Mapping[str, Scalar]
+    metadata: Mapping[str, MetadataValue]
     rewritten: bool = False
 
 
@@ -173,7 +178,7 @@ class Hit:
 
     memory_id: MemoryId
     distance: float
-    metadata: Mapping[str, Scalar]
+    metadata: Mapping[str, MetadataValue]
     memory: object = field(repr=False)
     created_at: datetime | None = None
 
@@ -200,13 +205,13 @@ class Match:
 
     memory_id: MemoryId
     distance: float
-    metadata: Mapping[str, Scalar]
+    metadata: Mapping[str, MetadataValue]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stored:
     """A document as a collection holds it; vector and text where they were requested."""
 
-    metadata: Mapping[str, Scalar]
+    metadata: Mapping[str, MetadataValue]
     vector: Vector | None = None
     text: str | None = None

@@ -10,7 +10,6 @@ import psycopg
 
 from memory_pipeline.content.document import vector_hash
 from memory_pipeline.domain.types import (
-    UNIX_EPOCH,
     Memory,
     MemoryId,
     NewMemory,
@@ -138,7 +137,12 @@ class PostgresMemories:
     def insert(
         self, *, user_id: str, project_id: str | None, raw: str, created_at: datetime | None
     ) -> MemoryId:
-        """Store a new memory; return its id. Raises InvalidMemory where Postgres refuses it."""
+        """Store a new memory; return its id. A time without a zone is UTC.
+
+        Raises:
+            InvalidMemory: Postgres refuses it.
+
+        """
         with _refusals(), self._database.statement(AS_APPLICATION) as connection:
             return MemoryId(
                 queries().insert(
@@ -146,12 +150,12 @@ class PostgresMemories:
                     user_id=user_id,
                     project_id=project_id,
                     raw=raw,
-                    created_at=created_at,
+                    created_at=None if created_at is None else _utc_text(created_at),
                 )
             )
 
     def copy_in(self, memories: Iterable[NewMemory]) -> int:
-        """Store memories in one COPY, all or none; return how many.
+        """Store memories in one COPY, all or none; return how many. Times as in ``insert``.
 
         Raises:
             InvalidMemory: Postgres refuses one; the message names its line.
@@ -164,7 +168,9 @@ class PostgresMemories:
                 connection.cursor().copy(queries().copy_in.sql) as copy,
             ):
                 for new in memories:
-                    copy.write_row((new.user_id, new.project_id, new.raw, new.created_at))
+                    copy.write_row(
+                        (new.user_id, new.project_id, new.raw, _utc_text(new.created_at))
+                    )
                     count += 1
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             found = re.search(r"line (\d+)", error.diag.context or "")
@@ -239,10 +245,21 @@ def _memory(row: Any) -> Memory:
     )
 
 
-def _zoned(when: datetime | None) -> datetime:
-    """Return a time with a zone: a column without one is UTC, NULL is the epoch."""
-    when = when or UNIX_EPOCH
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
+def _zoned(when: datetime | None) -> datetime | None:
+    """Return a time with a zone: a column without one is UTC."""
+    return when.replace(tzinfo=UTC) if when and not when.tzinfo else when
+
+
+def _utc_text(when: datetime) -> str:
+    """Return a time in UTC and with its zone, which a column without one ignores.
+
+    Raises InvalidMemory where UTC has another year than the years 1 to 9999.
+    """
+    try:
+        utc = when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+    except OverflowError as error:
+        raise InvalidMemory("created_at is outside of the years 1 to 9999 in UTC") from error
+    return utc.isoformat(sep=" ")
 
 
 def _floats(vector: Any) -> Any:

@@ -54,6 +54,7 @@ class PostgresStatus:
                 documents=verified.documents,
                 found=len(verified.findings),
                 findings=Jsonb(findings),
+                unread_dates=verified.unread_dates,
             )
 
     def trusts_vectors(self) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeGuard
 
-from memory_pipeline.domain.types import BIGINT, Scalar
+from memory_pipeline.domain.types import BIGINT, MetadataValue, Scalar
 
 RANGES: dict[str, Callable[[float, float], bool]] = {
     "$gt": operator.gt,
@@ -18,7 +18,9 @@ RANGES: dict[str, Callable[[float, float], bool]] = {
     "$lte": operator.le,
 }
 LISTS = ("$in", "$nin")
-OPERATORS = ("$eq", "$ne", *RANGES, *LISTS)
+# Of a stored list. All other operators are of a stored single value: no list equals anything.
+MEMBERS = ("$contains", "$not_contains")
+OPERATORS = ("$eq", "$ne", *RANGES, *LISTS, *MEMBERS)
 
 GroupOperator = Literal["$and", "$or"]
 
@@ -48,14 +50,20 @@ class Condition:
     op: str
     values: tuple[Scalar, ...]
 
-    def matches(self, metadata: Mapping[str, Scalar]) -> bool:
+    def matches(self, metadata: Mapping[str, MetadataValue]) -> bool:
         """Whether a document with this metadata matches. Kinds of values never equal each other."""
         stored = metadata.get(self.field)
+        if self.op in MEMBERS:
+            held = isinstance(stored, list) and any(self._equals(value) for value in stored)
+            return held is (self.op == "$contains")
         if self.op in RANGES:
             limit = self.values[0]
             return _is_number(stored) and _is_number(limit) and RANGES[self.op](stored, limit)
-        among = any(stored == value and kind_of(stored) == kind_of(value) for value in self.values)
-        return among if self.op in {"$eq", "$in"} else not among
+        return self._equals(stored) is (self.op in {"$eq", "$in"})
+
+    def _equals(self, stored: object) -> bool:
+        """Whether a stored single value is the value, or one of the values."""
+        return any(stored == value and kind_of(stored) == kind_of(value) for value in self.values)
 
     def to_chroma(self) -> dict[str, object]:
         """Return the condition as Chroma's query.
@@ -67,6 +75,8 @@ class Condition:
         if self.op in LISTS:
             return self._list_to_chroma()
         value = self.values[0]
+        if self.op in MEMBERS:
+            return self._member_to_chroma(value)
         if not _has_fraction(value):
             return self._plain(self.op, value)
         query, correction = self._plain(self.op, value), _CORRECTIONS.get((self.op, value > 0))
@@ -88,6 +98,16 @@ class Condition:
             queries.append(_group(group, self._plain(self.op, fractions), correction))
         return _group("$or" if self.op == "$in" else "$and", *queries)
 
+    def _member_to_chroma(self, value: Scalar) -> dict[str, object]:
+        """Ask for a whole number both ways: Chroma finds 1 in no [1.0], nor 1.0 in [1]."""
+        both: list[Scalar] = [value]
+        if _is_whole(value):
+            both.append(int(value))
+        elif type(value) is int and int(float(value)) == value:
+            both.append(float(value))
+        queries = [self._plain(self.op, each) for each in both]
+        return _group("$or" if self.op == "$contains" else "$and", *queries)
+
     def _plain(self, op: str, value: object) -> dict[str, object]:
         return {self.field: {op: value}}
 
@@ -99,7 +119,7 @@ class Group:
     op: GroupOperator
     parts: "tuple[Filter, ...]"
 
-    def matches(self, metadata: Mapping[str, Scalar]) -> bool:
+    def matches(self, metadata: Mapping[str, MetadataValue]) -> bool:
         """Whether a document with this metadata matches."""
         choose = all if self.op == "$and" else any
         return choose(part.matches(metadata) for part in self.parts)

@@ -128,7 +128,8 @@ class Search:
     ) -> list[Hit]:
         """Keep the matches that Postgres still has under this tenant, with their current content.
 
-        A document of older content may no longer pass the filter that Chroma applied to it.
+        The filter is applied again: a document of older content may no longer pass it, and Chroma
+        compares numbers beyond 2**53 rounded.
         """
         rows = self._memories.get(tenant, [match.memory_id for match in matches])
         candidates = [
@@ -141,11 +142,7 @@ class Search:
             candidate.hit()
             for candidate in candidates
             if candidate.memory.id not in hidden
-            and not (
-                candidate.outdated
-                and condition
-                and not condition.matches(candidate.content.metadata)
-            )
+            and (condition is None or condition.matches(candidate.content.metadata))
         ]
 
     def _hidden(self, tenant: TenantId, candidates: list["_Candidate"]) -> frozenset[MemoryId]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memory_pipeline.clock import Clock, Stopwatch
-from memory_pipeline.content.document import Recipe
+from memory_pipeline.content.document import Recipe, unread_dates
 from memory_pipeline.domain.changes import Claim
 from memory_pipeline.domain.outcomes import Failure, Outcome
 from memory_pipeline.domain.types import MemoryId, ProvenanceUpdate
@@ -157,6 +157,11 @@ class Batch:
             reused=len(planned.plan.covered),
             failed=len(failed),
             buried=buried,
+            unread_dates=sum(
+                bool(unread_dates(d.content.metadata, self.recipe))
+                for d in written.ready
+                if d.memory.id not in failed
+            ),
             newest_change=claim.changes[-1].seq,
             embed_seconds=written.embed_seconds,
             write_seconds=written.write_seconds,

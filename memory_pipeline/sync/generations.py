@@ -84,7 +84,8 @@ class Generations:
             if built != now:
                 raise ConfigurationChanged(
                     f"the collection was built with another {what} ({built}) than the settings "
-                    f"name now ({now}): set them back, or rebuild the tenant"
+                    f"or this version name now ({now}): set them back, or rebuild the tenant "
+                    "(`memory-pipeline rebuild`)"
                 )
 
     def write(

@@ -12,7 +12,7 @@ from itertools import islice
 
 import numpy as np
 
-from memory_pipeline.content.document import Recipe, compose, describe
+from memory_pipeline.content.document import Recipe, compose, describe, same_metadata
 from memory_pipeline.content.vector_reuse import reusable_provenance
 from memory_pipeline.domain.changes import ExpectedDifferences
 from memory_pipeline.domain.outcomes import Finding, FindingKind
@@ -170,7 +170,7 @@ class DoubleCheck:
             return None if stored is None else _stray(row)
         if stored is None:
             return Wrong("missing", "no document is stored for it")
-        if describe(row, self._sides.recipe) != dict(stored.metadata):
+        if not same_metadata(stored.metadata, describe(row, self._sides.recipe)):
             return Wrong("stale", "its metadata or hash is not the memory's")
         if self._texts_differ(row, stored):
             return Wrong("stale", "its text is not the memory's")

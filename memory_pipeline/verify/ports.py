@@ -8,7 +8,7 @@ from memory_pipeline.domain.types import (
     Generation,
     Memory,
     MemoryId,
-    Scalar,
+    MetadataValue,
     Stored,
     TenantId,
     Vector,
@@ -63,7 +63,7 @@ class Index(Protocol):
 
     def pages(
         self, generation: Generation, *, renew: RenewLease
-    ) -> Iterator[list[tuple[str, Mapping[str, Scalar]]]]:
+    ) -> Iterator[list[tuple[str, Mapping[str, MetadataValue]]]]:
         """Iterate over the ids and metadata of all documents, a page at a time."""
         ...
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from memory_pipeline.clock import SYSTEM_CLOCK, Clock
-from memory_pipeline.content.document import describe
+from memory_pipeline.content.document import describe, same_metadata, unread_dates
 from memory_pipeline.domain.outcomes import Finding, FindingKind, Verified
-from memory_pipeline.domain.types import Generation, MemoryId, Scalar, TenantId, memory_id_of
+from memory_pipeline.domain.types import Generation, MemoryId, MetadataValue, TenantId, memory_id_of
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, ServerLost
 from memory_pipeline.ports import RenewLease
 from memory_pipeline.prefetch import Prefetch, prefetch
@@ -46,13 +46,15 @@ class Scan:
     """The result of reading a whole collection and the ids of Postgres.
 
     ``present``: the memories that have a document. ``strangers``: document ids that the pipeline
-    did not write. ``memories``: how many there are in Postgres.
+    did not write. ``memories``: how many there are in Postgres. ``unread_dates``: how many
+    documents have a date that cannot be read.
     """
 
     present: array[int]
     doubts: set[MemoryId]
     strangers: tuple[str, ...]
     memories: int
+    unread_dates: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,7 @@ class Verify:
             buried=len(double_check.buried),
             waived=len(double_check.waived),
             sampled=len(chosen),
+            unread_dates=scan.unread_dates,
             reach_seconds=reach_seconds,
             findings=tuple(findings),
         )
@@ -202,16 +205,18 @@ class Verify:
         present: array[int] = array("q")
         doubts: set[MemoryId] = set()
         strangers: list[str] = []
+        unread = 0
         pages = self.prefetch(self.sides.index.pages(generation, renew=renew), depth=1)
         try:
             for page in pages:
-                held: dict[MemoryId, Mapping[str, Scalar]] = {}
+                held: dict[MemoryId, Mapping[str, MetadataValue]] = {}
                 for name, metadata in page:
                     memory_id = memory_id_of(name)
                     if memory_id is None:
                         strangers.append(name)
                     else:
                         held[memory_id] = metadata
+                        unread += bool(unread_dates(metadata, self.sides.recipe))
                 present.extend(held)
                 for slice_ in cut(held, CHECK_SIZE):
                     doubts |= self._differing(tenant, slice_, held, written_rows)
@@ -223,13 +228,13 @@ class Verify:
             memories += len(ids)
             stored = np.isin(np.asarray(ids, dtype=np.int64), seen)
             doubts.update(i for i, found in zip(ids, stored.tolist(), strict=True) if not found)
-        return Scan(present, doubts, tuple(strangers), memories)
+        return Scan(present, doubts, tuple(strangers), memories, unread)
 
     def _differing(
         self,
         tenant: TenantId,
         ids: Sequence[MemoryId],
-        held: Mapping[MemoryId, Mapping[str, Scalar]],
+        held: Mapping[MemoryId, Mapping[str, MetadataValue]],
         written_rows: WrittenRows | None,
     ) -> set[MemoryId]:
         """Return the documents that differ from their rows; rows known by version are not read."""
@@ -245,7 +250,10 @@ class Verify:
             i
             for i in ids
             if not (written_rows is not None and i in covered and written_rows.matches(i, held[i]))
-            and ((row := rows.get(i)) is None or describe(row, self.sides.recipe) != dict(held[i]))
+            and (
+                (row := rows.get(i)) is None
+                or not same_metadata(held[i], describe(row, self.sides.recipe))
+            )
         }
 
     # ---- 2: reachability

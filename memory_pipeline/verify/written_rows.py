@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Mapping
 
 from memory_pipeline.content.document import canonical
-from memory_pipeline.domain.types import MemoryId, Scalar
+from memory_pipeline.domain.types import MemoryId, MetadataValue
 
 DIGEST_BYTES = 16
 
@@ -23,7 +23,7 @@ class WrittenRows:
         self._versions = array("Q")
         self._digests = bytearray()
 
-    def add(self, memory_id: MemoryId, version: str, metadata: Mapping[str, Scalar]) -> None:
+    def add(self, memory_id: MemoryId, version: str, metadata: Mapping[str, MetadataValue]) -> None:
         """Add the metadata that was written for a memory, and the version of its row."""
         if self._ids and memory_id <= self._ids[-1]:
             return
@@ -36,7 +36,7 @@ class WrittenRows:
         at = self._find(memory_id)
         return at is not None and self._versions[at] == int(version)
 
-    def matches(self, memory_id: MemoryId, metadata: Mapping[str, Scalar]) -> bool:
+    def matches(self, memory_id: MemoryId, metadata: Mapping[str, MetadataValue]) -> bool:
         """Whether exactly this metadata was written for the memory."""
         at = self._find(memory_id)
         if at is None:
@@ -48,5 +48,5 @@ class WrittenRows:
         return at if at < len(self._ids) and self._ids[at] == memory_id else None
 
 
-def _digest(metadata: Mapping[str, Scalar]) -> bytes:
+def _digest(metadata: Mapping[str, MetadataValue]) -> bytes:
     return hashlib.blake2b(canonical(metadata).encode(), digest_size=DIGEST_BYTES).digest()

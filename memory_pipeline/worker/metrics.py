@@ -38,6 +38,11 @@ class Metrics:
             ["how"],
             registry=self._registry,
         )
+        self._unread_dates = Counter(
+            "memory_pipeline_unread_dates",
+            "documents written with a date that cannot be read",
+            registry=self._registry,
+        )
         self._turns = Counter(
             "memory_pipeline_turns",
             "turns of tenants, by verdict",
@@ -87,6 +92,7 @@ class Metrics:
         self._documents.labels("written").inc(outcome.written)
         self._documents.labels("deleted").inc(outcome.deleted)
         self._documents.labels("failed").inc(outcome.failed)
+        self._unread_dates.inc(outcome.unread_dates)
         self._vectors.labels("embedded").inc(outcome.embedded)
         self._vectors.labels("reused").inc(outcome.reused)
 

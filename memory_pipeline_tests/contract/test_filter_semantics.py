@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memory_pipeline.content.document import recipe_from
-from memory_pipeline.domain.types import Scalar
+from memory_pipeline.domain.types import MetadataValue, Scalar
 from memory_pipeline.search.conditions import Filter
 from memory_pipeline.search.filters import parse_filter
 from memory_pipeline.settings import Settings
@@ -26,8 +26,23 @@ VALUES: list[Scalar] = [
 NUMBERS = [v for v in VALUES if not isinstance(v, bool | str)]
 TEXTS = [v for v in VALUES if isinstance(v, str)]
 KINDS: list[list[Scalar]] = [[*NUMBERS], [*TEXTS], [True, False]]
-DOCUMENTS: dict[str, dict[str, Scalar]] = {
-    f"{i}-{j}": {"k": k, "m": m} for i, k in enumerate(VALUES) for j, m in enumerate("ab")
+LISTS_HELD: list[list[Scalar]] = [
+    ["a"],
+    ["1", "a", "a"],
+    [""],
+    ["true", "b"],
+    [1],
+    [0, 1, 2, -1],
+    [EXACT, 2**53 + 1, 2**63 - 1],
+    [1.0],
+    [0.5, 2.0, float(EXACT)],
+    [1e300, 0.0],
+    [True],
+    [False, True],
+]
+HELD: list[MetadataValue] = [*VALUES, *LISTS_HELD]
+DOCUMENTS: dict[str, dict[str, MetadataValue]] = {
+    f"{i}-{j}": {"k": k, "m": m} for i, k in enumerate(HELD) for j, m in enumerate("ab")
 }
 
 
@@ -56,7 +71,7 @@ conditions = st.one_of(
     st.dictionaries(st.just("m"), st.sampled_from("ab"), min_size=1),
     st.builds(
         lambda op, value: {"k": {op: value}},
-        st.sampled_from(["$eq", "$ne"]),
+        st.sampled_from(["$eq", "$ne", "$contains", "$not_contains"]),
         st.sampled_from(VALUES),
     ),
     st.builds(
@@ -97,12 +112,16 @@ def test_chroma_answers_what_matches_says(collection: Any, where: dict[str, obje
 
 def test_every_operator_agrees_on_every_pair_of_values(collection: Any) -> None:
     """No pair of a stored value and an operand is left to chance."""
-    for op in ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte"):
+    for op in ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$contains", "$not_contains"):
         for value in NUMBERS if op.startswith(("$g", "$l")) else VALUES:
             parsed = parse_filter({"k": {op: value}}, RECIPE)
             assert parsed is not None
             expected = {name for name, found in DOCUMENTS.items() if parsed.matches(found)}
             assert answers(collection, parsed) == expected, (op, value)
+    for big in (2**53 + 1, 2**63 - 1):  # in lists even these are compared exactly
+        parsed = parse_filter({"k": {"$contains": big}}, RECIPE)
+        assert parsed is not None
+        assert len(answers(collection, parsed)) == 2
 
 
 def test_chroma_takes_the_largest_filter(collection: Any) -> None:
@@ -113,7 +132,7 @@ def test_chroma_takes_the_largest_filter(collection: Any) -> None:
     assert answers(collection, parsed) == set()
     many = parse_filter({"$or": [{"k": n + 0.5} for n in range(100)]}, RECIPE)
     assert many is not None
-    halves = {name for name, found in DOCUMENTS.items() if found["k"] in {0.5, 1.5, 2.5}}
+    halves = {name for name, found in DOCUMENTS.items() if found["k"] in (0.5, 1.5, 2.5)}
     assert answers(collection, many) == halves
     deep: dict[str, object] = {"k": "a"}
     for _ in range(7):

@@ -6,7 +6,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from memory_pipeline.domain.types import Generation, MemoryId, TenantId
+from memory_pipeline.domain.types import Generation, MemoryId, MetadataValue, TenantId
 from memory_pipeline.errors import Corrupt, Fenced, PipelineError, Poison, ServerLost
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.fakes import (
@@ -209,6 +209,11 @@ def test_zero_and_negative_ids_are_ids(index: QueryableIndex, generation: Genera
         ({"$or": [{"task": {"$eq": "run"}}, {"ts": {"$eq": 10}}]}, {1, 4}),
         ({"done": {"$eq": True}}, {1}),
         ({"done": {"$eq": 1}}, set()),
+        ({"tags": {"$contains": "far"}}, {1, 2}),
+        ({"tags": {"$not_contains": "far"}}, {3, 4}),
+        ({"tags": {"$eq": "far"}}, {3}),
+        ({"tags": {"$ne": "far"}}, {1, 2, 4}),
+        ({"tags": {"$contains": 1}}, set()),
     ],
 )
 def test_a_filter_lets_through_what_meets_it(
@@ -219,10 +224,10 @@ def test_a_filter_lets_through_what_meets_it(
 ) -> None:
     """Every operator that searches use means the same everywhere; a boolean is no number."""
     documents = [
-        a_document(1, task="walk", ts=10, done=True),
-        a_document(2, task="walk", ts=20, done=False),
-        a_document(3, task="swim", ts=30, done=False),
-        a_document(4, task="run", ts=40, done=False),
+        a_document(1, task="walk", ts=10, done=True, tags=["far"]),
+        a_document(2, task="walk", ts=20, done=False, tags=["near", "far"]),
+        a_document(3, task="swim", ts=30, done=False, tags="far"),
+        a_document(4, task="run", ts=40, done=False, tags=[1.0, 2.0]),
     ]
     index.write(generation, documents, [], renew=no_lease)
     assert set(_nearest(index, generation, 1, where=where)) == expected
@@ -334,3 +339,28 @@ def test_a_server_that_is_none_of_ours_is_lost(index: QueryableIndex) -> None:
     index.check_identity(index.choose_server())
     with pytest.raises(ServerLost):
         index.check_identity(uuid4())
+
+
+def test_a_list_is_replaced_by_a_value_and_comes_back(
+    index: QueryableIndex, generation: Generation
+) -> None:
+    """Nothing of the old value stays under the key, whichever kind it was of."""
+    values: list[MetadataValue]
+    values = [["far", "near"], "far", ["near"], "", [1, 2], [True], ["far"]]
+    for tags in values:
+        document = a_document(1, rewritten=True, tags=tags)
+        index.write(generation, [document], [], renew=no_lease)
+        [match] = index.query(generation, a_vector(1), limit=1, where=None, seconds=5.0)
+        assert match.metadata["tags"] == tags
+        held = _nearest(index, generation, 1, where={"tags": {"$contains": "far"}})
+        assert held == ([1] if isinstance(tags, list) and "far" in tags else [])
+
+
+def test_no_distance_is_below_zero(index: QueryableIndex, generation: Generation) -> None:
+    """Rounding takes that of a document to itself below zero, and it was printed as -0.000."""
+    documents = [a_document(n) for n in range(1, 41)]
+    index.write(generation, documents, [], renew=no_lease)
+    for document in documents:
+        [match] = index.query(generation, document.vector, limit=1, where=None, seconds=5.0)
+        assert not f"{match.distance:.3f}".startswith("-")
+        assert match.distance <= 2.0

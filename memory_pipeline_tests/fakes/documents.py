@@ -9,11 +9,11 @@ from memory_pipeline.domain.types import (
     DIMENSION,
     Document,
     MemoryId,
-    Scalar,
+    MetadataValue,
     Vector,
 )
 from memory_pipeline.errors import Poison
-from memory_pipeline.search.conditions import RANGES, kind_of
+from memory_pipeline.search.conditions import MEMBERS, RANGES, kind_of
 
 
 def refuse(documents: Sequence[Document]) -> None:
@@ -30,20 +30,24 @@ def refuse(documents: Sequence[Document]) -> None:
 def cosine_distance(one: Vector, other: Vector) -> float:
     """Measure as Chroma does; a zero vector is far from everything."""
     length = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return 1.0 - float(one @ other) / length if length else 1.0
+    return max(0.0, 1.0 - float(one @ other) / length) if length else 1.0
 
 
-def meets(metadata: Mapping[str, Scalar], where: Mapping[str, Any] | None) -> bool:
+def meets(metadata: Mapping[str, MetadataValue], where: Mapping[str, Any] | None) -> bool:
     """Whether metadata meets a Chroma filter."""
     return all(_meets(metadata, key, asked) for key, asked in (where or {}).items())
 
 
-def _meets(metadata: Mapping[str, Scalar], key: str, asked: Any) -> bool:
+def _meets(metadata: Mapping[str, MetadataValue], key: str, asked: Any) -> bool:
     if key in {"$and", "$or"}:
         parts = (meets(metadata, part) for part in asked)
         return all(parts) if key == "$and" else any(parts)
     found = metadata.get(key)
     [(op, value)] = asked.items() if isinstance(asked, Mapping) else [("$eq", asked)]
+    if op in MEMBERS:
+        held = found if isinstance(found, list) else []
+        inside = any(v == value and type(v) is type(value) for v in held)
+        return inside is (op == "$contains")
     if op in RANGES:
         return isinstance(found, int | float) and bool(RANGES[op](found, value))
     values = value if op in {"$in", "$nin"} else [value]
@@ -64,11 +68,11 @@ def a_document(
     seed: int | None = None,
     text: str | None = '{"summary": "a memory"}',
     rewritten: bool = False,
-    **metadata: Scalar,
+    **metadata: MetadataValue,
 ) -> Document:
     """Make a document whose vector depends on its seed; the seed is its id unless given."""
     vector = a_vector(abs(memory_id) if seed is None else seed)
-    found: dict[str, Scalar] = {"hash": f"hash of {memory_id}", **metadata}
+    found: dict[str, MetadataValue] = {"hash": f"hash of {memory_id}", **metadata}
     return Document(MemoryId(memory_id), vector, text, found, rewritten)
 
 

@@ -12,7 +12,7 @@ from memory_pipeline.domain.types import (
     Generation,
     Match,
     MemoryId,
-    Scalar,
+    MetadataValue,
     Stored,
     Vector,
     document_id,
@@ -156,12 +156,12 @@ class FakeIndex:
 
     def pages(
         self, generation: Generation, *, renew: RenewLease
-    ) -> Iterator[list[tuple[str, Mapping[str, Scalar]]]]:
+    ) -> Iterator[list[tuple[str, Mapping[str, MetadataValue]]]]:
         """Walk through the ids and metadata of all documents, a page at a time."""
         renew()
         with self.world.step("index.pages"):
             held = self._collection(generation).documents
-            page: list[tuple[str, Mapping[str, Scalar]]] = [
+            page: list[tuple[str, Mapping[str, MetadataValue]]] = [
                 (name, dict(found.metadata)) for name, found in held.items()
             ]
         yield page

@@ -15,10 +15,10 @@ from memory_pipeline.domain.types import (
     GenerationState,
     Memory,
     MemoryId,
+    MetadataValue,
     Provenance,
     ProvenanceUpdate,
     RebuildId,
-    Scalar,
     TenantId,
     Token,
     Vector,
@@ -123,7 +123,7 @@ class FakeDocument:
 
     vector: Vector
     text: str | None
-    metadata: dict[str, Scalar]
+    metadata: dict[str, MetadataValue]
 
 
 @dataclass(slots=True)

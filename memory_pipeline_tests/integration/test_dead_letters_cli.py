@@ -333,3 +333,21 @@ def test_a_burial_while_people_are_told_is_told_next(
     db.execute("UPDATE memory_pipeline.failure SET buried_at = now() WHERE tenant = 'ada'")
     pipeline.dead_letters.alerted(untold)
     assert [letter.tenant for letter in pipeline.dead_letters.unalerted(limit=10)] == ["ada"]
+
+
+def test_a_tenant_may_be_named_in_capitals(
+    run: Commands, pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """Where the column is a uuid, which Postgres prints in lower case."""
+    printed = "3c90c3cc-0d44-4b50-8888-8dd25736052a"
+    db.execute("ALTER TABLE memory_logs ALTER user_id TYPE uuid USING user_id::uuid")
+    memory = remember(db, printed)
+    named = ("--tenant", printed.upper())
+    assert run.json("sync", *named)["written"] == 1
+    assert [hit["memory_id"] for hit in run.json("search", "a memory", *named)] == [memory]
+    assert run.json("verify", *named)["documents"] == 1
+    assert run.json("rebuild", *named)["written"] == 1
+    assert run.json("replay", *named)["memories"] == 1
+    run("dead-letters", "list", *named)
+    run("forget", str(memory), *named)
+    run("sync", "--tenant", "nobody", code=2)

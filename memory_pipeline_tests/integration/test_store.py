@@ -1,13 +1,18 @@
 """What an application calls: whose a memory is, when it was made, and what is refused."""
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from memory_pipeline.admin.import_jsonl import import_file
+from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.errors import InvalidMemory
+from memory_pipeline.pipeline import opened
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings, TenantBy
 from memory_pipeline.store import MemoryStore
@@ -100,24 +105,105 @@ def test_without_a_project_there_is_no_tenant_by_project(
         store.tenant("ada")
 
 
-def test_a_time_without_a_zone_is_one_of_the_databases_session(
-    installed: Callable[[TenantBy], MemoryStore], empty_database: str
+@pytest.mark.parametrize("column", ["timestamp", "timestamptz"])
+def test_a_time_means_the_same_by_every_way_in(
+    installed: Callable[[TenantBy], MemoryStore], empty_database: str, tmp_path: Path, column: str
 ) -> None:
-    """As Postgres reads it everywhere; one with a zone means the same in any session."""
-    with psycopg.connect(empty_database, autocommit=True) as connection:
-        named = sql.Identifier(connection.info.dbname)
-        zoned = sql.SQL("ALTER DATABASE {} SET TimeZone TO 'Asia/Kolkata'").format(named)
-        connection.execute(zoned)
-    naive = datetime(2020, 2, 3, 4, 5, 6)  # noqa: DTZ001 - this is what is tested
-    with installed("user_id") as store:
-        for given, meant in (
-            (naive, naive.replace(tzinfo=timezone(timedelta(hours=5, minutes=30)))),
-            (naive.replace(tzinfo=UTC), naive.replace(tzinfo=UTC)),
-        ):
-            memory = store.remember("ada", {}, created_at=given)
-            with psycopg.connect(empty_database) as connection:
-                query = "SELECT created_at FROM memory_logs WHERE id = %s"
-                assert connection.execute(query, (memory,)).fetchone() == (meant,)
+    """One without a zone is UTC, whatever the column's type and the database's zone are."""
+    noon = datetime(2024, 5, 8, 12, tzinfo=UTC)
+    here = timezone(timedelta(hours=-5))
+    lines = ("2024-05-08T12:00:00", "2024-05-08T12:00:00Z", "2024-05-08T07:00:00-05:00")
+    file = tmp_path / "memories.jsonl"
+    file.write_text(
+        "".join(
+            json.dumps({"user_id": "ada", "created_at": line, "raw_data": {}}) + "\n"
+            for line in lines
+        )
+    )
+    with installed("user_id") as store, psycopg.connect(empty_database, autocommit=True) as db:
+        db.execute(
+            f"ALTER TABLE memory_logs ALTER created_at TYPE {column},"
+            f" ALTER updated_at TYPE {column}".encode()
+        )
+        zone = sql.SQL("ALTER DATABASE {} SET TimeZone TO 'America/Chicago'")
+        db.execute(zone.format(sql.Identifier(db.info.dbname)))
+        naive = noon.replace(tzinfo=None)
+        ids = [
+            store.remember("ada", {}, created_at=t) for t in (naive, noon, noon.astimezone(here))
+        ]
+        with opened(Settings.load(database_url=empty_database, embedder="hashing")) as parts:
+            import_file(parts.memories, file)
+            memories = list(parts.memories.of_tenant(TenantId("ada")))
+            assert [m.created_at for m in memories] == [noon] * (len(ids) + len(lines))
+            began = datetime.now(UTC) - timedelta(seconds=60)
+            now = store.remember("ada", {})
+            assert store.update("ada", ids[0], {"changed": True})
+            read = parts.memories.get(TenantId("ada"), [MemoryId(now), MemoryId(ids[0])])
+            for time in (read[MemoryId(now)].created_at, read[MemoryId(ids[0])].updated_at):
+                assert time is not None
+                assert began < time < datetime.now(UTC) + timedelta(seconds=60)
+
+
+def test_a_time_that_utc_cannot_name_is_refused(
+    installed: Callable[[TenantBy], MemoryStore],
+) -> None:
+    """In one sentence: the first hours of the year 1, east of Greenwich."""
+    east = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))
+    with installed("user_id") as store, pytest.raises(InvalidMemory, match="years 1 to 9999"):
+        store.remember("ada", {}, created_at=east)
+
+
+CAPITALS = "3C90C3CC-0D44-4B50-8888-8DD25736052A"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ("uuid", CAPITALS, CAPITALS.lower()),
+        ("uuid", f"{{{CAPITALS}}}", CAPITALS.lower()),
+        ("bigint", "007", "7"),
+        ("integer", " 7", "7"),
+        ("character(8)", "ada     ", "ada"),
+        ("text", "Ada", "Ada"),
+    ],
+)
+@pytest.mark.parametrize("tenant_by", ["user_id", "project_id", "both"])
+def test_a_tenant_is_found_however_its_value_is_spelt(
+    installed: Callable[[TenantBy], MemoryStore],
+    empty_database: str,
+    tenant_by: TenantBy,
+    value: tuple[str, str, str],
+) -> None:
+    """As far as its column reads the spelling; Postgres alone says what a column prints."""
+    column, spelt, printed = value
+    with installed(tenant_by) as store, psycopg.connect(empty_database, autocommit=True) as db:
+        db.execute(
+            f"ALTER TABLE memory_logs ALTER user_id TYPE {column} USING user_id::{column},"
+            f" ALTER project_id TYPE {column} USING project_id::{column}".encode()
+        )
+        memory = store.remember(spelt, {"n": 1}, project_id=spelt)
+        tenant = json.dumps([printed, printed]) if tenant_by == "both" else printed
+        named = f'["{spelt}","{spelt}"]' if tenant_by == "both" else spelt
+        assert store.tenant(spelt, spelt) == store.tenant(printed, printed) == tenant
+        assert store.get(named, memory) == store.get(tenant, memory) == {"n": 1}
+        assert store.update(named, memory, {"n": 2})
+        assert store.get(tenant, memory) == {"n": 2}
+        assert store.forget(named, memory)
+        assert store.get(tenant, memory) is None
+
+
+@pytest.mark.parametrize("name", ["nobody", "9" * 30, '["a"]', "["])
+def test_what_no_column_can_hold_is_an_unknown_tenant(
+    installed: Callable[[TenantBy], MemoryStore], empty_database: str, name: str
+) -> None:
+    """It has no memories; only a memory of it is refused."""
+    with installed("user_id") as store, psycopg.connect(empty_database, autocommit=True) as db:
+        db.execute("ALTER TABLE memory_logs ALTER user_id TYPE uuid USING user_id::uuid")
+        assert store.get(name, 1) is None
+        assert not store.forget(name, 1)
+        assert store.search(name, "words") == []
+        with pytest.raises(InvalidMemory, match="no memory can have"):
+            store.tenant(name)
 
 
 def tenants_in_postgres(url: str, names: Sequence[tuple[str, str | None]]) -> list[str]:

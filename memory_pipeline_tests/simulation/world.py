@@ -21,9 +21,9 @@ from memory_pipeline.domain.types import (
     Generation,
     Memory,
     MemoryId,
+    MetadataValue,
     Provenance,
     ProvenanceUpdate,
-    Scalar,
     TenantId,
     Vector,
 )
@@ -240,7 +240,7 @@ class SimulatedIndex(FakeIndex):
 
     def pages(
         self, generation: Generation, *, renew: RenewLease
-    ) -> Iterator[list[tuple[str, Mapping[str, Scalar]]]]:
+    ) -> Iterator[list[tuple[str, Mapping[str, MetadataValue]]]]:
         """Walk through a collection; note that it is looked at."""
         self.world.proven.add(generation.id)
         yield from super().pages(generation, renew=renew)

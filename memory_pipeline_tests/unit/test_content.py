@@ -19,17 +19,20 @@ from memory_pipeline.content.document import (
     metadata,
     parse,
     recipe_from,
+    same_metadata,
     searchable_text,
     text_hash,
+    unread_dates,
     vector_hash,
 )
 from memory_pipeline.content.json_text import Number
-from memory_pipeline.domain.types import Memory, MemoryId, Scalar, TenantId
+from memory_pipeline.domain.types import Memory, MemoryId, MetadataValue, TenantId
 from memory_pipeline.errors import Poison
 from memory_pipeline.settings import Settings
 
 RECIPE = recipe_from(Settings())
 DEPTH = 50_000
+CREATED_AT = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
 
 
 def a_recipe(**changes: object) -> Recipe:
@@ -39,7 +42,6 @@ def a_recipe(**changes: object) -> Recipe:
 
 def a_memory(raw: str = "{}", *, project_id: str | None = "lighthouse") -> Memory:
     """Build a memory as one row shows it."""
-    at = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
     return Memory(
         id=MemoryId(1),
         tenant=TenantId("ada"),
@@ -47,8 +49,8 @@ def a_memory(raw: str = "{}", *, project_id: str | None = "lighthouse") -> Memor
         project_id=project_id,
         raw=raw,
         embedding=None,
-        created_at=at,
-        updated_at=at,
+        created_at=CREATED_AT,
+        updated_at=CREATED_AT,
         version="7",
     )
 
@@ -58,7 +60,7 @@ def text_of(raw: str, **changes: object) -> str:
     return searchable_text(parse(raw), a_recipe(**changes))
 
 
-def metadata_of(raw: str, **changes: object) -> dict[str, Scalar]:
+def metadata_of(raw: str, **changes: object) -> dict[str, MetadataValue]:
     """Take the metadata of raw_data."""
     return metadata(a_memory(raw), parse(raw), a_recipe(**changes))
 
@@ -166,16 +168,19 @@ def test_text_is_one_line_within_the_limit_and_fit_for_utf8(value: object, limit
 
 @given(json_values)
 def test_every_shape_has_metadata_that_chroma_takes(value: object) -> None:
-    """All keys are present, and each value is a text, int64, finite number or boolean."""
+    """Every key has a text, int64, finite number or boolean, or some of one type in a list."""
     content = compose(a_memory(json.dumps(value)), RECIPE)
     assert set(content.metadata) == set(RECIPE.keys)
-    for found in content.metadata.values():
-        assert type(found) in {str, int, float, bool}
-        if isinstance(found, str):
-            assert len(found.encode()) <= 4 * 256
-        else:
-            assert -(2**63) <= found < 2**63 or isinstance(found, float)
-            assert math.isfinite(found)
+    for value_or_list in content.metadata.values():
+        values = value_or_list if isinstance(value_or_list, list) else [value_or_list]
+        assert len({type(found) for found in values}) == 1
+        for found in values:
+            assert type(found) in {str, int, float, bool}
+            if isinstance(found, str):
+                assert len(found.encode()) <= 4 * 256
+            else:
+                assert -(2**63) <= found < 2**63 or isinstance(found, float)
+                assert math.isfinite(found)
     assert content.content_hash == content.metadata["hash"]
 
 
@@ -221,12 +226,68 @@ def test_a_number_too_large_to_filter_by_is_empty() -> None:
 
 
 def test_values_keep_their_types() -> None:
-    """Booleans stay booleans and numbers numbers; null and containers are the sentinel."""
-    raw = '{"a": true, "b": 1, "c": 1.5, "d": null, "e": [1], "f": "x", "g": -0.0}'
+    """Booleans stay booleans and numbers numbers; null and objects are the sentinel."""
+    raw = '{"a": true, "b": 1, "c": 1.5, "d": null, "e": {"x": 1}, "f": "x", "g": -0.0}'
     found = metadata_of(raw, metadata_fields="a,b,c,d,e,f,g,h")
     assert [found[k] for k in "abcdefgh"] == [True, 1, 1.5, "", "", "x", 0.0, ""]
     assert found["a"] is True
     assert str(found["g"]) == "0.0"
+
+
+@pytest.mark.parametrize(
+    ("field", "kept"),
+    [
+        ('["a", "b", "a"]', ["a", "b", "a"]),
+        ("[3, 1]", [3, 1]),
+        ("[1, 2.5]", [1.0, 2.5]),
+        ("[true, false]", [True, False]),
+        ("[-0.0]", [0.0]),
+        ('[1, "a", true, 2.50]', ["1", "a", "true", "2.5"]),
+        ("[true, 1]", ["true", "1"]),
+        ('["a", null, {"b": 1}, ["c"], 1e400]', ["a"]),
+        ('[""]', [""]),
+        ("[]", ""),
+        ("[null, [1], {}]", ""),
+    ],
+)
+def test_a_list_is_kept_with_values_of_one_type(field: str, kept: object) -> None:
+    """Whole numbers beside fractions become fractions, any other mixture becomes texts."""
+    found = metadata_of(f'{{"task": {field}}}')["task"]
+    assert repr(found) == repr(kept)
+
+
+def test_lists_stay_far_below_what_breaks_a_collection() -> None:
+    """Chroma takes 5,461 list values in a document; one more ends every write to a collection."""
+    long = json.dumps(["x" * 300, *map(str, range(9_999))])
+    found = metadata_of(f'{{"task": {long}}}')["task"]
+    assert found == ["x" * 256, *map(str, range(255))]
+    names = [f"f{n}" for n in range(100)]
+    raw = "{" + ", ".join(f'"{name}": {long}' for name in names) + "}"
+    kept = metadata_of(raw, metadata_fields=",".join(names))
+    assert sum(len(v) for v in kept.values() if isinstance(v, list)) <= 5_000
+
+
+def test_a_dotted_field_reaches_into_objects() -> None:
+    """And through a list of objects; a key with the dots itself comes first."""
+    raw = (
+        '{"user": {"name": "ada", "address.city": {"zip": 7}, "born_on": "1815-12-10"},'
+        ' "labels": [{"kind": "bug"}, {"other": 1}, "x", {"kind": ["p1", "p2"]}],'
+        ' "a.b": "whole", "a": {"b": "inside", "c": null}}'
+    )
+    fields = "user.name,user.address.city.zip,user.born_on,labels.kind,a.b,a.c,a.b.c,nobody.name"
+    found = metadata_of(raw, metadata_fields=fields)
+    values = ["ada", 7, "1815-12-10", ["bug", "p1", "p2"], "whole", "", "", ""]
+    assert [found[k] for k in fields.split(",")] == values
+    assert found["user.born_on_ts"] == -4861728000
+
+
+def test_a_dotted_text_field_is_embedded_once() -> None:
+    """By its path, and not again among the others."""
+    raw = '{"n": "z", "user": {"bio": "Writes notes", "role": "x"}, "title": "T"}'
+    assert text_of(raw, text_fields="user.bio,*") == "Writes notes n: z user.role: x title: T"
+    assert text_of(raw, text_fields="user.bio") == "Writes notes"
+    own = '{"user.bio": "A", "user": {"bio": "B"}}'
+    assert text_of(own, text_fields="user.bio,*") == "A user.bio: B"
 
 
 @pytest.mark.parametrize(
@@ -239,17 +300,60 @@ def test_values_keep_their_types() -> None:
         ("2026-03-02 00:00:00.9Z", 1772409600),
         ("1969-12-31T23:59:59.5Z", -1),
         ("0001-01-01T00:00:00+14:00", -62135647200),
-        ("last Tuesday", 0),
-        ("", 0),
-        (20260302, 0),
-        (None, 0),
+        ("2026/03/02", 1772409600),
+        (20260302, 1772409600),
+        (1772409600, 1772409600),
+        (1772409600123, 1772409600),
+        ("last Tuesday", ""),
+        ("", ""),
+        (None, ""),
+        (["2026-03-02"], ""),
     ],
 )
-def test_dates_can_be_compared_as_seconds(value: object, seconds: int) -> None:
-    """A date has epoch seconds beside it; what is no ISO date has 0."""
+def test_dates_can_be_compared_as_seconds(value: object, seconds: object) -> None:
+    """A date has epoch seconds beside it; what is no date has the sentinel, never a time."""
     found = metadata_of(json.dumps({"date": value}))
     assert found["date_ts"] == seconds
-    assert metadata_of("{}")["date_ts"] == 0
+    assert metadata_of("{}")["date_ts"] == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "unread"),
+    [
+        ('"2026-03-02"', ()),
+        ('"last Tuesday"', ("date",)),
+        ('["2026-03-02"]', ("date",)),
+        ("0", ("date",)),
+        ("false", ("date",)),
+        ('" "', ()),
+        ("null", ()),
+        ("[]", ()),
+    ],
+)
+def test_a_date_that_cannot_be_read_is_known_from_the_metadata(
+    field: str, unread: tuple[str, ...]
+) -> None:
+    """What is there and is no date; what is not there is no date that could not be read."""
+    recipe = a_recipe(metadata_fields="date,closed_at")
+    raw = f'{{"date": {field}, "closed_at": 1772409600}}'
+    assert unread_dates(compose(a_memory(raw), recipe).metadata, recipe) == unread
+
+
+def test_a_time_that_is_not_known_is_no_time() -> None:
+    """A created_at that is NULL or infinite is neither before nor after any time."""
+    assert metadata(replace(a_memory(), created_at=None), {}, RECIPE)["ts"] == ""
+
+
+def test_a_list_of_a_dropped_collection_is_no_difference() -> None:
+    """Chroma may show one under a key of no recipe of now; all else counts."""
+    described = compose(a_memory('{"task": ["a"]}'), RECIPE).metadata
+    assert same_metadata(dict(described), described)
+    assert same_metadata({**described, "labels": ["of", "another"]}, described)
+    changes: list[dict[str, MetadataValue]]
+    changes = [{"labels": "x"}, {"task": ["a", "b"]}, {"task": "a"}]
+    for change in changes:
+        assert not same_metadata({**described, **change}, described)
+    assert not same_metadata({"task": ["a"]}, described)
 
 
 def test_only_fields_named_like_dates_have_seconds() -> None:
@@ -270,7 +374,7 @@ def test_the_rows_own_columns_are_filterable() -> None:
     assert (found["project_id"], found["ts"]) == ("", 1772443800)
     naive = replace(a_memory(), created_at=datetime(2026, 3, 2, 9, 30))  # noqa: DTZ001
     assert metadata(naive, {}, RECIPE)["ts"] == 1772443800
-    east = a_memory().created_at.astimezone(timezone(timedelta(hours=5)))
+    east = CREATED_AT.astimezone(timezone(timedelta(hours=5)))
     assert metadata(replace(a_memory(), created_at=east), {}, RECIPE)["ts"] == 1772443800
 
 
@@ -281,7 +385,7 @@ def test_the_content_hash_sees_every_difference() -> None:
         a_memory('{"task": 1.0}'),
         a_memory('{"task": true}'),
         a_memory('{"task": 1}', project_id=None),
-        replace(memory, created_at=memory.created_at + timedelta(seconds=1)),
+        replace(memory, created_at=CREATED_AT + timedelta(seconds=1)),
     ]
     hashes = {compose(each, RECIPE).content_hash for each in [memory, *others]}
     assert len(hashes) == 5
@@ -360,7 +464,7 @@ def test_numbers_know_that_they_are_numbers() -> None:
 
 
 FROZEN = (
-    "a5162590f05033df",
+    "46ef3d28d3dda17a",
     "a381932e6320df1027316ab2fbe71fb1",
     "c971616c3b88623ea633b41a25d93a85",
 )

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_pipeline.content.document import recipe_from
-from memory_pipeline.domain.types import Scalar
+from memory_pipeline.domain.types import MetadataValue
 from memory_pipeline.errors import InvalidFilter
 from memory_pipeline.search.conditions import Condition, Group
 from memory_pipeline.search.filters import parse_filter
 from memory_pipeline.settings import Settings
 
 RECIPE = recipe_from(Settings())
-DOCUMENT: dict[str, Scalar] = {
+DOCUMENT: dict[str, MetadataValue] = {
     "date": "2026-03-02",
     "date_ts": 1772409600,
     "task": "bugfix",
@@ -27,7 +27,7 @@ DOCUMENT: dict[str, Scalar] = {
 }
 
 
-def matches(where: dict[str, object], **changes: Scalar) -> bool:
+def matches(where: dict[str, object], **changes: MetadataValue) -> bool:
     """Ask whether the document, with some changes, matches."""
     parsed = parse_filter(where, RECIPE)
     assert parsed is not None
@@ -95,12 +95,30 @@ def test_groups_of_one_are_unwrapped() -> None:
         ("$gt", 0, "1", False),
         ("$lt", 0.5, 0, True),
         ("$eq", 1.5, 1, False),
+        ("$contains", "a", ["b", "a"], True),
+        ("$contains", "a", ["b"], False),
+        ("$contains", "a", "a", False),
+        ("$contains", 1, [1.0, 2.5], True),
+        ("$contains", 1.0, [1, 2], True),
+        ("$contains", 1, [True], False),
+        ("$contains", "1", [1], False),
+        ("$not_contains", "a", ["a"], False),
+        ("$not_contains", "a", ["b"], True),
+        ("$not_contains", "a", "a", True),
+        ("$not_contains", "a", "", True),
+        ("$eq", "a", ["a"], False),
+        ("$ne", "a", ["a"], True),
+        ("$in", ["a"], ["a"], False),
+        ("$nin", ["a"], ["a"], True),
+        ("$gt", 0, [1], False),
+        ("$lt", 1, "", False),
+        ("$gte", 0, "", False),
     ],
 )
 def test_numbers_match_each_other_and_nothing_else_does(
-    op: str, value: object, found: Scalar, *, expected: bool
+    op: str, value: object, found: MetadataValue, *, expected: bool
 ) -> None:
-    """Whole numbers and fractions compare; booleans and texts are of another kind."""
+    """Whole numbers and fractions compare; booleans, texts and lists are of other kinds."""
     assert matches({"task": {op: value}}, task=found) is expected
 
 
@@ -123,6 +141,8 @@ def test_numbers_match_each_other_and_nothing_else_does(
         ({"task": {"$in": [True, 1]}}, "not a mixture"),
         ({"task": {"$in": ["a"] * 1001}}, "a list of 1001"),
         ({"task": {"$in": [["a"]]}}, "filter.task.$in[0] is a list of 1"),
+        ({"task": {"$contains": ["a"]}}, "filter.task.$contains is a list of 1"),
+        ({"task": {"$not_contains": None}}, "filter.task.$not_contains is None"),
         ({"ts": math.nan}, "filter.ts is nan"),
         ({"ts": {"$lt": math.inf}}, "filter.ts.$lt is inf"),
         ({"ts": 2**63}, "a whole number beyond 64 bits"),
@@ -187,7 +207,20 @@ def test_fractions_do_not_find_whole_numbers_in_chroma() -> None:
     assert chroma({"ts": {"$in": [1, 2.0]}}) == {"ts": {"$in": [1, 2]}}
 
 
-operators = st.sampled_from(["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$like"])
+def test_a_whole_number_in_a_list_is_asked_for_both_ways() -> None:
+    """Chroma keeps lists of whole numbers and of fractions apart."""
+    assert chroma({"ts": {"$contains": 1}}) == {
+        "$or": [{"ts": {"$contains": 1}}, {"ts": {"$contains": 1.0}}]
+    }
+    assert chroma({"ts": {"$not_contains": 2.0}}) == {
+        "$and": [{"ts": {"$not_contains": 2.0}}, {"ts": {"$not_contains": 2}}]
+    }
+    assert chroma({"ts": {"$contains": 2**53 + 1}}) == {"ts": {"$contains": 2**53 + 1}}
+
+
+operators = st.sampled_from(
+    ["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$contains", "$like"]
+)
 names = st.sampled_from(["task", "date", "ts", "hash", "$and", "$or", "nope"])
 anything = st.recursive(
     st.none()

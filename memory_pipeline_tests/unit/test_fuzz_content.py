@@ -28,6 +28,7 @@ HOSTILE_KEYS = (
 HOSTILE_TEXTS = (
     "", "NaN", "Infinity", "-Infinity", "null", "true", "1e400", "2026-03-02", "0000-00-00",
     "9999-12-31T23:59:59+00:00", "0001-01-01T00:00:00-23:59", "2026-W10-1", "\uff12026-03-02",
+    "2024/05/08", "05/08/2024", "1:56 pm on 8 May, 2023", "1612013100000", "8 May", "10:30 EST",
     "\u202eright to left", "سلام", "👩‍👩‍👧‍👦", "\ufeff", "\u2028", "a\\u0000b",
     "'; DROP TABLE x; --", "../../etc/passwd", "z" * 1000,
 )  # fmt: skip
@@ -81,20 +82,23 @@ memories = st.builds(
 
 @given(memories, recipes)
 def test_no_memory_that_postgres_holds_is_refused(memory: Memory, recipe: Recipe) -> None:
-    """Total: text within its limit and fit for UTF-8, each key with a scalar that Chroma takes."""
+    """Total: text within its limit and fit for UTF-8, each key with a value that Chroma takes."""
     content = compose(memory, recipe)
     assert len(content.text) <= recipe.text_limit
     assert content.text.encode().decode() == content.text
     assert "\0" not in content.text
     assert set(content.metadata) == set(recipe.keys)
-    for found in content.metadata.values():
-        assert type(found) in {str, int, float, bool}
-        if isinstance(found, str):
-            assert len(found) <= METADATA_CHARACTERS
-            assert found.encode().decode() == found
-        else:
-            assert math.isfinite(found)
-            assert not isinstance(found, int) or -(2**63) <= found < 2**63
+    for value_or_list in content.metadata.values():
+        values = value_or_list if isinstance(value_or_list, list) else [value_or_list]
+        assert len({type(found) for found in values}) == 1
+        for found in values:
+            assert type(found) in {str, int, float, bool}
+            if isinstance(found, str):
+                assert len(found) <= METADATA_CHARACTERS
+                assert found.encode().decode() == found
+            else:
+                assert math.isfinite(found)
+                assert not isinstance(found, int) or -(2**63) <= found < 2**63
     assert content.document == (memory.raw if recipe.document == "full" else None)
 
 
@@ -126,6 +130,7 @@ def test_a_fraction_of_a_second_is_no_other_document(
     memory: Memory, recipe: Recipe, microseconds: int
 ) -> None:
     """Times are told in whole seconds: within one second nothing changes, in the next it does."""
+    assert memory.created_at is not None
     at = memory.created_at.replace(microsecond=0)
     later = at + timedelta(microseconds=microseconds)
     first, second = (compose(replace(memory, created_at=when), recipe) for when in (at, later))

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_pipeline.content.document import METADATA_CHARACTERS, recipe_from
-from memory_pipeline.domain.types import Scalar
+from memory_pipeline.domain.types import MetadataValue, Scalar
 from memory_pipeline.errors import InvalidFilter
-from memory_pipeline.search.conditions import LISTS, OPERATORS, RANGES, Condition
+from memory_pipeline.search.conditions import LISTS, MEMBERS, OPERATORS, RANGES, Condition
 from memory_pipeline.search.filters import MAX_CONDITIONS, MAX_VALUES, parse_filter
 from memory_pipeline.settings import Settings
 
@@ -51,6 +51,7 @@ numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_in
 conditions = st.one_of(
     scalars,
     st.dictionaries(st.sampled_from(["$eq", "$ne"]), scalars, min_size=1),
+    st.dictionaries(st.sampled_from(MEMBERS), scalars, min_size=1),
     st.dictionaries(st.sampled_from(list(RANGES)), numbers, min_size=1),
     st.dictionaries(st.sampled_from(LISTS), st.lists(numbers, min_size=1, max_size=4), min_size=1),
     st.dictionaries(st.sampled_from(LISTS), st.lists(st.text("ab"), min_size=1), min_size=1),
@@ -122,7 +123,7 @@ def test_one_foreign_word_anywhere_spoils_the_whole(
     """A filter is taken or refused as a whole: nothing is dropped in silence."""
     hostile: dict[str, object] = {
         "key": {word: "other"},
-        "operator": {"task": {word if word != "$eq" else "$like": "other"}},
+        "operator": {"task": {word if word not in OPERATORS else "$like": "other"}},
         "group": {"$or": [{"task": "a"}, {word: [{"task": "b"}]}]},
     }[place]  # type: ignore[assignment]
     for mixed in ({"$and": [where, hostile]}, {"$or": [hostile, where]}, hostile):
@@ -132,12 +133,15 @@ def test_one_foreign_word_anywhere_spoils_the_whole(
 
 @given(
     st.sampled_from(RECIPE.keys),
-    st.dictionaries(st.sampled_from(RECIPE.keys), scalars, max_size=7),
+    st.dictionaries(
+        st.sampled_from(RECIPE.keys), scalars | st.lists(scalars, min_size=1), max_size=7
+    ),
     scalars,
 )
-def test_equal_and_not_equal_part_all_documents(
-    key: str, document: dict[str, Scalar], value: Scalar
+def test_a_condition_and_its_opposite_part_all_documents(
+    key: str, document: dict[str, MetadataValue], value: Scalar
 ) -> None:
     """What does not equal a value differs from it: no document is in both, none in neither."""
-    equal, different = Condition(key, "$eq", (value,)), Condition(key, "$ne", (value,))
-    assert equal.matches(document) is not different.matches(document)
+    for one, other in (("$eq", "$ne"), ("$in", "$nin"), ("$contains", "$not_contains")):
+        equal, different = Condition(key, one, (value,)), Condition(key, other, (value,))
+        assert equal.matches(document) is not different.matches(document)

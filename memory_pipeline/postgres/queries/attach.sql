@@ -48,7 +48,7 @@ LOCK TABLE public.memory_logs IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: covers_storage$
 -- Return whether every row that no trigger saw has a change. False: the next query of the workers
--- finds that, and has every tenant compared. A schema of before 0015 has not recorded it.
+-- finds that, and has every tenant compared. A schema of before 0008 has not recorded it.
 SELECT storage IS NULL
        OR CASE WHEN to_regprocedure('memory_pipeline.storage()') IS NOT NULL
                THEN storage = memory_pipeline.storage() END

@@ -83,15 +83,35 @@ FROM public.memory_logs m
 WHERE octet_length(memory_pipeline.tenant_of(m.user_id::text, m.project_id::text)) <= 1000
 GROUP BY 1;
 
+-- name: tenant_of_values$
+-- Return the tenant of a memory with these values, each read and printed by its column's type.
+SELECT memory_pipeline.tenant_of(m.user_id::text, m.project_id::text)
+FROM jsonb_populate_record(
+    NULL::public.memory_logs,
+    jsonb_build_object('user_id', %(user_id)s::text, 'project_id', %(project_id)s::text)
+) AS m;
+
 -- name: insert$
--- Store a new memory; return its id.
+-- Store a new memory; return its id. A time is given in UTC and with its zone, as text: a column
+-- with a time zone reads the zone, one without ignores it and holds UTC, whatever the session's
+-- TimeZone is.
 INSERT INTO public.memory_logs (user_id, project_id, raw_data, created_at)
-VALUES (%(user_id)s, %(project_id)s, %(raw)s::jsonb, coalesce(%(created_at)s, now()))
+VALUES (
+    %(user_id)s, %(project_id)s, %(raw)s::jsonb,
+    (jsonb_populate_record(NULL::public.memory_logs, jsonb_build_object(
+        'created_at',
+        coalesce(%(created_at)s, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US"+00"'))
+    ))).created_at
+)
 RETURNING id;
 
 -- name: update!
--- Replace the content of a tenant's memory.
-UPDATE public.memory_logs SET raw_data = %(raw)s::jsonb, updated_at = now()
+-- Replace the content of a tenant's memory. The time as in insert.
+UPDATE public.memory_logs SET
+    raw_data = %(raw)s::jsonb,
+    updated_at = (jsonb_populate_record(NULL::public.memory_logs, jsonb_build_object(
+        'updated_at', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US"+00"')
+    ))).updated_at
 WHERE id = %(id)s AND memory_pipeline.tenant_of(user_id::text, project_id::text) = %(tenant)s;
 
 -- name: delete!

@@ -25,7 +25,9 @@ SELECT (SELECT count(*) FROM public.memory_logs) AS memories,
            AS damaged_tenants,
        (SELECT count(*) FROM memory_pipeline.rebuild
         WHERE state = 'running' AND owned_until > clock_timestamp()) AS rebuilding_tenants,
-       (SELECT coalesce(sum(found), 0)::bigint FROM memory_pipeline.verification) AS findings;
+       (SELECT coalesce(sum(found), 0)::bigint FROM memory_pipeline.verification) AS findings,
+       (SELECT coalesce(sum(unread_dates), 0)::bigint FROM memory_pipeline.verification)
+           AS unread_dates;
 
 -- name: tenants
 -- Return every registered tenant with its collection, its memories and its pending changes.
@@ -59,11 +61,11 @@ FROM memory_pipeline.change WHERE tenant = ANY(%(tenants)s::text[]) GROUP BY ten
 
 -- name: record_verification!
 -- Store the result of a tenant's newest verify.
-INSERT INTO memory_pipeline.verification AS v (tenant, documents, found, findings)
-VALUES (%(tenant)s, %(documents)s, %(found)s, %(findings)s)
+INSERT INTO memory_pipeline.verification AS v (tenant, documents, found, findings, unread_dates)
+VALUES (%(tenant)s, %(documents)s, %(found)s, %(findings)s, %(unread_dates)s)
 ON CONFLICT (tenant) DO UPDATE SET
     verified_at = clock_timestamp(), documents = EXCLUDED.documents, found = EXCLUDED.found,
-    findings = EXCLUDED.findings;
+    findings = EXCLUDED.findings, unread_dates = EXCLUDED.unread_dates;
 
 -- name: unseen
 -- Return why every tenant is to be compared, where that has not begun.

@@ -20,7 +20,7 @@ from memory_pipeline.domain.types import (
     DIMENSION,
     Memory,
     MemoryId,
-    Scalar,
+    MetadataValue,
     TenantId,
     document_id,
 )
@@ -69,7 +69,7 @@ class Documents:
     tenant_size: int
     ids: Sequence[str]
     embeddings: npt.NDArray[np.float32]
-    metadatas: Sequence[Mapping[str, Scalar]]
+    metadatas: Sequence[Mapping[str, MetadataValue]]
     texts: Sequence[str] | None
 
     def __len__(self) -> int:
