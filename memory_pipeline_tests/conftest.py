@@ -18,7 +18,7 @@ from memory_pipeline.local.chroma import ChromaProcess, start_chroma
 from memory_pipeline.local.postgres import start_postgres
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.databases import create_database, drop_databases, new_database
+from memory_pipeline_tests.databases import create_database, discard, drop_databases, new_database
 from memory_pipeline_tests.pgbouncer import POOLED, PgBouncer, pgbouncer, through_pooler
 from memory_pipeline_tests.servers import GIVEN, GivenPostgres, PostgresServer
 
@@ -80,15 +80,19 @@ def chroma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaProcess]:
 
 
 @pytest.fixture
-def empty_database(postgres: PostgresServer) -> str:
+def empty_database(postgres: PostgresServer) -> Iterator[str]:
     """Return the address of a database with nothing in it."""
-    return create_database(postgres)
+    url = create_database(postgres)
+    yield url
+    discard(postgres, url)
 
 
 @pytest.fixture
-def database_url(postgres: PostgresServer) -> str:
+def database_url(postgres: PostgresServer) -> Iterator[str]:
     """Return the address of a freshly migrated database."""
-    return new_database(postgres)
+    url = new_database(postgres)
+    yield url
+    discard(postgres, url)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The databases of the tests: a fresh one each, copied from one that is migrated once a server."""
 
 import itertools
+from collections.abc import Sequence
 from uuid import uuid4
 
 import psycopg
@@ -9,7 +10,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.servers import PostgresServer
+from memory_pipeline_tests.servers import GivenPostgres, PostgresServer
 
 # A server that was given may serve several processes of the tests, and has served others.
 RUN = f"test_{uuid4().hex[:8]}"
@@ -37,13 +38,26 @@ def new_database(server: PostgresServer) -> str:
     return url
 
 
+def discard(server: PostgresServer, url: str) -> None:
+    """Drop a database of a server that was given: a server of the tests takes its own along."""
+    if isinstance(server, GivenPostgres):
+        _drop(server, [str(conninfo_to_dict(url)["dbname"])])
+
+
 def drop_databases(server: PostgresServer) -> None:
-    """Drop every database of this process, whoever is still connected."""
-    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+    """Drop every database of this process that is left."""
+    with psycopg.connect(server.url("postgres")) as connection:
         ours = "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
-        for (name,) in connection.execute(ours, (RUN,)).fetchall():
-            drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
-            connection.execute(drop)
+        names = [str(row[0]) for row in connection.execute(ours, (RUN,))]
+    _drop(server, names)
+
+
+def _drop(server: PostgresServer, names: Sequence[str]) -> None:
+    """Drop databases, whoever is still connected."""
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        for name in names:
+            drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+            connection.execute(drop.format(sql.Identifier(name)))
 
 
 def _migrated_template(server: PostgresServer) -> str:

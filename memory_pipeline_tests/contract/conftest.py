@@ -7,7 +7,7 @@ import pytest
 
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.contract.worlds import ADA, BOB, CHOSEN, FakeSide, RealSide, World
-from memory_pipeline_tests.databases import new_database
+from memory_pipeline_tests.databases import discard, new_database
 from memory_pipeline_tests.pgbouncer import PgBouncer, through_pooler
 from memory_pipeline_tests.servers import (
     GIVEN,
@@ -54,9 +54,12 @@ def side(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def database_url(side: str, request: pytest.FixtureRequest) -> str:
+def database_url(side: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """Return the address of a freshly migrated database on the side's server."""
-    return new_database(request.getfixturevalue(OTHER_SERVERS.get(side, "postgres")))
+    server: PostgresServer = request.getfixturevalue(OTHER_SERVERS.get(side, "postgres"))
+    url = new_database(server)
+    yield url
+    discard(server, url)
 
 
 @pytest.fixture
