@@ -24,7 +24,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile memory_pipeline_tests/unit memory_pipeline_tests/contract
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not servers" memory_pipeline_tests/unit memory_pipeline_tests/contract
 
 # Into site/, with nothing fetched from elsewhere. The variable silences an announcement of the theme.
 docs: .venv/installed

@@ -1,6 +1,6 @@
 """One real Postgres and Chroma a session; a fresh database and collections a test."""
 
-import itertools
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -9,23 +9,21 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from memory_pipeline.chroma.client import ChromaClient
 from memory_pipeline.chroma.marker import MARKER
 from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import Corrupt
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
-from memory_pipeline.local.postgres import EmbeddedPostgres, start_postgres
+from memory_pipeline.local.postgres import start_postgres
 from memory_pipeline.pipeline import Pipeline, opened
-from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings
-from memory_pipeline_tests.pgbouncer import PgBouncer, pgbouncer
+from memory_pipeline_tests.databases import create_database, discard, drop_databases, new_database
+from memory_pipeline_tests.pgbouncer import POOLED, PgBouncer, pgbouncer, through_pooler
+from memory_pipeline_tests.servers import GIVEN, GivenPostgres, PostgresServer
 
 # An assert in a word of the tests explains itself as one in a test does.
 pytest.register_assert_rewrite("memory_pipeline_tests.integration", "memory_pipeline_tests.words")
-
-_numbers = itertools.count(1)
 
 
 def pytest_configure() -> None:
@@ -41,27 +39,32 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True)
 def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the shell's settings out of every test."""
-    import os
-
     for name in list(os.environ):
         if name.startswith("MEMORY_PIPELINE_"):
             monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """Start the embedded Postgres once; without fsync, for nothing here outlives the session."""
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """Return the server that was given, or start the embedded one.
+
+    Without fsync, for nothing here outlives the session.
+    """
+    if given := os.environ.get(GIVEN):
+        try:
+            yield GivenPostgres(given)
+        finally:
+            drop_databases(GivenPostgres(given))
+        return
     server = start_postgres(tmp_path_factory.mktemp("postgres") / "data", durable=False)
     try:
-        server.create_database("template_migrated")
-        migrate(Settings.load(database_url=server.url("template_migrated")))
         yield server
     finally:
         server.remove()
 
 
 @pytest.fixture(scope="session")
-def pooler(postgres: EmbeddedPostgres) -> Iterator[PgBouncer]:
+def pooler(postgres: PostgresServer) -> Iterator[PgBouncer]:
     """Put a PgBouncer in transaction mode in front of Postgres."""
     with pgbouncer(postgres.url("postgres")) as bouncer:
         yield bouncer
@@ -76,35 +79,20 @@ def chroma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaProcess]:
     server.stop()
 
 
-def _create_database(postgres: EmbeddedPostgres, *, template: str | None) -> str:
-    name = f"test_{next(_numbers)}"
-    create = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
-    if template:
-        create += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
-    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
-        connection.execute(create)
-    return postgres.url(name)
-
-
 @pytest.fixture
-def empty_database(postgres: EmbeddedPostgres) -> str:
+def empty_database(postgres: PostgresServer) -> Iterator[str]:
     """Return the address of a database with nothing in it."""
-    return _create_database(postgres, template=None)
-
-
-def new_database(postgres: EmbeddedPostgres) -> str:
-    """Create a migrated database; return its address."""
-    url = _create_database(postgres, template="template_migrated")
-    # An installation of its own: what stands in the session's Chroma is another's.
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("UPDATE memory_pipeline.installation SET id = gen_random_uuid()")
-    return url
+    url = create_database(postgres)
+    yield url
+    discard(postgres, url)
 
 
 @pytest.fixture
-def database_url(postgres: EmbeddedPostgres) -> str:
+def database_url(postgres: PostgresServer) -> Iterator[str]:
     """Return the address of a freshly migrated database."""
-    return new_database(postgres)
+    url = new_database(postgres)
+    yield url
+    discard(postgres, url)
 
 
 @pytest.fixture
@@ -115,9 +103,11 @@ def db(database_url: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture
-def settings(database_url: str, chroma: ChromaProcess, tmp_path: Path) -> Settings:
+def settings(
+    database_url: str, chroma: ChromaProcess, tmp_path: Path, request: pytest.FixtureRequest
+) -> Settings:
     """Return settings for a test's own database and the session's Chroma."""
-    return Settings.load(
+    chosen = Settings.load(
         home=tmp_path / "home",
         database_url=database_url,
         chroma_url=chroma.url,
@@ -128,6 +118,9 @@ def settings(database_url: str, chroma: ChromaProcess, tmp_path: Path) -> Settin
         request_seconds=3.0,
         lease_seconds=6.0,
     )
+    if os.environ.get(POOLED):
+        return through_pooler(chosen, request.getfixturevalue("pooler"))
+    return chosen
 
 
 @pytest.fixture

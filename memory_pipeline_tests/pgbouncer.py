@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,9 @@ from memory_pipeline.local.postgres_binaries import server_user
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.needs import unavailable
 
+# Set, the pipeline of each test reaches its database through a pooler.
+POOLED = "TEST_POOLED"
+
 CONSOLE = "pgbouncer"
 # As Postgres': an address then needs no port.
 PORT = 5432
@@ -35,6 +38,24 @@ WAIT_SECONDS = 30
 IDLE_SECONDS = 2
 MAX_CLIENTS = 500
 
+# What psycopg and others would call their own first statements.
+NEIGHBOUR = "PREPARE {name} AS SELECT 'the row of a neighbour'"
+NEIGHBOURS_NAMES = tuple(f"_pg3_{number}" for number in range(10))
+
+LEFT_BEHIND = """
+-- PgBouncer itself sets what every client may have chosen at its connect.
+SELECT format('setting %s = %s', name, setting) FROM pg_settings
+WHERE source = 'session' AND lower(name) NOT IN
+    ('application_name', 'client_encoding', 'datestyle', 'standard_conforming_strings', 'timezone')
+UNION ALL SELECT 'prepared statement ' || name FROM pg_prepared_statements
+          WHERE statement NOT LIKE '%the row of a neighbour%'
+UNION ALL SELECT 'channel ' || channel FROM pg_listening_channels() AS channel
+UNION ALL SELECT 'advisory lock' FROM pg_locks
+          WHERE locktype = 'advisory' AND pid = pg_backend_pid()
+UNION ALL SELECT 'cursor ' || name FROM pg_cursors WHERE name <> ''
+UNION ALL SELECT 'table ' || relname FROM pg_class WHERE relnamespace = pg_my_temp_schema()
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class PgBouncer:
@@ -43,6 +64,7 @@ class PgBouncer:
     folder: Path
     server: str
     service: Service
+    pool_size: int
 
     def url(self, database: str) -> str:
         """Return the address of a database of the server behind, through the pooler."""
@@ -51,6 +73,33 @@ class PgBouncer:
     def through(self, url: str) -> str:
         """Return the way through the pooler to what ``url`` names on the server behind."""
         return _address(self.folder, user=_user(url), database=str(conninfo_to_dict(url)["dbname"]))
+
+    def seed(self, url: str) -> None:
+        """Open every session to a database, and leave in each what a neighbour has prepared.
+
+        Transactions take turns at them from now on: one client does not find its own again.
+        """
+        with self._every_session(url) as sessions:
+            for session in sessions:
+                for name in NEIGHBOURS_NAMES:
+                    session.execute(NEIGHBOUR.format(name=name).encode())
+
+    def left_behind(self, url: str) -> set[str]:
+        """Return the state that the next clients would find in the sessions to a database."""
+        with self._every_session(url) as sessions:
+            return {str(row[0]) for session in sessions for row in session.execute(LEFT_BEHIND)}
+
+    @contextmanager
+    def _every_session(self, url: str) -> Iterator[list[psycopg.Connection]]:
+        """Hold all sessions of a pool at once: each client is in a transaction."""
+        with ExitStack() as stack:
+            clients = [
+                stack.enter_context(psycopg.connect(self.through(url), prepare_threshold=None))
+                for _ in range(self.pool_size)
+            ]
+            for client in clients:
+                client.execute("SELECT 1")
+            yield clients
 
     def show(self, what: str) -> list[dict[str, object]]:
         """Ask the pooler's console: pools, servers, clients, ...; a row is a mapping."""
@@ -87,6 +136,8 @@ def pgbouncer(server: str, *, pool_size: int = 3, **settings: str | int) -> Iter
             "listen_port": PORT,
             "pool_mode": "transaction",
             "default_pool_size": pool_size,
+            # Not the one that was used last, which a client alone would always get again.
+            "server_round_robin": 1,
             "query_wait_timeout": WAIT_SECONDS,
             "server_idle_timeout": IDLE_SECONDS,
             "max_client_conn": MAX_CLIENTS,
@@ -103,7 +154,9 @@ def pgbouncer(server: str, *, pool_size: int = 3, **settings: str | int) -> Iter
         for path in (folder, *folder.iterdir()):
             if user is not None:
                 shutil.chown(path, user)
-        bouncer = PgBouncer(folder, server, _service(program, folder, user, _user(server)))
+        bouncer = PgBouncer(
+            folder, server, _service(program, folder, user, _user(server)), pool_size
+        )
         bouncer.service.start()
         try:
             bouncer.service.wait_until_healthy(within=20)

@@ -16,17 +16,6 @@ from memory_pipeline.settings import Settings
 from memory_pipeline_tests.pgbouncer import PgBouncer, pgbouncer, through_pooler
 from memory_pipeline_tests.words import ADA, change, drained, one, remember
 
-LEFT_BEHIND = """
-SELECT 'setting ' || name || ' = ' || setting FROM pg_settings
-WHERE source = 'session' AND name <> 'application_name'  -- PgBouncer itself keeps that one right
-UNION ALL SELECT 'prepared statement ' || name FROM pg_prepared_statements
-UNION ALL SELECT 'channel ' || c FROM pg_listening_channels() AS c
-UNION ALL SELECT 'advisory lock' FROM pg_locks
-          WHERE locktype = 'advisory' AND pid = pg_backend_pid()
-UNION ALL SELECT 'cursor ' || name FROM pg_cursors WHERE name <> ''
-UNION ALL SELECT 'table ' || relname FROM pg_class WHERE relpersistence = 't'
-"""
-
 
 @pytest.fixture
 def one_session(database_url: str) -> Iterator[PgBouncer]:
@@ -43,18 +32,6 @@ def pooled(settings: Settings, one_session: PgBouncer, unmarked_chroma: None) ->
     """Return the parts, connected through the pooler."""
     with opened(through_pooler(settings, one_session), embedder=HashingEmbedder()) as parts:
         yield parts
-
-
-def left_behind(pooler: PgBouncer, url: str) -> set[str]:
-    """Return the state of every session that the pooler keeps, as its next clients find it."""
-    address = pooler.through(url)
-    options = {"autocommit": False, "prepare_threshold": None}
-    with (
-        psycopg.connect(address, **options) as first,  # type: ignore[arg-type]
-        psycopg.connect(address, **options) as second,  # type: ignore[arg-type]
-    ):
-        # Both transactions are open: they are in two sessions.
-        return {str(row[0]) for c in (first, second) for row in c.execute(LEFT_BEHIND)}
 
 
 def work(parts: Pipeline, db: psycopg.Connection) -> None:
@@ -80,7 +57,7 @@ def test_an_application_on_the_same_pool_finds_its_sessions_as_they_were(
     migrate(pooled.settings)
     work(pooled, db)
 
-    assert left_behind(one_session, database_url) == set()
+    assert one_session.left_behind(database_url) == set()
 
 
 def test_what_is_left_behind_would_be_found(one_session: PgBouncer, database_url: str) -> None:
@@ -89,7 +66,7 @@ def test_what_is_left_behind_would_be_found(one_session: PgBouncer, database_url
         careless.execute("SET statement_timeout = '7s'")
         careless.execute("SELECT 1", prepare=True)
 
-    left = left_behind(one_session, database_url)
+    left = one_session.left_behind(database_url)
 
     assert "setting statement_timeout = 7000" in left
     assert any(found.startswith("prepared statement") for found in left)
@@ -138,7 +115,7 @@ def test_a_listener_behind_a_pooler_does_not_listen(
     listener.start()
     try:
         wait_until(lambda: not listener.alive, within=10)
-        assert left_behind(one_session, database_url) == set()
+        assert one_session.left_behind(database_url) == set()
         assert not woken.is_set()
     finally:
         listener.stop()

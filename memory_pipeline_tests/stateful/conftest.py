@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from memory_pipeline.local.chroma import ChromaProcess, start_chroma
-from memory_pipeline.local.postgres import EmbeddedPostgres
 from memory_pipeline.postgres import outbox
-from memory_pipeline_tests.conftest import new_database, unmark
+from memory_pipeline_tests.conftest import unmark
+from memory_pipeline_tests.databases import new_database
+from memory_pipeline_tests.servers import PostgresServer
 from memory_pipeline_tests.stateful.world import World, open_world
 
 NewWorld = Callable[[], AbstractContextManager[World]]
@@ -26,7 +27,7 @@ def own_chroma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaProce
 
 @pytest.fixture
 def new_world(
-    postgres: EmbeddedPostgres,
+    postgres: PostgresServer,
     own_chroma: ChromaProcess,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
