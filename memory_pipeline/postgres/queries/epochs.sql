@@ -1,8 +1,11 @@
 -- Epochs: the trace that shows that Postgres went back in time, and what follows then.
 
 -- name: database_location^
--- Return where this database is: the server and its name, the timeline, the oid of the outbox.
-SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' || current_database()::text AS database_id,
+-- Return where this database is: the server, its oid and its name; the timeline; the oid of the
+-- outbox.
+SELECT (SELECT system_identifier FROM pg_control_system())::text
+         || ':' || (SELECT oid FROM pg_database WHERE datname = current_database())::text
+         || '/' || current_database()::text AS database_id,
        ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint AS timeline,
        to_regclass('memory_pipeline.change')::oid::bigint AS outbox;
 
@@ -13,12 +16,25 @@ FROM unnest(ARRAY['pg_control_system()', 'pg_walfile_name(pg_lsn)', 'pg_current_
 
 -- name: database_location_by_name^
 -- Return the part of the location that every role may query.
-SELECT current_database()::text AS database_id, 0::bigint AS timeline,
+SELECT ':' || (SELECT oid FROM pg_database WHERE datname = current_database())::text
+         || '/' || current_database()::text AS database_id,
+       0::bigint AS timeline,
        to_regclass('memory_pipeline.change')::oid::bigint AS outbox;
 
 -- name: newest_epoch^
 -- Return where this database was when it began its newest epoch.
 SELECT database_id, timeline, outbox FROM memory_pipeline.epoch ORDER BY number DESC LIMIT 1;
+
+-- name: newest_epoch_of^
+-- Return where a database was when it began its newest epoch: this one, or the one that it was
+-- copied from.
+SELECT database_id, timeline, outbox FROM memory_pipeline.epoch
+WHERE database_id = %(database_id)s ORDER BY number DESC LIMIT 1;
+
+-- name: neighbours
+-- Return the databases of this server that have one of these oids or names.
+SELECT oid::bigint AS oid, datname::text AS name FROM pg_database
+WHERE oid = ANY(%(oids)s::oid[]) OR datname = ANY(%(names)s::text[]);
 
 -- name: known_nonces
 -- Return which of these nonces are epochs of this database, or raised the alarm before.
