@@ -23,7 +23,7 @@ from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.dead_letters import PostgresDeadLetters
 from memory_pipeline.postgres.detach import PostgresDetach
 from memory_pipeline.postgres.epochs import PostgresEpochs
-from memory_pipeline.postgres.listener import Listener
+from memory_pipeline.postgres.listener import Listener, NoListener
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
@@ -47,7 +47,8 @@ from memory_pipeline.verify.repair import Repair
 from memory_pipeline.verify.tenant import Verify
 from memory_pipeline.worker.background import DEFAULT_INTERVALS, BackgroundTasks, Intervals
 from memory_pipeline.worker.loop import Worker
-from memory_pipeline.worker.ports import Meter, Reporter
+from memory_pipeline.worker.ports import Hints, Meter, Reporter
+from memory_pipeline.worker.quiet import Quiet
 
 # One call of a verify or a rebuild's reading; no tenant waits for it.
 AUDIT_SECONDS = 60.0
@@ -187,16 +188,21 @@ class Pipeline:
             metrics=metrics,
             reporter=reporter,
             intervals=intervals,
+            quiet=Quiet(seconds=self.settings.quiet_seconds),
         )
 
     def worker(self, background: BackgroundTasks) -> Worker:
         """Return a worker with these background tasks."""
+        listen: Callable[[Callable[[], None]], Hints] = NoListener
+        if self.settings.notify == "on":
+            may_connect = partial(background.quiet.may_touch, "listen")
+            listen = partial(Listener, self.database.url, may_connect=may_connect)
         return Worker(
             outbox=self.outbox,
             sync=self.sync(),
             embedder=self.embedder,
             connect_chroma=self.index.servers,
-            listen=partial(Listener, self.database.url),
+            listen=listen,
             background=background,
             poll_seconds=self.settings.poll_seconds,
             servers=len(self.settings.chroma_addresses()),

@@ -171,9 +171,8 @@ def _fates(
             return _Fate(server, MissingCase.LOST, [server.url])
         if nobodys:
             return _Fate(server, MissingCase.LOST, nobodys)
-        if server.url in addresses:
-            return _Fate(server, MissingCase.REPLACED)
-        return _Fate(server, MissingCase.NOWHERE)
+        elsewhere = MissingCase.REPLACED if server.url in addresses else MissingCase.NOWHERE
+        return _Fate(server, elsewhere)
 
     return [fate_of(server) for server in missing]
 

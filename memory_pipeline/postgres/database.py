@@ -24,6 +24,9 @@ Connection = psycopg.Connection[TupleRow]
 
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 60
+# How long a connection stays open unused; shorter where an open one keeps a database awake.
+UNUSED_SECONDS = 60.0
+UNUSED_QUIET_SECONDS = 10.0
 # A worker that freezes inside a transaction must not hold rows or a snapshot for long.
 IDLE_IN_TRANSACTION_SECONDS = 10
 
@@ -49,7 +52,7 @@ class Database:
     Thread-safe. A rebuild uses two for each tenant it works on, three on each Chroma server.
     """
 
-    def __init__(self, url: str, *, size: int = 24) -> None:
+    def __init__(self, url: str, *, size: int = 24, unused_seconds: float = UNUSED_SECONDS) -> None:
         self.url = url
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
@@ -57,7 +60,7 @@ class Database:
             max_size=size,
             open=False,
             timeout=CONNECT_SECONDS,
-            max_idle=60,
+            max_idle=unused_seconds,
             check=ConnectionPool.check_connection,
             kwargs={
                 "connect_timeout": CONNECT_SECONDS,
@@ -78,7 +81,11 @@ class Database:
                 "or set MEMORY_PIPELINE_DATABASE_URL",
                 sent=False,
             )
-        return cls(settings.database_url.get_secret_value())
+        quiet = settings.quiet_seconds > 0
+        return cls(
+            settings.database_url.get_secret_value(),
+            unused_seconds=UNUSED_QUIET_SECONDS if quiet else UNUSED_SECONDS,
+        )
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

@@ -26,6 +26,7 @@ class Listener:
         wake: called in the listener's thread.
         check_seconds: how often the thread checks whether it was stopped.
         backoff: the pauses between attempts to connect.
+        may_connect: whether a lost connection may be opened again now.
 
     """
 
@@ -36,11 +37,13 @@ class Listener:
         *,
         check_seconds: float = CHECK_SECONDS,
         backoff: Backoff = BACKOFF,
+        may_connect: Callable[[], bool] = lambda: True,
     ) -> None:
         self._url = url
         self._wake = wake
         self._check_seconds = check_seconds
         self._backoff = backoff
+        self._may_connect = may_connect
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
 
@@ -54,7 +57,7 @@ class Listener:
         self._thread.join()
 
     def _run(self) -> None:
-        pause = 0.0
+        pause, connected = 0.0, False
         while not self._stop.is_set():
             try:
                 with psycopg.connect(
@@ -62,7 +65,7 @@ class Listener:
                 ) as connection:
                     connection.execute(f"LISTEN {CHANNEL}")
                     self._wake()  # hints sent before the LISTEN are lost
-                    pause = 0.0
+                    pause, connected = 0.0, True
                     while not self._stop.is_set():
                         for _ in connection.notifies(timeout=self._check_seconds, stop_after=1):
                             self._wake()
@@ -71,6 +74,24 @@ class Listener:
                 log.warning(
                     "listen_connection_lost",
                     reason=str(error).partition("\n")[0],
-                    next="polling finds changes; the listener connects again in a few seconds",
+                    next="polling finds changes; the listener connects again in a few seconds, "
+                    "or with the next poll of a worker that rests",
                 )
                 self._stop.wait(self._backoff.jittered(pause))
+                # A database that went to sleep closed the connection; a new one would wake it.
+                while connected and not self._stop.is_set() and not self._may_connect():
+                    self._stop.wait(self._check_seconds)
+                connected = False
+
+
+class NoListener:
+    """Listens to nothing, where no hints are sent: no connection is kept open for them."""
+
+    def __init__(self, _wake: Callable[[], None]) -> None:
+        pass
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""

@@ -33,6 +33,7 @@ from memory_pipeline_tests.dumps import dump, load
 from memory_pipeline_tests.integration.worker.words import living
 from memory_pipeline_tests.words import ADA, drained, drained_well, held, remember
 
+pytestmark = pytest.mark.usefixtures("unmarked_chroma")
 WaitUntil = Callable[..., None]
 WRONG = "none of the addresses"
 # What each command ends with while the Chroma is refused; the tenants are unproven for verify.
@@ -148,7 +149,6 @@ def test_a_renamed_database_goes_on_by_itself(
     database_url: str,
     admin: psycopg.Connection,
     postgres: EmbeddedPostgres,
-    unmarked_chroma: None,
 ) -> None:
     """No operator, no comparison of everything, and the marker has the new name in the end."""
     synced(settings, "before")
@@ -172,7 +172,6 @@ def test_a_renamed_clone_is_no_renamed_database(
     database_url: str,
     admin: psycopg.Connection,
     postgres: EmbeddedPostgres,
-    unmarked_chroma: None,
 ) -> None:
     """A clone of the server has the same oids; that it is behind tells that it is none."""
     synced(settings, "before")
@@ -193,7 +192,6 @@ def test_a_copy_beside_the_original_is_refused(
     database_url: str,
     admin: psycopg.Connection,
     postgres: EmbeddedPostgres,
-    unmarked_chroma: None,
     *,
     takes_its_name: bool,
 ) -> None:
@@ -220,7 +218,6 @@ def test_a_database_that_is_dropped_and_loaded_again_goes_on(
     settings: Settings,
     database_url: str,
     admin: psycopg.Connection,
-    unmarked_chroma: None,
     wait_until: WaitUntil,
 ) -> None:
     """`dropdb`, `createdb`, `psql`: a restore in place, though its oid is another one."""
@@ -244,7 +241,6 @@ def test_a_dump_under_another_name_takes_over_from_one_that_is_gone(
     database_url: str,
     empty_database: str,
     admin: psycopg.Connection,
-    unmarked_chroma: None,
     wait_until: WaitUntil,
 ) -> None:
     """The original may be about to be restored: the operator says that it is gone for good."""
@@ -263,7 +259,7 @@ def test_a_dump_under_another_name_takes_over_from_one_that_is_gone(
 
 
 def test_roles_that_see_different_parts_of_the_place_are_told_what_to_grant(
-    settings: Settings, database_url: str, db: psycopg.Connection, unmarked_chroma: None
+    settings: Settings, database_url: str, db: psycopg.Connection
 ) -> None:
     """What broke: the marker of the one was a copy's to the other, and all tenants unproven."""
     synced(settings, "before")
@@ -289,7 +285,7 @@ def test_roles_that_see_different_parts_of_the_place_are_told_what_to_grant(
         db.execute(f"DROP ROLE {role}")
 
 
-def test_a_marker_of_the_version_before_is_known(settings: Settings, unmarked_chroma: None) -> None:
+def test_a_marker_of_the_version_before_is_known(settings: Settings) -> None:
     """It has no oid; neither have the epochs."""
     synced(settings, "before")
     with opened(settings, embedder=HashingEmbedder()) as pipeline:
@@ -359,7 +355,6 @@ def upgraded_settings(
     own_postgres: EmbeddedPostgres,
     new_postgres: EmbeddedPostgres,
     settings: Settings,
-    unmarked_chroma: None,
 ) -> Settings:
     """Return the settings of an installation whose Postgres was upgraded, with a change pending."""
     before = at(settings, own_postgres.url("app"))
