@@ -39,6 +39,7 @@ from memory_pipeline.rebuild.tenant import Rebuild
 from memory_pipeline.rebuild.tenants import RebuildAll
 from memory_pipeline.search.query import Search
 from memory_pipeline.settings import Settings
+from memory_pipeline.sync.catch_up import CatchUp
 from memory_pipeline.sync.drain import Drain
 from memory_pipeline.sync.freshness import Freshness
 from memory_pipeline.sync.tenant import Sync
@@ -112,6 +113,10 @@ class Pipeline:
             self.rebuild_alone,
             self.index.takes_writes,
         )
+
+    def catch_up(self) -> CatchUp:
+        """Return what syncs all that is pending now, and waits for what other processes sync."""
+        return CatchUp(self.drain(), self.outbox)
 
     def verify(self) -> Verify:
         """Return what compares the index with Postgres."""

@@ -74,6 +74,7 @@ def _inspect(settings: Settings, figures: dict[str, Any]) -> tuple[list[str], bo
             problems += pipeline.servers.problems()
             figures["servers"] = _servers(pipeline)
             problems += [f"capture is broken: {b}" for b in pipeline.status.broken_capture()]
+            problems += pipeline.status.publications()
             problems += _documents(pipeline, figures)
             problems += _damage(figures)
     except PostgresUnavailable as error:

@@ -138,7 +138,10 @@ class Database:
         except UnicodeEncodeError as error:
             raise InvalidMemory("a text has a lone surrogate, which is no Unicode") from error
         except psycopg.errors.InsufficientPrivilege as error:
-            raise ContractError(f"the database role lacks a grant: {_first_line(error)}") from error
+            raise ContractError(
+                f"the database role lacks a grant: {_first_line(error)}; "
+                "`memory-pipeline migrate --sql` prints those that it needs"
+            ) from error
 
     @contextmanager
     def statement(self) -> Iterator[Connection]:

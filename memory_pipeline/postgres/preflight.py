@@ -37,6 +37,16 @@ def broken_triggers(connection: Connection) -> list[str]:
     return [f"{row.name}: {row.state}" for row in queries().broken_triggers(connection)]
 
 
+def publication_problems(connection: Connection) -> list[str]:
+    """Return a line for each publication that replicates the pipeline's own tables."""
+    return [
+        f"publication {row.name} is {row.tables}: it would replicate the pipeline's tables, whose "
+        "rows collide with those that the subscriber's own triggers write, and replication stops; "
+        "publish the application's tables by name instead"
+        for row in queries().publications(connection)
+    ]
+
+
 def _server_problems(connection: Connection) -> list[str]:
     sql = queries()
     wrong = []
@@ -49,14 +59,7 @@ def _server_problems(connection: Connection) -> list[str]:
             "this role may not create the schema memory_pipeline: GRANT CREATE ON DATABASE to it, "
             "or let a DBA run what `memory-pipeline migrate --sql` prints"
         )
-    names = [row.name for row in sql.publications(connection)]
-    if names:
-        wrong.append(
-            f"publication {', '.join(names)} is FOR ALL TABLES: it would replicate the outbox, "
-            "whose rows collide with those that the subscriber's own triggers write, and "
-            "replication stops; publish the application's tables by name instead"
-        )
-    return wrong
+    return [*wrong, *publication_problems(connection)]
 
 
 def _table_problems(connection: Connection) -> list[str]:

@@ -9,7 +9,7 @@ from memory_pipeline.domain.outcomes import Verified
 from memory_pipeline.domain.status import NewestChange, TenantStatus, Totals
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database, queries
-from memory_pipeline.postgres.preflight import broken_triggers
+from memory_pipeline.postgres.preflight import broken_triggers, publication_problems
 
 # Findings of one tenant that are stored with their details; the rest is counted.
 MOST_NOTED = 100
@@ -59,3 +59,8 @@ class PostgresStatus:
         """Return every capture trigger that is missing or would not always fire."""
         with self._database.transaction() as connection:
             return broken_triggers(connection)
+
+    def publications(self) -> list[str]:
+        """Return a line for each publication that replicates the pipeline's own tables."""
+        with self._database.transaction() as connection:
+            return publication_problems(connection)
