@@ -64,6 +64,11 @@ class DatabaseId:
         return cls("", None, text)
 
     @property
+    def written(self) -> str:
+        """The id as it is stored in markers and epochs."""
+        return f"{self.system}:{self.oid}/{self.name}"
+
+    @property
     def shown(self) -> str:
         """The database as a person knows it."""
         return f"{self.name!r} on server {self.system or 'unknown'}"

@@ -19,6 +19,7 @@ from memory_pipeline.domain.epoch import (
 )
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Connection, Database, queries
+from memory_pipeline.postgres.location import read_location
 from memory_pipeline.postgres.preflight import broken_triggers
 from memory_pipeline.settings import Settings
 
@@ -37,7 +38,7 @@ class PostgresEpochs:
     def database_id(self) -> str:
         """Return the id of this database: its server, its oid and its name."""
         with self._database.transaction() as connection:
-            return _location(connection).database_id
+            return read_location(connection).database_id
 
     def foreign(self, stamps: Collection[EpochStamp]) -> dict[EpochStamp, str]:
         """Return the stamps that another database wrote, each with the reason and what to do.
@@ -47,7 +48,7 @@ class PostgresEpochs:
         if not stamps:
             return {}
         with self._database.transaction() as connection:
-            now = _location(connection)
+            now = read_location(connection)
             known = _known(connection, stamps)
             neighbours = _neighbours(connection, stamps)
             reasons = {
@@ -92,7 +93,7 @@ class PostgresEpochs:
                     queries().record_rollback_sign(connection, reason=sign.reason, nonce=sign.nonce)
                 queries().raise_tokens(connection)
                 queries().mark_all_unproven(connection, wait_seconds=self._wait_seconds)
-                _begin(connection, _location(connection))
+                _begin(connection, read_location(connection))
         self._database.reconnect()  # a type of the schema may have another oid by now
         return signs
 
@@ -103,7 +104,7 @@ class PostgresEpochs:
         """
         with self._database.transaction() as connection:
             queries().lock_epochs(connection)
-            now, before = _location(connection), _newest(connection)
+            now, before = read_location(connection), _newest(connection)
             due = queries().epoch_is_due(connection, seconds=seconds)
             moved = before is not None and how_moved(now, before)
             if not due or moved or broken_triggers(connection):
@@ -160,7 +161,7 @@ class PostgresEpochs:
 
 def _judge(connection: Connection, stamps: Collection[EpochStamp]) -> list[RollbackSign]:
     known = _known(connection, stamps)
-    return rollback_signs(_location(connection), _newest(connection), stamps, known)
+    return rollback_signs(read_location(connection), _newest(connection), stamps, known)
 
 
 def _known(connection: Connection, stamps: Collection[EpochStamp]) -> set[UUID]:
@@ -192,17 +193,6 @@ def _facts(
     same_outbox = row.outbox == now.outbox
     return WriterFacts(
         epoch_known, same_outbox and row.timeline == now.timeline, same_outbox, neighbours
-    )
-
-
-def _location(connection: Connection) -> DatabaseLocation:
-    seen = queries().may_read_location(connection)
-    return DatabaseLocation(
-        *(
-            queries().database_location(connection)
-            if seen
-            else queries().database_location_by_name(connection)
-        )
     )
 
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 from memory_pipeline.chroma.marker import DATABASE_ID_KEY, EPOCH_KEY, MARKER, write_stamp
 from memory_pipeline.cli import app
+from memory_pipeline.domain.database_identity import DatabaseId
 from memory_pipeline.domain.epoch import EpochStamp
 from memory_pipeline.embedding.hashing import HashingEmbedder
 from memory_pipeline.errors import ServerLost
@@ -283,6 +284,32 @@ def test_roles_that_see_different_parts_of_the_place_are_told_what_to_grant(
     finally:
         db.execute(f"DROP OWNED BY {role}")
         db.execute(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    ("function", "known"), [("pg_current_wal_lsn", True), ("pg_control_system", False)]
+)
+def test_a_server_that_refuses_such_functions_is_used_all_the_same(
+    settings: Settings, database_url: str, db: psycopg.Connection, function: str, *, known: bool
+) -> None:
+    """What broke: Aurora has no WAL functions unless wal_level is logical, and nothing synced."""
+    returns = "pg_lsn" if function == "pg_current_wal_lsn" else "TABLE (system_identifier bigint)"
+    refusal = "RAISE 'wal_level must be set to ''logical''' USING ERRCODE = '55000'"
+    db.execute("CREATE SCHEMA aurora")
+    db.execute(
+        f"CREATE FUNCTION aurora.{function}() RETURNS {returns} LANGUAGE plpgsql"
+        f" AS $$ BEGIN {refusal}; END $$".encode()
+    )
+    name = sql.Identifier(name_of(database_url))
+    db.execute(
+        sql.SQL("ALTER DATABASE {} SET search_path = aurora, pg_catalog, public").format(name)
+    )
+    synced(settings, "a memory")
+    with opened(settings, embedder=HashingEmbedder()) as pipeline:
+        assert found(pipeline) == {"a memory"}
+        assert bool(DatabaseId.parse(pipeline.epochs.database_id()).system) == known
+        assert pipeline.servers.problems() == []
+        assert rollback_signs(pipeline) == []
 
 
 def test_a_marker_of_the_version_before_is_known(settings: Settings) -> None:
