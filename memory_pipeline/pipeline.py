@@ -23,7 +23,7 @@ from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.dead_letters import PostgresDeadLetters
 from memory_pipeline.postgres.detach import PostgresDetach
 from memory_pipeline.postgres.epochs import PostgresEpochs
-from memory_pipeline.postgres.listener import Listener
+from memory_pipeline.postgres.listener import Listener, NoListener
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.outbox import PostgresOutbox
 from memory_pipeline.postgres.rebuilds import PostgresRebuilds
@@ -40,6 +40,7 @@ from memory_pipeline.rebuild.tenant import Rebuild
 from memory_pipeline.rebuild.tenants import RebuildAll
 from memory_pipeline.search.query import Search
 from memory_pipeline.settings import Settings
+from memory_pipeline.sync.catch_up import CatchUp
 from memory_pipeline.sync.drain import Drain
 from memory_pipeline.sync.freshness import Freshness
 from memory_pipeline.sync.tenant import Sync
@@ -48,7 +49,8 @@ from memory_pipeline.verify.repair import Repair
 from memory_pipeline.verify.tenant import Verify
 from memory_pipeline.worker.background import DEFAULT_INTERVALS, BackgroundTasks, Intervals
 from memory_pipeline.worker.loop import Worker
-from memory_pipeline.worker.ports import Meter, Reporter
+from memory_pipeline.worker.ports import Hints, Meter, Reporter
+from memory_pipeline.worker.quiet import Quiet
 
 # One call of a verify or a rebuild's reading; no tenant waits for it.
 AUDIT_SECONDS = 60.0
@@ -113,6 +115,10 @@ class Pipeline:
             self.rebuild_alone,
             self.index.takes_writes,
         )
+
+    def catch_up(self) -> CatchUp:
+        """Return what syncs all that is pending now, and waits for what other processes sync."""
+        return CatchUp(self.drain(), self.outbox)
 
     def verify(self) -> Verify:
         """Return what compares the index with Postgres."""
@@ -189,25 +195,36 @@ class Pipeline:
             metrics=metrics,
             reporter=reporter,
             intervals=intervals,
+            quiet=Quiet(seconds=self.settings.quiet_seconds),
         )
 
     def worker(self, background: BackgroundTasks) -> Worker:
         """Return a worker with these background tasks."""
+        listen: Callable[[Callable[[], None]], Hints] = NoListener
+        if self.settings.notify == "on":
+            may_connect = partial(background.quiet.may_touch, "listen")
+            listen = partial(self.listener, may_connect=may_connect)
         return Worker(
             outbox=self.outbox,
             sync=self.sync(),
             embedder=self.embedder,
             connect_chroma=self.index.servers,
-            listen=self.listener,
+            listen=listen,
             background=background,
             poll_seconds=self.settings.poll_seconds,
             servers=len(self.settings.chroma_addresses()),
         )
 
-    def listener(self, wake: Callable[[], None]) -> Listener:
-        """Return what calls ``wake`` at each hint, on a connection that no pooler shares."""
-        url = self.settings.listen_url
-        return Listener(self.database.url if url is None else url.get_secret_value(), wake)
+    def listener(
+        self, wake: Callable[[], None], *, may_connect: Callable[[], bool] = lambda: True
+    ) -> Listener:
+        """Return what calls ``wake`` at each hint, on a connection that no pooler shares.
+
+        ``may_connect``: whether a lost connection may be opened again now.
+        """
+        listen_url = self.settings.listen_url
+        url = self.database.url if listen_url is None else listen_url.get_secret_value()
+        return Listener(url, wake, may_connect=may_connect)
 
     def rebuild_alone(self, tenant: TenantId) -> Rebuilt:
         """Rebuild one tenant, because its collection was found damaged."""

@@ -181,6 +181,13 @@ class Settings(BaseSettings):
         le=60,
         description="how often a worker polls for changes, with or without NOTIFY",
     )
+    quiet_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=43_200,
+        description="longest pause between two touches of Postgres while nothing changes, for a "
+        "database that bills for being awake; 0: never pause",
+    )
     run_takeover_seconds: float = Field(
         30.0,
         ge=0,

@@ -96,7 +96,9 @@ class Detach:
         workers = self.workers.healthy()
         if workers:
             where = ", ".join(f"{w.host}:{w.pid}" for w in workers)
-            raise StillInUse(f"a worker is at work ({where}): stop it first")
+            rests = max(w.quiet_seconds - w.silent_seconds for w in workers)
+            killed = f"; if it was killed, it counts for {rests:.0f} s more" if rests > 0 else ""
+            raise StillInUse(f"a worker is at work ({where}): stop it first{killed}")
         active = self.postgres.active_work()
         if active.rebuilds:
             raise StillInUse(f"{active.rebuilds} tenants are being rebuilt: stop that first")

@@ -11,7 +11,7 @@ from memory_pipeline.chroma.marker import probe, write_stamp
 from memory_pipeline.chroma.ports import Epochs, ServerRegistry
 from memory_pipeline.chroma.server_map import Marker
 from memory_pipeline.chroma.snapshot import Snapshot
-from memory_pipeline.domain.epoch import Comparison
+from memory_pipeline.domain.epoch import Comparison, EpochStamp
 from memory_pipeline.errors import PipelineError
 from memory_pipeline.logs import get_logger
 from memory_pipeline.settings import Settings
@@ -27,9 +27,9 @@ class EpochStamps:
         self._epochs = epochs
         self._settings = settings
 
-    def database_id(self) -> str:
-        """Return which database this is."""
-        return self._epochs.database_id()
+    def foreign(self, markers: Iterable[Marker | None]) -> Mapping[EpochStamp, str]:
+        """Return the stamps that another database wrote: why, and what to do."""
+        return self._epochs.foreign([m.stamp for m in markers if m and m.stamp])
 
     def compare(self, markers: Iterable[Marker | None], *, record: bool = True) -> Comparison:
         """Return the signs that Postgres went back in time.

@@ -1,6 +1,6 @@
 """What chroma needs of Postgres: the registered servers, and the epochs of the database."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -41,6 +41,10 @@ class Epochs(Protocol):
 
     def database_id(self) -> str:
         """Return which database this is."""
+        ...
+
+    def foreign(self, stamps: Collection[EpochStamp]) -> Mapping[EpochStamp, str]:
+        """Return the stamps, read before, that another database wrote: why, and what to do."""
         ...
 
     def compare(self, stamps: Collection[EpochStamp]) -> Comparison:

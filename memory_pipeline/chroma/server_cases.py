@@ -25,6 +25,8 @@ class MissingCase(Enum):
     DOWN = auto()
     MAYBE_ELSEWHERE = auto()
     LOST = auto()
+    REFUSED = auto()
+    REPLACED = auto()
     NOWHERE = auto()
 
 
@@ -43,7 +45,8 @@ MESSAGES: Mapping[Case, str] = {
     AddressCase.STRANGE: "{probe.strange}",
     AddressCase.FOREIGN: (
         "Chroma at {probe.url} belongs to another installation ({probe.marker.installation}): "
-        "point MEMORY_PIPELINE_CHROMA_URL or MEMORY_PIPELINE_CHROMA_URLS at a server of this one"
+        "point MEMORY_PIPELINE_CHROMA_URL or MEMORY_PIPELINE_CHROMA_URLS at a server of this one, "
+        "or empty its volume if that installation is gone for good"
     ),
     AddressCase.RETIRED: (
         "Chroma at {probe.url} is server {probe.marker.server}, which was retired as lost: its "
@@ -53,12 +56,7 @@ MESSAGES: Mapping[Case, str] = {
         "Chroma at {probe.url} answers as server {probe.marker.server}, as {original} does: set "
         "one address per server, and empty a copied volume"
     ),
-    AddressCase.ELSEWHERE: (
-        "Chroma at {probe.url} is used by a copy of this database, or this database is the copy: "
-        "the marker was last written from {probe.marker.database_id}, and this is {database_id}. "
-        "If that database is gone for good, run `memory-pipeline migrate --take-over`; otherwise "
-        "give this one a Chroma of its own"
-    ),
+    AddressCase.ELSEWHERE: "Chroma at {probe.url} is not used: {foreign}",
     UnmarkedCase.EMPTIED: (
         "Chroma at {probe.url} has lost its data (no marker; expected server {servers}): restore "
         "its volume, or retire it and rebuild its collections with `memory-pipeline rebuild`"
@@ -70,6 +68,11 @@ MESSAGES: Mapping[Case, str] = {
     MissingCase.MAYBE_ELSEWHERE: (
         "Chroma server {server.id}, last seen at {server.url}, may be at {suspects}, which cannot "
         "be reached"
+    ),
+    MissingCase.REPLACED: (
+        "Chroma server {server.id} was last seen at {server.url}, where another one answers: start "
+        "it there again with its own volume, or add the address where it is now to "
+        "MEMORY_PIPELINE_CHROMA_URLS"
     ),
     MissingCase.NOWHERE: (
         "Chroma server {server.id}, last seen at {server.url}, is at none of the addresses that "

@@ -13,18 +13,20 @@ applied one after the other; in each, the first row that holds decides.
 | FOREIGN   | another installation's marker              | is refused: servers are never shared    |
 | RETIRED   | a retired server's marker                  | is refused: its collections were rebuilt|
 | COPY      | a marker that another address has          | is refused: a copy, or a second name    |
-| ELSEWHERE | a marker that a copy of this database wrote| is refused until this database takes    |
-|           |                                            | over (see domain/epoch.py)              |
+| ELSEWHERE | a marker that another database wrote       | is refused until this database takes    |
+|           | (see domain/database_identity.py)          | over                                    |
 | OURS      | a marker of this installation              | is that server's, and is registered     |
 
 2. Where each server is that is registered, not retired and was not found:
 
 | case            | the addresses                                | so the server                   |
 |-----------------|----------------------------------------------|---------------------------------|
+| REFUSED         | one has its marker and is refused            | is there, and refused as well   |
 | DOWN            | the one where it was last seen is DOWN       | is down                         |
 | MAYBE_ELSEWHERE | one is DOWN where no missing server was seen | may be there: nothing is lost   |
 | LOST            | the one where it was last seen is UNMARKED;  | lost its data: reported, never  |
 |                 | or another UNMARKED one is nobody's          | silently created again          |
+| REPLACED        | another server is where it was last seen     | is reported                     |
 | NOWHERE         | none of these                                | is reported                     |
 
 3. What an UNMARKED address is:
@@ -38,8 +40,9 @@ applied one after the other; in each, the first row that holds decides.
 One address that is down, lost or foreign stops no other.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from uuid import UUID
 
 from memory_pipeline.chroma.server_cases import (
@@ -50,12 +53,13 @@ from memory_pipeline.chroma.server_cases import (
     problem,
 )
 from memory_pipeline.chroma.server_map import Marker, ProbeResult, ServerMap, ServerProblem
+from memory_pipeline.domain.epoch import EpochStamp
 from memory_pipeline.domain.types import Server
 
 
 @dataclass(frozen=True, slots=True)
 class _Fate:
-    """What became of a missing server, and the addresses where it is, may be or lost its data."""
+    """What became of a missing server; ``where``: it is, may be or lost its data there."""
 
     server: Server
     case: MissingCase
@@ -66,20 +70,21 @@ def identify_servers(
     probes: Sequence[ProbeResult],
     registered: Sequence[Server],
     installation: UUID,
-    database_id: str | None = None,
+    foreign: Mapping[EpochStamp, str] = MappingProxyType({}),
 ) -> ServerMap:
     """Decide which server is where, from what the addresses answer and what was registered.
 
-    ``database_id``: the database in use; None: markers written from any database are accepted.
+    ``foreign``: the stamps that another database wrote, each with the reason and what to do.
     """
-    found, addresses = _by_marker(probes, registered, installation, database_id)
-    fates = _fates([s for s in registered if s.state != "retired" and s.id not in found], addresses)
+    found, addresses = _by_marker(probes, registered, installation, foreign)
+    missing = [s for s in registered if s.state != "retired" and s.id not in found]
+    fates = _fates(missing, addresses, {p.marker.server: p.url for p in probes if p.marker})
     cases = {
         url: _unmarked(url, fates) if case is AddressCase.UNMARKED else case
         for url, case in addresses.items()
     }
     idle = {
-        probe.url: _problem_at(probe, cases[probe.url], fates, found, database_id)
+        probe.url: _problem_at(probe, cases[probe.url], fates, found, foreign)
         for probe in probes
         if cases[probe.url] in MESSAGES
     }
@@ -96,7 +101,7 @@ def _by_marker(
     probes: Sequence[ProbeResult],
     registered: Sequence[Server],
     installation: UUID,
-    database_id: str | None,
+    foreign: Collection[EpochStamp],
 ) -> tuple[dict[UUID, str], dict[str, AddressCase]]:
     """Apply the first table: return the servers that were found, and each address's case."""
     known = {s.id: s for s in registered}
@@ -111,7 +116,7 @@ def _by_marker(
     for probe in sorted(probes, key=is_last_seen, reverse=True):
         if probe.marker is not None:
             server = known.get(probe.marker.server)
-            case = _with_marker(probe.marker, server, found, installation, database_id)
+            case = _with_marker(probe.marker, server, found, installation, foreign)
             cases[probe.url] = case
             if case is AddressCase.OURS:
                 found[probe.marker.server] = probe.url
@@ -129,7 +134,7 @@ def _with_marker(
     server: Server | None,
     found: Mapping[UUID, str],
     installation: UUID,
-    database_id: str | None,
+    foreign: Collection[EpochStamp],
 ) -> AddressCase:
     if marker.installation != installation:
         return AddressCase.FOREIGN
@@ -138,13 +143,17 @@ def _with_marker(
     if marker.server in found:
         return AddressCase.COPY
     may_take_over = server is not None and server.database_id is None
-    if database_id and marker.database_id not in {None, database_id} and not may_take_over:
+    if marker.stamp in foreign and not may_take_over:
         return AddressCase.ELSEWHERE
     return AddressCase.OURS
 
 
-def _fates(missing: Sequence[Server], addresses: Mapping[str, AddressCase]) -> list[_Fate]:
-    """Apply the second table."""
+def _fates(
+    missing: Sequence[Server],
+    addresses: Mapping[str, AddressCase],
+    marked: Mapping[UUID, str],
+) -> list[_Fate]:
+    """Apply the second table; ``marked``: the address that has each server's marker."""
     down = [url for url, case in addresses.items() if case is AddressCase.DOWN]
     unmarked = [url for url, case in addresses.items() if case is AddressCase.UNMARKED]
     last_seen = {s.url for s in missing}
@@ -152,6 +161,8 @@ def _fates(missing: Sequence[Server], addresses: Mapping[str, AddressCase]) -> l
     nobodys = [url for url in unmarked if url not in last_seen]
 
     def fate_of(server: Server) -> _Fate:
+        if server.id in marked:
+            return _Fate(server, MissingCase.REFUSED, [marked[server.id]])
         if server.url in down:
             return _Fate(server, MissingCase.DOWN, [server.url])
         if suspects:
@@ -160,7 +171,8 @@ def _fates(missing: Sequence[Server], addresses: Mapping[str, AddressCase]) -> l
             return _Fate(server, MissingCase.LOST, [server.url])
         if nobodys:
             return _Fate(server, MissingCase.LOST, nobodys)
-        return _Fate(server, MissingCase.NOWHERE)
+        elsewhere = MissingCase.REPLACED if server.url in addresses else MissingCase.NOWHERE
+        return _Fate(server, elsewhere)
 
     return [fate_of(server) for server in missing]
 
@@ -179,7 +191,7 @@ def _problem_at(
     case: AddressCase | UnmarkedCase,
     fates: Iterable[_Fate],
     found: Mapping[UUID, str],
-    database_id: str | None,
+    foreign: Mapping[EpochStamp, str],
 ) -> ServerProblem:
     in_doubt = [f for f in fates if f.case is MissingCase.MAYBE_ELSEWHERE]
     lost_here = [f for f in fates if f.case is MissingCase.LOST and probe.url in f.where]
@@ -188,7 +200,7 @@ def _problem_at(
         url=probe.url,
         probe=probe,
         original=found.get(probe.marker.server) if probe.marker else None,
-        database_id=database_id,
+        foreign=foreign.get(probe.marker.stamp) if probe.marker and probe.marker.stamp else None,
         servers=", ".join(str(fate.server.id) for fate in in_doubt or lost_here),
         suspects=", ".join(in_doubt[0].where) if in_doubt else "",
     )

@@ -214,11 +214,12 @@ class Servers:
             # The registry first: a process that registers a server has marked it before.
             registered, installation = self._registry.servers(), self._registry.installation()
             probes = {**last.probes, **probe_markers(urls, self._settings)}
-            database_id = self._stamps.database_id() if self._stamps else None
 
             def identify() -> ServerMap:
                 results = [probes[url] for url in addresses]
-                return identify_servers(results, registered, installation, database_id)
+                markers = [result.marker for result in results]
+                foreign = self._stamps.foreign(markers) if self._stamps else {}
+                return identify_servers(results, registered, installation, foreign)
 
             servers = identify()
             if mark and servers.new:

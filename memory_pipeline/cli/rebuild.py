@@ -20,7 +20,7 @@ from memory_pipeline.cli.tenants import (
 )
 from memory_pipeline.domain.outcomes import Rebuilt
 from memory_pipeline.domain.types import RebuildId, TenantId
-from memory_pipeline.errors import EXIT_FINDINGS
+from memory_pipeline.errors import EXIT_FINDINGS, EXIT_UNAVAILABLE
 from memory_pipeline.local.discovery import discover, ui_url
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
@@ -60,11 +60,12 @@ def rebuild(
         check_known(pipeline, tenants)
         if dagster:
             complete = _backfill(pipeline, tenants, re_embed=re_embed, as_json=as_json)
+            code = 0 if complete else EXIT_FINDINGS
         else:
             name = _name(pipeline, everyone=everyone, re_embed=re_embed)
-            complete = _rebuild_here(pipeline, name, tenants, re_embed=re_embed, as_json=as_json)
-    if not complete:
-        raise typer.Exit(EXIT_FINDINGS)
+            code = _rebuild_here(pipeline, name, tenants, re_embed=re_embed, as_json=as_json)
+    if code:
+        raise typer.Exit(code)
 
 
 def _name(pipeline: Pipeline, *, everyone: bool, re_embed: bool) -> RebuildId:
@@ -84,12 +85,15 @@ def _rebuild_here(
     *,
     re_embed: bool,
     as_json: bool,
-) -> bool:
-    """Rebuild in this process; return whether every tenant is done."""
+) -> int:
+    """Rebuild in this process; return the exit code."""
     began = time.monotonic()
     rebuilt = _rebuild(pipeline, name, tenants, re_embed=re_embed)
     _print(name, rebuilt, time.monotonic() - began, as_json=as_json)
-    return all(r.verdict in {"done", "skipped"} for r in rebuilt)
+    verdicts = {r.verdict for r in rebuilt}
+    if verdicts & {"failed", "stopped"}:
+        return EXIT_FINDINGS
+    return EXIT_UNAVAILABLE if "busy" in verdicts else 0  # another process rebuilds it
 
 
 def _rebuild(

@@ -84,6 +84,7 @@ def _inspect(settings: Settings, figures: dict[str, Any]) -> tuple[list[str], bo
             figures["servers"] = _servers(pipeline)
             problems += [f"capture is broken: {b}" for b in pipeline.status.broken_capture()]
             problems += pipeline.status.unseen()
+            problems += pipeline.status.publications()
             problems += _documents(pipeline, figures)
             problems += _impossible(pipeline, figures)
             problems += _damage(figures)

@@ -157,7 +157,7 @@ def _of_all(
         red = _red(instance, check) | (unknown if check in {PARITY, REACHABILITY} else set())
         yield of_all(check, [key for key in keys if key in red], tenants=len(keys))
     yield of_all(LAST_REBUILD, failed_rebuilds(pipeline), tenants=len(keys))
-    broken = pipeline.status.broken_capture()
+    broken = [*pipeline.status.broken_capture(), *pipeline.status.publications()]
     yield dg.AssetCheckEvaluation(
         asset_key=LOGS,
         check_name=CAPTURE,

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from memory_pipeline.defs.jobs import incremental_sync, verify_index
+from memory_pipeline.defs.quiet import sweep_cron
 from memory_pipeline.defs.resources import PipelineResource
 from memory_pipeline.defs.run_requests import verify_requests
 from memory_pipeline.defs.runs import unfinished
@@ -13,11 +14,12 @@ from memory_pipeline.defs.sync_requests import (
     sync_requests,
 )
 from memory_pipeline.errors import Transient
+from memory_pipeline.settings import Settings
 
 
 @dg.schedule(
     job=incremental_sync,
-    cron_schedule="*/10 * * * *",
+    cron_schedule=sweep_cron(Settings.load().quiet_seconds),
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Requests a sync of every tenant with changes, tenants that back off included.",
 )

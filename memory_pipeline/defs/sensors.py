@@ -8,6 +8,7 @@ import dagster as dg
 from memory_pipeline.defs.jobs import incremental_sync
 from memory_pipeline.defs.materializations import observed
 from memory_pipeline.defs.partitions import tenants
+from memory_pipeline.defs.quiet import at_least
 from memory_pipeline.defs.resources import PipelineResource
 from memory_pipeline.defs.sync_requests import (
     identify_servers,
@@ -35,7 +36,7 @@ NO_ADDRESS = f"{PREFIX}ALERT_URL is not set"
 
 @dg.sensor(
     job=incremental_sync,
-    minimum_interval_seconds=Settings.load().sensor_seconds,
+    minimum_interval_seconds=at_least(Settings.load().sensor_seconds),
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Registers new tenants and requests a sync of the tenants with changes, and of "
     "those with a damaged collection.",
@@ -103,7 +104,7 @@ def _observations(
 
 
 @dg.sensor(
-    minimum_interval_seconds=ALERT_SECONDS,
+    minimum_interval_seconds=at_least(ALERT_SECONDS),
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Sends an alert of new dead letters, once each, if ALERT_URL is set.",
 )

@@ -62,6 +62,18 @@ class PendingTenant:
 
 
 @dataclass(frozen=True, slots=True)
+class RemainingChanges:
+    """Changes of a tenant that are not synced.
+
+    ``holder``: the process that has the tenant now, as host:pid:number; None: no process has.
+    """
+
+    tenant: TenantId
+    changes: int
+    holder: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ExpectedDifferences:
     """Which documents may differ from their memories: a change is pending, or it is buried.
 

@@ -16,7 +16,7 @@ marker of each Chroma server, with the id of the database.
 | is on another timeline              | any                      | **restored, or failed over**    |
 | has another table as its outbox     | any                      | **a dump was loaded in place**  |
 | is another database than in its     | any                      | **a dump was loaded elsewhere** |
-| last epoch                          |                          |                                 |
+| last epoch; not only renamed        |                          |                                 |
 
 A nonce that raised the alarm is recorded, so that it raises it once: a server that was down then,
 or a crash before its marker is written again, does not raise it a second time. Two copies of one
@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from memory_pipeline.domain.database_identity import DatabaseId
 from memory_pipeline.domain.types import TenantId
 
 AHEAD = "Chroma has seen a later state of this database"
@@ -43,9 +44,9 @@ TOO_MANY_ROLLBACKS = 3
 class DatabaseLocation:
     """Which database this is, and on which history.
 
-    ``database_id``: the server's system identifier and the database's name. ``timeline``: grows
-    with each restore to a point in time and each failover. ``outbox``: the oid of the outbox table,
-    which is another one after a dump was loaded.
+    ``database_id``: the server, the database's oid and its name (``DatabaseId``). ``timeline``:
+    grows with each restore to a point in time and each failover; 0: the role may not read it.
+    ``outbox``: the oid of the outbox table, which is another one after a dump was loaded.
     """
 
     database_id: str
@@ -85,23 +86,32 @@ def rollback_signs(
         known: those of their nonces that Postgres knows.
 
     """
-    signs = [] if before is None or before == now else [RollbackSign(_moved(now, before))]
+    moved = "" if before is None else how_moved(now, before)
+    signs = [RollbackSign(moved)] if moved else []
     unknown = {stamp.nonce for stamp in stamps}.difference(known)
     return [*signs, *(RollbackSign(AHEAD, nonce) for nonce in sorted(unknown))]
 
 
-def _moved(now: DatabaseLocation, before: DatabaseLocation) -> str:
-    if before.database_id != now.database_id:
-        return (
-            f"a dump was loaded elsewhere: it was at {before.database_id}, "
-            f"and is at {now.database_id}"
-        )
-    if before.timeline != now.timeline:
+def how_moved(now: DatabaseLocation, before: DatabaseLocation) -> str:
+    """Return how a database has moved since; empty: it has not, or was only renamed.
+
+    What a role may not read is not compared: two roles that see different parts of one location are
+    no sign of a rollback.
+    """
+    was, is_now = DatabaseId.parse(before.database_id), DatabaseId.parse(now.database_id)
+    other_server = bool(was.system and is_now.system) and was.system != is_now.system
+    if other_server and was.is_beside(is_now) and before.outbox == now.outbox:
+        return f"pg_upgrade, it seems: it was at {was.shown}, and is at {is_now.shown}"
+    if other_server or not (was.is_beside(is_now) or was.name == is_now.name):
+        return f"a dump was loaded elsewhere: it was at {was.shown}, and is at {is_now.shown}"
+    if before.timeline != now.timeline and before.timeline and now.timeline:
         return (
             "the server was restored or failed over: it was on timeline "
             f"{before.timeline}, and is on {now.timeline}"
         )
-    return "a dump was loaded in place"
+    if before.outbox != now.outbox or not was.is_beside(is_now):
+        return "a dump was loaded in place"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,11 @@ class NewestChange:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker that is alive; ``silent_seconds``: the age of its last heartbeat."""
+    """A worker that is alive.
+
+    ``silent_seconds``: the age of its last heartbeat. ``quiet_seconds``: how long it may be silent
+    because it rests.
+    """
 
     id: UUID
     host: str
@@ -63,6 +67,7 @@ class WorkerInfo:
     version: str
     started_at: datetime
     silent_seconds: float
+    quiet_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,9 @@ from memory_pipeline.settings import Settings
 __all__ = ["CONNECT_SECONDS", "Connection", "Database", "queries"]
 
 ALL_ROWS = Limits()
+# How long a connection stays open unused; shorter where an open one keeps a database awake.
+UNUSED_SECONDS = 60.0
+UNUSED_QUIET_SECONDS = 10.0
 
 
 @cache
@@ -56,6 +59,7 @@ class Database:
         table: the table of the memories.
         may_differ: whether the index may be of another table than that; for ``migrate`` alone.
         size: the most connections.
+        unused_seconds: how long a connection stays open unused.
 
     """
 
@@ -66,6 +70,7 @@ class Database:
         table: Table = MEMORY_LOGS,
         may_differ: bool = False,
         size: int = 24,
+        unused_seconds: float = UNUSED_SECONDS,
     ) -> None:
         self.url = url
         self.table = table
@@ -77,7 +82,7 @@ class Database:
             max_size=size,
             open=False,
             timeout=CONNECT_SECONDS,
-            max_idle=60,
+            max_idle=unused_seconds,
             check=ConnectionPool.check_connection,
             kwargs={
                 "connect_timeout": CONNECT_SECONDS,
@@ -98,10 +103,12 @@ class Database:
                 "or set MEMORY_PIPELINE_DATABASE_URL",
                 sent=False,
             )
+        quiet = settings.quiet_seconds > 0
         return cls(
             settings.database_url.get_secret_value(),
             table=Table.parse(settings.table),
             may_differ=may_differ,
+            unused_seconds=UNUSED_QUIET_SECONDS if quiet else UNUSED_SECONDS,
         )
 
     @contextmanager
@@ -217,7 +224,10 @@ class Database:
 def _refusal(error: psycopg.Error) -> str:
     """Return what a role lacks. Messages are translated, names of functions are not."""
     if error.diag.source_function != "check_enable_rls":
-        return f"the database role lacks a grant: {_first_line(error)}"
+        return (
+            f"the database role lacks a grant: {_first_line(error)}; "
+            "`memory-pipeline migrate --sql` prints those that it needs"
+        )
     return (
         f"row level security hides rows from this database role ({_first_line(error)}). A hidden "
         "row would be taken for a deleted one, so nothing was done: let a DBA run ALTER ROLE with "

@@ -6,6 +6,7 @@
 from collections.abc import Collection
 from uuid import UUID
 
+from memory_pipeline.domain.database_identity import DatabaseId, WriterFacts, why_foreign
 from memory_pipeline.domain.epoch import (
     RECENT_SECONDS,
     Comparison,
@@ -13,10 +14,12 @@ from memory_pipeline.domain.epoch import (
     EpochStamp,
     RollbackSign,
     UnprovenTenants,
+    how_moved,
     rollback_signs,
 )
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Connection, Database, queries
+from memory_pipeline.postgres.location import read_location
 from memory_pipeline.postgres.table_contract import broken_triggers
 from memory_pipeline.settings import Settings
 
@@ -33,9 +36,30 @@ class PostgresEpochs:
         self._seen: int | None = None
 
     def database_id(self) -> str:
-        """Return the id of this database: the server's system identifier and its name."""
+        """Return the id of this database: its server, its oid and its name."""
         with self._database.transaction() as connection:
-            return _location(connection).database_id
+            return read_location(connection).database_id
+
+    def foreign(self, stamps: Collection[EpochStamp]) -> dict[EpochStamp, str]:
+        """Return the stamps that another database wrote, each with the reason and what to do.
+
+        The markers have to be read before: a nonce is in Postgres before it is in a marker.
+        """
+        if not stamps:
+            return {}
+        with self._database.transaction() as connection:
+            now = read_location(connection)
+            known = _known(connection, stamps)
+            neighbours = _neighbours(connection, stamps)
+            reasons = {
+                stamp: why_foreign(
+                    stamp.database_id,
+                    now.database_id,
+                    _facts(connection, stamp, now, neighbours, epoch_known=stamp.nonce in known),
+                )
+                for stamp in set(stamps)
+            }
+        return {stamp: reason for stamp, reason in reasons.items() if reason}
 
     def compare(self, stamps: Collection[EpochStamp]) -> Comparison:
         """Compare the markers' stamps with what Postgres knows. Changes nothing.
@@ -69,7 +93,7 @@ class PostgresEpochs:
                     queries().record_rollback_sign(connection, reason=sign.reason, nonce=sign.nonce)
                 queries().raise_tokens(connection)
                 queries().mark_all_unproven(connection, wait_seconds=self._wait_seconds)
-                _begin(connection, _location(connection))
+                _begin(connection, read_location(connection))
         self._database.reconnect()  # a type of the schema may have another oid by now
         return signs
 
@@ -80,9 +104,10 @@ class PostgresEpochs:
         """
         with self._database.transaction() as connection:
             queries().lock_epochs(connection)
-            now, before = _location(connection), _newest(connection)
+            now, before = read_location(connection), _newest(connection)
             due = queries().epoch_is_due(connection, seconds=seconds)
-            if not due or before not in {None, now} or broken_triggers(connection):
+            moved = before is not None and how_moved(now, before)
+            if not due or moved or broken_triggers(connection):
                 return None
             stamp = _begin(connection, now)
             queries().delete_old_epochs(connection, kept=EPOCHS_KEPT)
@@ -135,19 +160,39 @@ class PostgresEpochs:
 
 
 def _judge(connection: Connection, stamps: Collection[EpochStamp]) -> list[RollbackSign]:
+    known = _known(connection, stamps)
+    return rollback_signs(read_location(connection), _newest(connection), stamps, known)
+
+
+def _known(connection: Connection, stamps: Collection[EpochStamp]) -> set[UUID]:
     nonces = [stamp.nonce for stamp in stamps]
-    known = {row.nonce for row in queries().known_nonces(connection, nonces=nonces)}
-    return rollback_signs(_location(connection), _newest(connection), stamps, known)
+    return {row.nonce for row in queries().known_nonces(connection, nonces=nonces)}
 
 
-def _location(connection: Connection) -> DatabaseLocation:
-    seen = queries().may_read_location(connection)
-    return DatabaseLocation(
-        *(
-            queries().database_location(connection)
-            if seen
-            else queries().database_location_by_name(connection)
-        )
+def _neighbours(connection: Connection, stamps: Collection[EpochStamp]) -> dict[int, str]:
+    ids = [DatabaseId.parse(stamp.database_id) for stamp in stamps]
+    rows = queries().neighbours(
+        connection,
+        oids=[one.oid for one in ids if one.oid is not None],
+        names=[one.name for one in ids],
+    )
+    return {row.oid: row.name for row in rows}
+
+
+def _facts(
+    connection: Connection,
+    stamp: EpochStamp,
+    now: DatabaseLocation,
+    neighbours: dict[int, str],
+    *,
+    epoch_known: bool,
+) -> WriterFacts:
+    row = queries().newest_epoch_of(connection, database_id=stamp.database_id)
+    if row is None:
+        return WriterFacts(epoch_known, None, None, neighbours)
+    same_outbox = row.outbox == now.outbox
+    return WriterFacts(
+        epoch_known, same_outbox and row.timeline == now.timeline, same_outbox, neighbours
     )
 
 

@@ -28,6 +28,7 @@ class Listener:
         wake: called in the listener's thread.
         check_seconds: how often the thread checks whether it was stopped.
         backoff: the pauses between attempts to connect.
+        may_connect: whether a lost connection may be opened again now.
 
     """
 
@@ -38,11 +39,13 @@ class Listener:
         *,
         check_seconds: float = CHECK_SECONDS,
         backoff: Backoff = BACKOFF,
+        may_connect: Callable[[], bool] = lambda: True,
     ) -> None:
         self._url = url
         self._wake = wake
         self._check_seconds = check_seconds
         self._backoff = backoff
+        self._may_connect = may_connect
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
 
@@ -61,7 +64,7 @@ class Listener:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        pause = 0.0
+        pause, connected = 0.0, False
         while not self._stop.is_set():
             try:
                 with psycopg.connect(
@@ -72,7 +75,7 @@ class Listener:
                         return
                     connection.execute(f"LISTEN {CHANNEL}")
                     self._wake()  # hints sent before the LISTEN are lost
-                    pause = 0.0
+                    pause, connected = 0.0, True
                     while not self._stop.is_set():
                         for _ in connection.notifies(timeout=self._check_seconds, stop_after=1):
                             self._wake()
@@ -81,9 +84,14 @@ class Listener:
                 log.warning(
                     "listen_connection_lost",
                     reason=str(error).partition("\n")[0],
-                    next="polling finds changes; the listener connects again in a few seconds",
+                    next="polling finds changes; the listener connects again in a few seconds, "
+                    "or with the next poll of a worker that rests",
                 )
                 self._stop.wait(self._backoff.jittered(pause))
+                # A database that went to sleep closed the connection; a new one would wake it.
+                while connected and not self._stop.is_set() and not self._may_connect():
+                    self._stop.wait(self._check_seconds)
+                connected = False
 
     def _decline(self) -> None:
         log.warning(
@@ -91,3 +99,16 @@ class Listener:
             next="polling finds changes; for hints set MEMORY_PIPELINE_LISTEN_URL to the address "
             "of the server itself",
         )
+
+
+class NoListener:
+    """Listens to nothing, where no hints are sent: no connection is kept open for them."""
+
+    def __init__(self, _wake: Callable[[], None]) -> None:
+        pass
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""

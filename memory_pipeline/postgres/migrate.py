@@ -43,7 +43,15 @@ GRANTS = """\
 -- 3. for the role that syncs (put its name in):
 -- GRANT USAGE ON SCHEMA memory_pipeline TO …;
 -- GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA memory_pipeline TO …;
+-- GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA memory_pipeline TO …;
 -- GRANT SELECT, UPDATE (embedding) ON public.memory_logs TO …;
+--    for what later versions add, as the role that runs the above:
+-- ALTER DEFAULT PRIVILEGES IN SCHEMA memory_pipeline
+--     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO …;
+-- ALTER DEFAULT PRIVILEGES IN SCHEMA memory_pipeline GRANT EXECUTE ON FUNCTIONS TO …;
+--    as a superuser, where EXECUTE on these was revoked from PUBLIC; a restore is noticed by them:
+-- GRANT EXECUTE ON FUNCTION pg_control_system(), pg_walfile_name(pg_lsn), pg_current_wal_lsn()
+--     TO …;
 -- 4. then, as that role: memory-pipeline migrate (attaches to the rows from before)"""
 
 

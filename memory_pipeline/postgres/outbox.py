@@ -6,11 +6,17 @@ Each method is one short transaction. None of them calls Chroma or the model.
 import math
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 
 from memory_pipeline.clock import SYSTEM_CLOCK, Clock
-from memory_pipeline.domain.changes import Change, Claim, ExpectedDifferences, PendingTenant
+from memory_pipeline.domain.changes import (
+    Change,
+    Claim,
+    ExpectedDifferences,
+    PendingTenant,
+    RemainingChanges,
+)
 from memory_pipeline.domain.dead_letters import Cause
 from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import Generation, MemoryId, ProvenanceUpdate, TenantId, Token
@@ -167,6 +173,22 @@ class PostgresOutbox:
         """Return the number of the tenant's newest change; 0 where it has none."""
         with self._database.transaction() as connection:
             return int(queries().newest_seq(connection, tenant=tenant))
+
+    def newest_of_all(self) -> int:
+        """Return the number of the newest change of all tenants; a TRUNCATE before it counts."""
+        with self._database.transaction() as connection:
+            queries().fan_out_truncations(connection)
+            return int(queries().newest_of_all(connection))
+
+    def remaining(
+        self, through: int, tenants: Collection[TenantId] | None
+    ) -> list[RemainingChanges]:
+        """Return the changes up to a number that are not synced, of these tenants or of all."""
+        with self._database.transaction() as connection:
+            rows = queries().remaining(
+                connection, through=through, tenants=None if tenants is None else [*tenants]
+            )
+            return [RemainingChanges(TenantId(r.tenant), r.changes, r.holder) for r in rows]
 
     def has_due_changes(self, tenant: TenantId) -> bool:
         """Whether the tenant has a change that could be claimed now."""

@@ -24,6 +24,16 @@ def check_contract(connection: Connection, table: Table = MEMORY_LOGS) -> None:
         raise ContractError("this database does not fit:\n" + "\n".join(f"- {w}" for w in wrong))
 
 
+def publication_problems(connection: Connection) -> list[str]:
+    """Return a line for each publication that replicates the pipeline's own tables."""
+    return [
+        f"publication {row.name} is {row.tables}: it would replicate the pipeline's tables, whose "
+        "rows collide with those that the subscriber's own triggers write, and replication stops; "
+        "publish the application's tables by name instead"
+        for row in queries().publications(connection)
+    ]
+
+
 def _server_problems(connection: Connection) -> list[str]:
     sql = queries()
     wrong = []
@@ -41,14 +51,7 @@ def _server_problems(connection: Connection) -> list[str]:
             f"the encoding of the database is {encoding}, which cannot hold every memory: create a "
             "database with ENCODING 'UTF8' and load a dump of this one into it"
         )
-    names = [row.name for row in sql.publications(connection)]
-    if names:
-        wrong.append(
-            f"publication {', '.join(names)} is FOR ALL TABLES: it would replicate the outbox, "
-            "whose rows collide with those that the subscriber's own triggers write, and "
-            "replication stops; publish the application's tables by name instead"
-        )
-    return wrong
+    return [*wrong, *publication_problems(connection)]
 
 
 def _name_problems(connection: Connection, table: Table) -> list[str]:

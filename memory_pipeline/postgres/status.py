@@ -9,6 +9,7 @@ from memory_pipeline.domain.outcomes import Verified
 from memory_pipeline.domain.status import NewestChange, TenantStatus, Totals
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database, queries
+from memory_pipeline.postgres.preflight import publication_problems
 from memory_pipeline.postgres.table_contract import broken_triggers, storage_problems
 
 # Findings of one tenant that are stored with their details; the rest is counted.
@@ -74,3 +75,8 @@ class PostgresStatus:
         with self._database.transaction() as connection:
             reasons = [row.reason for row in queries().unseen(connection)]
         return [UNSEEN[reason] for reason in reasons]
+
+    def publications(self) -> list[str]:
+        """Return a line for each publication that replicates the pipeline's own tables."""
+        with self._database.transaction() as connection:
+            return publication_problems(connection)

@@ -11,7 +11,7 @@ from memory_pipeline.domain.status import Backlog, WorkerInfo
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database, queries
 
-# A worker without a heartbeat for HEALTHY_SECONDS is taken to be gone.
+# A worker without a heartbeat for HEALTHY_SECONDS is taken to be gone, unless it rests.
 HEALTHY_SECONDS = 15.0
 
 
@@ -22,8 +22,8 @@ class PostgresWorkers:
         self._database = database
         self._id = uuid4()
 
-    def heartbeat(self) -> None:
-        """Record that this worker is alive."""
+    def heartbeat(self, *, quiet_seconds: float = 0.0) -> None:
+        """Record that this worker is alive, and for how long it may be silent from now on."""
         with self._database.transaction() as connection:
             queries().heartbeat(
                 connection,
@@ -31,6 +31,7 @@ class PostgresWorkers:
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 version=version("memory-pipeline"),
+                quiet_seconds=quiet_seconds,
             )
 
     def deregister(self) -> None:

@@ -5,6 +5,8 @@
 - repair: rebuild damaged collections, drop retired ones, replay dead letters whose cause is gone
 - report: report synced tenants to Dagster
 - restore watch: check whether Postgres went back in time
+
+While the worker rests (quiet.py) each of them touches Postgres rarely.
 """
 
 import math
@@ -34,6 +36,7 @@ from memory_pipeline.worker.ports import (
     Servers,
     Workers,
 )
+from memory_pipeline.worker.quiet import Quiet
 
 log = get_logger("memory_pipeline.worker.background")
 
@@ -46,7 +49,7 @@ class Intervals:
     """How often each task runs, in seconds.
 
     Attributes:
-        heartbeat_seconds: a worker without a heartbeat for 15 s counts as gone.
+        heartbeat_seconds: a worker without a heartbeat for 15 s counts as gone, unless it rests.
         probe_seconds: a server that takes writes again is used within this time.
         repair_seconds: a damaged collection is noticed within this time.
         report_seconds: synced tenants are reported within this time, if one is due.
@@ -83,6 +86,7 @@ class BackgroundTasks:
         metrics: the figures for Prometheus.
         reporter: Dagster, or none.
         intervals: how often each task runs.
+        quiet: when the tasks may touch Postgres.
         clock: measures the intervals between reports.
 
     """
@@ -98,6 +102,7 @@ class BackgroundTasks:
     metrics: Meter
     reporter: Reporter
     intervals: Intervals = DEFAULT_INTERVALS
+    quiet: Quiet = field(default_factory=Quiet)
     clock: Clock = SYSTEM_CLOCK
     _stop: threading.Event = field(init=False, default_factory=threading.Event)
     # Set by a postponed sync, until every server takes writes.
@@ -165,6 +170,7 @@ class BackgroundTasks:
 
     def record(self, outcome: Outcome) -> None:
         """Count a turn; report it later, or probe the servers if it was postponed."""
+        self.quiet.work()
         self.metrics.record(outcome)
         if outcome.verdict == "postponed":
             self._probe_due.set()
@@ -178,10 +184,12 @@ class BackgroundTasks:
 
     def _run_every(self, name: str, seconds: float, task: Callable[[], None]) -> None:
         while not self._stop.wait(seconds):
+            if not self.quiet.may_touch(name):
+                continue
             try:
                 task()
             except (ContractError, PostgresUnavailable):
-                continue  # the loop logs it
+                self.quiet.missed(name)  # the loop logs it
             except Exception:
                 # A bug in one task must not end the worker.
                 log.exception(
@@ -191,9 +199,24 @@ class BackgroundTasks:
     # ---- heartbeat and probe
 
     def _heartbeat(self) -> None:
-        self.workers.heartbeat()
+        backlog = self.workers.backlog()
+        if backlog.changes:  # also one that waits for later: a confirm, a pause
+            self.quiet.work()
+        idle_seconds = self.quiet.idle_seconds()
+        rests = self.quiet.is_due() and not self._has_reports(idle_seconds)
+        if rests and not self.quiet.rests:
+            self.restore_watch.watch(seconds=idle_seconds)
+        self.workers.heartbeat(quiet_seconds=self.quiet.seconds if rests else 0.0)
         self._record_freshness()
-        self.metrics.set_backlog(self.workers.backlog())
+        self.metrics.set_backlog(backlog)
+        if rests:
+            self.quiet.rest(idle_seconds)
+
+    def _has_reports(self, idle_seconds: float) -> bool:
+        """Whether reports are due soon; where Dagster takes none, no rest waits for them."""
+        patience = self.intervals.report_tenant_seconds + self.quiet.after_seconds
+        with self._lock:
+            return bool(self._unreported) and idle_seconds < patience
 
     def _record_freshness(self) -> None:
         self.workers.record_freshness(self.freshness.unreported())

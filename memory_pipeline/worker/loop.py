@@ -3,7 +3,8 @@
 wake → query pending tenants → start turns → sync → record. Any number of workers may run; leases
 keep them apart.
 
-1. a hint from Postgres or the next poll wakes the loop; polling alone finds every change
+1. a hint from Postgres or the next poll wakes the loop; polling alone finds every change. While the
+   worker rests (quiet.py) polls are rare
 2. one query returns the tenants with changes, oldest first; it takes at most a fifth of the time
 3. the scheduler chooses the tenants; a turn is one batch of one tenant, in a thread of the pool
 4. the outcome of each turn goes to the background tasks: Postgres, Dagster and Prometheus
@@ -42,6 +43,7 @@ MAX_TURNS = 16
 QUERY_SHARE = 0.2
 POSTGRES_RETRY_SECONDS = 1.0
 LEAST_WAIT_SECONDS = 0.001
+POLL = "poll"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -100,6 +102,7 @@ class Worker:
 
         """
         self._warm_up()
+        self.background.quiet.watch(self._wake.set)
         listener = self.listen(self._hint)
         self.background.start(self._retry_now)
         listener.start()
@@ -137,6 +140,7 @@ class Worker:
                 reason=str(error),
                 next="pending changes wait in the outbox; the query is retried in a second",
             )
+            self.background.quiet.missed(POLL)
             self._stop.wait(POSTGRES_RETRY_SECONDS)
         if self.background.nothing_can_be_written:
             return
@@ -149,13 +153,18 @@ class Worker:
 
     def _query_due(self) -> bool:
         since = self.clock.monotonic() - self._queried_at
-        wanted = self._hinted.is_set() or since >= self.poll_seconds
-        return wanted and since >= self._query_seconds / QUERY_SHARE
+        if since < self._query_seconds / QUERY_SHARE:
+            return False
+        if self._hinted.is_set():
+            return True
+        return since >= self.poll_seconds and self.background.quiet.may_touch(POLL)
 
     def _query_pending(self) -> None:
         self._hinted.clear()  # before the query: a hint from now on causes another one
         began = self.clock.monotonic()
         pending = {p.tenant: p.server for p in self.outbox.pending_tenants()}
+        if pending:
+            self.background.quiet.work()
         self._queried_at = self.clock.monotonic()
         self._query_seconds = self._queried_at - began
         with self._lock:
@@ -167,6 +176,8 @@ class Worker:
         hinted = self._hinted.is_set()
         interval = self._query_seconds / QUERY_SHARE if hinted else self.poll_seconds
         most = interval - (now - self._queried_at)
+        if not hinted:
+            most = max(most, self.background.quiet.seconds_until_touch(POLL))
         with self._lock:
             seconds = self._scheduler.wait_seconds(now, max(LEAST_WAIT_SECONDS, most))
         self._wake.wait(seconds)

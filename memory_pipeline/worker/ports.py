@@ -55,8 +55,8 @@ class Hints(Protocol):
 class Workers(Protocol):
     """The table of workers, and the figures of the installation."""
 
-    def heartbeat(self) -> None:
-        """Record that this worker lives."""
+    def heartbeat(self, *, quiet_seconds: float = 0.0) -> None:
+        """Record that this worker lives, and for how long it may be silent from now on."""
         ...
 
     def record_freshness(self, measured: Mapping[TenantId | None, Lags]) -> None:
@@ -128,8 +128,13 @@ class DropRetired(Protocol):
 class RestoreWatch(Protocol):
     """The check whether Postgres went back in time."""
 
-    def watch(self) -> None:
-        """Compare Postgres with the markers in Chroma. Raises PostgresUnavailable."""
+    def watch(self, *, seconds: float = ...) -> None:
+        """Compare Postgres with the markers in Chroma; end an epoch that is older than ``seconds``.
+
+        Raises:
+            PostgresUnavailable: no comparison is possible.
+
+        """
         ...
 
 

@@ -12,7 +12,7 @@ from memory_pipeline.domain.epoch import (
     rollback_signs,
 )
 
-HERE = DatabaseLocation("1/app", 3, 16_401)
+HERE = DatabaseLocation("1:5/app", 3, 16_401)
 OLD, NEW, STRANGE, OTHER = uuid4(), uuid4(), uuid4(), uuid4()
 
 
@@ -63,7 +63,11 @@ def test_a_nonce_counts_once_however_many_servers_say_it() -> None:
     [
         (DatabaseLocation(HERE.database_id, 2, HERE.outbox), "timeline 2, and is on 3"),
         (DatabaseLocation(HERE.database_id, HERE.timeline, 16_399), "loaded in place"),
-        (DatabaseLocation("2/app", HERE.timeline, HERE.outbox), "it was at 2/app, and is at 1/app"),
+        (DatabaseLocation("1:4/app", HERE.timeline, HERE.outbox), "loaded in place"),
+        (DatabaseLocation("1:4/old", HERE.timeline, HERE.outbox), "'old' on server 1, and is at"),
+        (DatabaseLocation("1/old", HERE.timeline, HERE.outbox), "loaded elsewhere"),
+        (DatabaseLocation("2:5/app", HERE.timeline, 7), "'app' on server 2, and is at 'app' on"),
+        (DatabaseLocation("2:5/app", 1, HERE.outbox), "pg_upgrade"),
         (DatabaseLocation("2/app", 1, 7), "loaded elsewhere"),
     ],
 )
@@ -74,6 +78,20 @@ def test_another_place_is_a_setback_although_the_nonce_is_known(
     (found,) = rollback_signs(HERE, before, [stamp(NEW)], [NEW])
     assert says in found.reason
     assert found.nonce is None
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        DatabaseLocation("1:5/before", HERE.timeline, HERE.outbox),
+        DatabaseLocation("1/app", HERE.timeline, HERE.outbox),  # by the version before
+        DatabaseLocation(":5/app", 0, HERE.outbox),  # by a role that may not read more
+    ],
+)
+def test_another_name_of_one_place_is_no_setback(before: DatabaseLocation) -> None:
+    """It was renamed, or seen by another role, or by another version."""
+    assert rollback_signs(HERE, before, [stamp(NEW)], [NEW]) == []
+    assert rollback_signs(before, HERE, [stamp(NEW)], [NEW]) == []
 
 
 def test_both_signs_are_told() -> None:

@@ -173,40 +173,57 @@ def test_a_marker_that_is_none_of_ours_is_refused() -> None:
     assert servers.problems()[0].message == "not a marker of ours"
 
 
-HERE, ELSEWHERE = "1/app", "2/app"
+STAMP, FOREIGN = EpochStamp("1:5/app", uuid4()), EpochStamp("2:5/app", uuid4())
+WHY = {FOREIGN: "another database wrote it; run `memory-pipeline migrate --take-over`"}
 
 
-def stamped(url: str, server: UUID, database_id: str) -> ProbeResult:
-    """Return the result of an address whose marker was last written from a database."""
-    return ProbeResult(url, 0.0, Marker(server, OURS, EpochStamp(database_id, uuid4())))
+def stamped(url: str, server: UUID, stamp: EpochStamp) -> ProbeResult:
+    """Return the result of an address whose marker has a stamp."""
+    return ProbeResult(url, 0.0, Marker(server, OURS, stamp))
 
 
-def test_a_server_that_a_copy_of_this_database_has_written_is_refused() -> None:
+def test_a_server_that_another_database_has_written_is_refused() -> None:
     """Two databases of one origin would write the same collections; the other servers go on."""
-    known = [Server(A, ONE, "ready", 0, HERE), Server(B, TWO, "ready", 0, HERE)]
-    servers = identify_servers(
-        [stamped(ONE, A, ELSEWHERE), stamped(TWO, B, HERE)], known, OURS, HERE
-    )
+    known = [Server(A, ONE, "ready", 0, "1:5/app"), Server(B, TWO, "ready", 0, "1:5/app")]
+    servers = identify_servers([stamped(ONE, A, FOREIGN), stamped(TWO, B, STAMP)], known, OURS, WHY)
     assert servers.found == {B: TWO}
-    assert "--take-over" in servers.idle[ONE].message
     assert isinstance(servers.problem_of(A).error(), ServerLost)
     assert servers.lost == {}
 
 
+def test_the_reason_of_a_refusal_is_that_of_the_server_too() -> None:
+    """What broke: searches said that the server is at none of the addresses that are set."""
+    known = [Server(A, ONE, "ready", 0, "1:5/app")]
+    for url in (ONE, TWO):  # also where it was not seen before
+        servers = identify_servers([stamped(url, A, FOREIGN)], known, OURS, WHY)
+        assert servers.problem_of(A) == servers.idle[url]
+        assert WHY[FOREIGN] in servers.problem_of(A).message
+        assert len(servers.problems()) == 1
+
+
+def test_another_one_at_its_address_is_said() -> None:
+    """Its address is set: to add it would change nothing."""
+    known = [registered(A, ONE), registered(B, TWO)]
+    for other in (marked(ONE, C, THEIRS), marked(ONE, B)):
+        servers = identify_servers([other], known, OURS)
+        said = servers.problem_of(A).message
+        assert f"was last seen at {ONE}, where another one answers" in said
+
+
 def test_a_database_that_is_the_copy_is_refused_as_well() -> None:
     """It knows the server from its origin; which of the two is the copy cannot be decided."""
-    known = [Server(A, ONE, "ready", 0, ELSEWHERE)]
-    assert not identify_servers([stamped(ONE, A, ELSEWHERE)], known, OURS, HERE).found
-    assert not identify_servers([stamped(ONE, A, ELSEWHERE)], [], OURS, HERE).found
+    known = [Server(A, ONE, "ready", 0, "2:5/app")]
+    assert not identify_servers([stamped(ONE, A, FOREIGN)], known, OURS, WHY).found
+    assert not identify_servers([stamped(ONE, A, FOREIGN)], [], OURS, WHY).found
 
 
 def test_a_database_that_was_told_to_take_over_is_not_refused() -> None:
     """Nor one that has never written to it."""
     known = [Server(A, ONE, "ready", 0, None)]
-    assert identify_servers([stamped(ONE, A, ELSEWHERE)], known, OURS, HERE).found == {A: ONE}
+    assert identify_servers([stamped(ONE, A, FOREIGN)], known, OURS, WHY).found == {A: ONE}
 
 
 def test_a_marker_without_a_stamp_is_nobodys() -> None:
     """It was written before there were any."""
-    known = [Server(A, ONE, "ready", 0, HERE)]
-    assert identify_servers([marked(ONE, A)], known, OURS, HERE).found == {A: ONE}
+    known = [Server(A, ONE, "ready", 0, "1:5/app")]
+    assert identify_servers([marked(ONE, A)], known, OURS, WHY).found == {A: ONE}

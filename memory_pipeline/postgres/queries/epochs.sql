@@ -1,24 +1,37 @@
 -- Epochs: the trace that shows that Postgres went back in time, and what follows then.
 
--- name: database_location^
--- Return where this database is: the server and its name, the timeline, the oid of the outbox.
-SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' || current_database()::text AS database_id,
-       ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint AS timeline,
-       to_regclass('memory_pipeline.change')::oid::bigint AS outbox;
+-- name: database_place^
+-- Return what every role may read of where this database is, and whether this one may read the rest:
+-- every role may, unless the right was revoked.
+SELECT (SELECT oid FROM pg_database WHERE datname = current_database())::bigint AS oid,
+       current_database()::text AS name,
+       to_regclass('memory_pipeline.change')::oid::bigint AS outbox,
+       has_function_privilege('pg_control_system()', 'EXECUTE') AS may_read_system,
+       has_function_privilege('pg_walfile_name(pg_lsn)', 'EXECUTE')
+         AND has_function_privilege('pg_current_wal_lsn()', 'EXECUTE') AS may_read_timeline;
 
--- name: may_read_location$
--- Return whether this role may query all of that; every role may, unless the right was revoked.
-SELECT bool_and(has_function_privilege(name, 'EXECUTE'))
-FROM unnest(ARRAY['pg_control_system()', 'pg_walfile_name(pg_lsn)', 'pg_current_wal_lsn()']) AS name;
+-- name: system_identifier$
+-- Return the system identifier of this server.
+SELECT system_identifier::text FROM pg_control_system();
 
--- name: database_location_by_name^
--- Return the part of the location that every role may query.
-SELECT current_database()::text AS database_id, 0::bigint AS timeline,
-       to_regclass('memory_pipeline.change')::oid::bigint AS outbox;
+-- name: timeline$
+-- Return the timeline that this server writes.
+SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint;
 
 -- name: newest_epoch^
 -- Return where this database was when it began its newest epoch.
 SELECT database_id, timeline, outbox FROM memory_pipeline.epoch ORDER BY number DESC LIMIT 1;
+
+-- name: newest_epoch_of^
+-- Return where a database was when it began its newest epoch: this one, or the one that it was
+-- copied from.
+SELECT database_id, timeline, outbox FROM memory_pipeline.epoch
+WHERE database_id = %(database_id)s ORDER BY number DESC LIMIT 1;
+
+-- name: neighbours
+-- Return the databases of this server that have one of these oids or names.
+SELECT oid::bigint AS oid, datname::text AS name FROM pg_database
+WHERE oid = ANY(%(oids)s::oid[]) OR datname = ANY(%(names)s::text[]);
 
 -- name: known_nonces
 -- Return which of these nonces are epochs of this database, or raised the alarm before.

@@ -256,6 +256,21 @@ SELECT EXISTS (
       AND (c.covered_by IS NULL OR c.covered_by IS DISTINCT FROM t.building)
 );
 
+-- name: newest_of_all$
+-- Return the number of the newest change of all tenants; 0 where there is none.
+SELECT coalesce(max(seq), 0) FROM memory_pipeline.change;
+
+-- name: remaining
+-- Return each tenant with changes up to a number, and the holder of its lease. A confirm is left
+-- out: what it writes again was synced. Changes count that are claimed, that pause, or that a
+-- rebuild under way covers.
+SELECT c.tenant AS tenant, count(*) AS changes,
+       max(CASE WHEN t.lease_until > clock_timestamp() THEN t.lease_owner END) AS holder
+FROM memory_pipeline.change c LEFT JOIN memory_pipeline.tenant t ON t.tenant = c.tenant
+WHERE c.seq <= %(through)s AND NOT c.confirm
+  AND (%(tenants)s::text[] IS NULL OR c.tenant = ANY(%(tenants)s::text[]))
+GROUP BY c.tenant ORDER BY c.tenant;
+
 -- name: newest_seq$
 -- Return the number of a tenant's newest change; 0 where it has none.
 SELECT coalesce(max(seq), 0) FROM memory_pipeline.change WHERE tenant = %(tenant)s;

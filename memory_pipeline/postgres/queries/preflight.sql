@@ -26,8 +26,24 @@ FROM pg_class c
 WHERE c.oid = to_regclass('public.memory_logs');
 
 -- name: publications
--- Return every publication that would replicate the pipeline's own tables.
-SELECT pubname::text AS name FROM pg_publication WHERE puballtables;
+-- Return every publication that replicates the pipeline's own tables, and which tables it has.
+SELECT p.pubname::text AS name,
+       CASE WHEN p.puballtables THEN 'FOR ALL TABLES'
+            WHEN EXISTS (SELECT FROM pg_publication_namespace n
+                         WHERE n.pnpubid = p.oid
+                           AND n.pnnspid = to_regnamespace('memory_pipeline'))
+                THEN 'FOR TABLES IN SCHEMA memory_pipeline'
+            ELSE 'FOR TABLE ' || named.tables END AS tables
+FROM pg_publication p
+LEFT JOIN LATERAL (
+    SELECT string_agg(r.prrelid::regclass::text, ', ' ORDER BY r.prrelid::regclass::text) AS tables
+    FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid
+    WHERE r.prpubid = p.oid AND c.relnamespace = to_regnamespace('memory_pipeline')
+) AS named ON true
+WHERE p.puballtables OR named.tables IS NOT NULL
+   OR EXISTS (SELECT FROM pg_publication_namespace n
+              WHERE n.pnpubid = p.oid AND n.pnnspid = to_regnamespace('memory_pipeline'))
+ORDER BY 1;
 
 -- name: server_version$
 -- Return the version of the server as a number.

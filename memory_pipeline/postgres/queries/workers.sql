@@ -6,20 +6,21 @@ WITH forgotten AS (
     DELETE FROM memory_pipeline.worker
     WHERE id <> %(id)s AND heartbeat_at < clock_timestamp() - interval '1 day'
 )
-INSERT INTO memory_pipeline.worker (id, host, pid, version)
-VALUES (%(id)s, %(host)s, %(pid)s, %(version)s)
-ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp();
+INSERT INTO memory_pipeline.worker (id, host, pid, version, quiet_seconds)
+VALUES (%(id)s, %(host)s, %(pid)s, %(version)s, %(quiet_seconds)s)
+ON CONFLICT (id) DO UPDATE
+SET heartbeat_at = clock_timestamp(), quiet_seconds = EXCLUDED.quiet_seconds;
 
 -- name: deregister!
 -- Delete a worker that ends.
 DELETE FROM memory_pipeline.worker WHERE id = %(id)s;
 
 -- name: workers
--- Return every worker with a recent heartbeat.
+-- Return every worker with a recent heartbeat: one that rests has said for how long.
 SELECT id, host, pid, version, started_at,
-       extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS silent_seconds
+       extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS silent_seconds, quiet_seconds
 FROM memory_pipeline.worker
-WHERE heartbeat_at > clock_timestamp() - make_interval(secs => %(seconds)s)
+WHERE heartbeat_at > clock_timestamp() - make_interval(secs => %(seconds)s + quiet_seconds)
 ORDER BY started_at;
 
 -- name: record_freshness!

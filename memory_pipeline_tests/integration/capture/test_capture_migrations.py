@@ -1,13 +1,17 @@
 """Capture next to the application's DDL, and what migrate reports and repairs."""
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from memory_pipeline.cli import app
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import ContractError
+from memory_pipeline.local.environment import settings_environment
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.postgres.registry import PostgresRegistry
@@ -173,6 +177,30 @@ def test_a_publication_for_all_tables_is_refused_with_advice(
 
     with pytest.raises(ContractError, match=r"everything is FOR ALL TABLES.*by name instead"):
         migrate(Settings.load(database_url=database_url))
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        "FOR ALL TABLES",
+        "FOR TABLES IN SCHEMA memory_pipeline",
+        "FOR TABLE memory_pipeline.change, memory_pipeline.tenant, memory_logs",
+    ],
+)
+def test_a_publication_that_was_made_later_is_reported(
+    db: psycopg.Connection, database_url: str, settings: Settings, tables: str
+) -> None:
+    """Nobody runs migrate then; the subscriber would stop, and hold WAL here."""
+    db.execute(f"CREATE PUBLICATION later {tables}".encode())
+    told = tables.removesuffix(", memory_logs")
+    done = CliRunner().invoke(app, ["status", "--json"], env=settings_environment(settings))
+    (said,) = [p for p in json.loads(done.stdout)["problems"] if "publication" in p]
+    assert said.startswith(f"publication later is {told}: it would replicate")
+    with pytest.raises(ContractError, match=r"by name instead"):
+        migrate(Settings.load(database_url=database_url))
+    db.execute("DROP PUBLICATION later")
+    done = CliRunner().invoke(app, ["status", "--json"], env=settings_environment(settings))
+    assert not [p for p in json.loads(done.stdout)["problems"] if "publication" in p]
 
 
 def test_a_publication_of_named_tables_is_fine(db: psycopg.Connection, database_url: str) -> None:
