@@ -81,6 +81,11 @@ def _create_database(postgres: EmbeddedPostgres, *, template: str | None) -> str
 @pytest.fixture
 def empty_database(postgres: EmbeddedPostgres) -> str:
     """Return the address of a database with nothing in it."""
+    return empty_database_of(postgres)
+
+
+def empty_database_of(postgres: EmbeddedPostgres) -> str:
+    """Create a database with nothing in it; return its address."""
     return _create_database(postgres, template=None)
 
 
