@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from memory_pipeline.defs.check_reports import Event, shown_at_end
 from memory_pipeline.defs.partitions import MODE_REBUILD, MODE_TAG, tenants
 from memory_pipeline.defs.rebuild_run import rebuild_tenants
 from memory_pipeline.defs.resources import PipelineResource
@@ -62,12 +63,13 @@ memory_index = dg.AssetSpec(
 )
 def sync_tenants(
     context: dg.AssetExecutionContext, pipeline_resource: PipelineResource
-) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
+) -> Iterator[Event]:
     """Sync the run's tenants that have changes; in rebuild mode, rebuild all of them."""
     with pipeline_resource.opened() as pipeline:
         mine = set(context.partition_keys)  # read once: each read costs a query
         wanted = {t: key for t, key in pipeline.registry.keys().items() if key in mine}
         if context.run.tags.get(MODE_TAG) == MODE_REBUILD:
-            yield from pipeline_resource.closed_at_end(rebuild_tenants(context, pipeline, wanted))
+            running = pipeline_resource.closed_at_end(rebuild_tenants(context, pipeline, wanted))
         else:
-            yield from sync_of_tenants(context, pipeline, wanted)
+            running = sync_of_tenants(context, pipeline, wanted)
+        yield from shown_at_end(context, pipeline, wanted, running)

@@ -12,7 +12,7 @@ A report writes over its predecessor's row while that is the newest: the rows of
 with the runs and not with the reports.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from uuid import uuid4
 
 import dagster as dg
@@ -40,6 +40,9 @@ REPORTED = [dg.AssetCheckKey(INDEX, name) for name in (LAST_REBUILD, DEAD_LETTER
 # only where it evaluates the tenant itself.
 ROUNDS = 3
 
+Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
+RunContext = dg.AssetExecutionContext | dg.OpExecutionContext
+
 
 def report_checks(
     instance: dg.DagsterInstance, pipeline: Pipeline, tenant: TenantId, key: str
@@ -56,22 +59,50 @@ def report_checks(
             return
 
 
-def report_hidden_checks(
-    instance: dg.DagsterInstance, pipeline: Pipeline, tenants: Mapping[TenantId, str], run_id: str
-) -> None:
-    """Evaluate again the checks of tenants whose evaluation by this run is not the one shown.
+def shown_at_end(
+    run: RunContext, pipeline: Pipeline, tenants: Mapping[TenantId, str], events: Iterator[Event]
+) -> Iterator[Event]:
+    """Yield a run's events; at the end, evaluate again each check whose evaluation is not shown.
 
-    For the end of a run, and its own tenants. Costs a query for each check, where none is hidden.
+    Also where the run fails: its finished tenants stay finished. A query for each check, where
+    nothing is hidden.
     """
-    if not tenants:
+    evaluated: set[tuple[str, str | None]] = set()
+
+    def note(event: Event) -> Event:
+        if isinstance(event, dg.AssetCheckEvaluation):
+            evaluated.add((event.check_name, event.partition))
+        return event
+
+    try:
+        yield from map(note, events)
+    except dg.Failure:
+        _report_hidden(run, pipeline, tenants, evaluated)
+        raise
+    _report_hidden(run, pipeline, tenants, evaluated)
+
+
+def _report_hidden(
+    run: RunContext,
+    pipeline: Pipeline,
+    tenants: Mapping[TenantId, str],
+    evaluated: Collection[tuple[str, str | None]],
+) -> None:
+    partitions = {partition for _, partition in evaluated}
+    keys = [key for key in tenants.values() if key in partitions]
+    if not keys:
         return
-    infos = instance.event_log_storage.get_asset_check_partition_info(
-        REPORTED, partition_keys=list(tenants.values())
+    infos = run.instance.event_log_storage.get_asset_check_partition_info(
+        REPORTED, partition_keys=keys
     )
-    hidden = {info.partition_key for info in infos if _is_hidden(info, run_id)}
+    hidden = {
+        info.partition_key
+        for info in infos
+        if (info.check_key.name, info.partition_key) in evaluated and _is_hidden(info, run.run.run_id)
+    }
     for tenant, key in tenants.items():
         if key in hidden:
-            report_checks(instance, pipeline, tenant, key)
+            report_checks(run.instance, pipeline, tenant, key)
 
 
 def _shown(

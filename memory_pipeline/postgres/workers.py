@@ -7,7 +7,7 @@ from importlib.metadata import version
 from uuid import uuid4
 
 from memory_pipeline.domain.lags import WINDOW_SECONDS, Lags
-from memory_pipeline.domain.status import Backlog, WorkerInfo
+from memory_pipeline.domain.status import Backlog, FailingReports, WorkerInfo
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database, queries
 
@@ -22,8 +22,8 @@ class PostgresWorkers:
         self._database = database
         self._id = uuid4()
 
-    def heartbeat(self) -> None:
-        """Record that this worker is alive."""
+    def heartbeat(self, failing: FailingReports | None = None) -> None:
+        """Record that this worker is alive, and whether its reports to Dagster fail."""
         with self._database.transaction() as connection:
             queries().heartbeat(
                 connection,
@@ -31,6 +31,8 @@ class PostgresWorkers:
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 version=version("memory-pipeline"),
+                unreported_tenants=failing.tenants if failing else 0,
+                report_failure=failing.reason if failing else None,
             )
 
     def deregister(self) -> None:

@@ -6,11 +6,13 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import dagster as dg
+import psycopg
 import pytest
 
 from memory_pipeline.local.postgres import EmbeddedPostgres
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.conftest import empty_database_of
+from memory_pipeline_tests.dagster.reporting import Breaks
 
 
 @pytest.fixture
@@ -27,16 +29,27 @@ def dagster_url(postgres: EmbeddedPostgres) -> str:
 
 
 @pytest.fixture
-def on_postgres(
-    dagster_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[dg.DagsterInstance]:
-    """Return the instance that `up` makes: the product's dagster.yaml, stored in Postgres."""
+def dagster_home(dagster_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make the DAGSTER_HOME that `up` makes; its database has no tables yet."""
     home = _home(tmp_path, monkeypatch)
     monkeypatch.setenv("MEMORY_PIPELINE_DAGSTER_DATABASE_URL", dagster_url)
     with as_file(files("memory_pipeline.local") / "dagster.yaml") as source:
         shutil.copyfile(source, home / "dagster.yaml")
+    return home
+
+
+@pytest.fixture
+def on_postgres(dagster_home: Path) -> Iterator[dg.DagsterInstance]:
+    """Return the instance that `up` makes, stored in Postgres."""
     with dg.DagsterInstance.get() as stored:
         yield stored
+
+
+@pytest.fixture
+def breaks(on_postgres: dg.DagsterInstance, dagster_url: str) -> Iterator[Breaks]:
+    """Return what has Dagster's Postgres refuse events."""
+    with psycopg.connect(dagster_url, autocommit=True) as connection:
+        yield Breaks(connection)
 
 
 @pytest.fixture

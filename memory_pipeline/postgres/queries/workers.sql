@@ -1,14 +1,22 @@
 -- Workers and the freshness that they measure.
 
 -- name: heartbeat!
--- Record that a worker is alive; delete workers that have not done so for a day.
+-- Record that a worker is alive, and since when its reports to Dagster fail; delete workers that
+-- have not done so for a day.
 WITH forgotten AS (
     DELETE FROM memory_pipeline.worker
     WHERE id <> %(id)s AND heartbeat_at < clock_timestamp() - interval '1 day'
 )
-INSERT INTO memory_pipeline.worker (id, host, pid, version)
-VALUES (%(id)s, %(host)s, %(pid)s, %(version)s)
-ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp();
+INSERT INTO memory_pipeline.worker AS w
+    (id, host, pid, version, unreported_tenants, report_failure, report_failing_since)
+VALUES (%(id)s, %(host)s, %(pid)s, %(version)s, %(unreported_tenants)s, %(report_failure)s::text,
+        CASE WHEN %(report_failure)s::text IS NOT NULL THEN clock_timestamp() END)
+ON CONFLICT (id) DO UPDATE SET
+    heartbeat_at = clock_timestamp(),
+    unreported_tenants = EXCLUDED.unreported_tenants,
+    report_failure = EXCLUDED.report_failure,
+    report_failing_since = CASE WHEN EXCLUDED.report_failure IS NOT NULL
+        THEN coalesce(w.report_failing_since, EXCLUDED.report_failing_since) END;
 
 -- name: deregister!
 -- Delete a worker that ends.
@@ -17,7 +25,10 @@ DELETE FROM memory_pipeline.worker WHERE id = %(id)s;
 -- name: workers
 -- Return every worker with a recent heartbeat.
 SELECT id, host, pid, version, started_at,
-       extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS silent_seconds
+       extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS silent_seconds,
+       unreported_tenants, report_failure,
+       coalesce(extract(epoch FROM clock_timestamp() - report_failing_since), 0)::float8
+           AS report_failing_seconds
 FROM memory_pipeline.worker
 WHERE heartbeat_at > clock_timestamp() - make_interval(secs => %(seconds)s)
 ORDER BY started_at;
