@@ -13,6 +13,7 @@ with the runs and not with the reports.
 """
 
 from collections.abc import Collection, Iterator, Mapping
+from typing import TypeVar
 from uuid import uuid4
 
 import dagster as dg
@@ -40,7 +41,9 @@ REPORTED = [dg.AssetCheckKey(INDEX, name) for name in (LAST_REBUILD, DEAD_LETTER
 # only where it evaluates the tenant itself.
 ROUNDS = 3
 
-Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
+Event = TypeVar(
+    "Event", bound=dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
+)
 RunContext = dg.AssetExecutionContext | dg.OpExecutionContext
 
 
@@ -98,7 +101,8 @@ def _report_hidden(
     hidden = {
         info.partition_key
         for info in infos
-        if (info.check_key.name, info.partition_key) in evaluated and _is_hidden(info, run.run.run_id)
+        if (info.check_key.name, info.partition_key) in evaluated
+        and _is_hidden(info, run.run.run_id)
     }
     for tenant, key in tenants.items():
         if key in hidden:
@@ -137,7 +141,9 @@ def _are_current(instance: dg.DagsterInstance, key: str) -> bool:
     newest = newest_materialization(instance, key)
     told = [r for r in _shown(instance, key).values() if r.status in EVALUATED]
     targets = [r.evaluation.target_materialization_data for r in told if r.evaluation]
-    return newest is None or all(t is not None and t.storage_id == newest.storage_id for t in targets)
+    return newest is None or all(
+        t is not None and t.storage_id == newest.storage_id for t in targets
+    )
 
 
 def _is_hidden(info: AssetCheckPartitionInfo, run_id: str) -> bool:

@@ -1,6 +1,6 @@
 """Reports to Dagster what a worker synced, without a run: one materialization for many batches."""
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Collection, Sequence
 
 import dagster as dg
 
@@ -33,7 +33,7 @@ class DagsterReporter:
         self._waiting: dict[TenantId, TenantReport] = {}
 
     @property
-    def waiting(self) -> Set[TenantId]:
+    def waiting(self) -> Collection[TenantId]:
         """The tenants whose report is not told completely."""
         return self._waiting.keys()
 

@@ -1,6 +1,6 @@
 """What a worker needs from Postgres, Chroma and Dagster, as narrow protocols."""
 
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -165,7 +165,7 @@ class Reporter(Protocol):
     """The system that shows synced tenants: Dagster, or none."""
 
     @property
-    def waiting(self) -> Set[TenantId]:
+    def waiting(self) -> Collection[TenantId]:
         """The tenants that it could not be told of completely; it keeps their outcomes."""
         ...
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +19,7 @@ from memory_pipeline.postgres.listener import Listener
 from memory_pipeline.worker.background import BackgroundTasks, Intervals
 from memory_pipeline.worker.loop import Worker
 from memory_pipeline.worker.metrics import Metrics
+from memory_pipeline.worker.ports import Reporter
 from memory_pipeline_tests.words import SECONDS
 
 WaitUntil = Callable[..., None]
@@ -48,7 +49,7 @@ class Told:
     kept: dict[TenantId, Outcome] = field(default_factory=dict)
 
     @property
-    def waiting(self) -> Set[TenantId]:
+    def waiting(self) -> Collection[TenantId]:
         """The tenants that it was not told of while it failed."""
         return self.kept.keys()
 
@@ -69,7 +70,6 @@ class Running:
 
     live: Worker
     background: BackgroundTasks
-    reporter: Told
     thread: threading.Thread = field(init=False)
     raised: list[BaseException] = field(default_factory=list)
 
@@ -94,7 +94,7 @@ class Running:
 
 
 def prepared(
-    pipeline: Pipeline, reporter: Told | None = None, *, intervals: Intervals = SOON
+    pipeline: Pipeline, reporter: Reporter | None = None, *, intervals: Intervals = SOON
 ) -> Running:
     """Return a worker that does not run yet."""
     told = reporter or Told()
@@ -102,7 +102,7 @@ def prepared(
     background = pipeline.background(metrics=metrics, reporter=told, intervals=intervals)
     live = pipeline.worker(background)
     live.listen = partial(Listener, pipeline.database.url, check_seconds=0.1)
-    return Running(live, background, told)
+    return Running(live, background)
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def started(running: Running) -> Iterator[Running]:
 
 @contextmanager
 def living(
-    pipeline: Pipeline, reporter: Told | None = None, *, intervals: Intervals = SOON
+    pipeline: Pipeline, reporter: Reporter | None = None, *, intervals: Intervals = SOON
 ) -> Iterator[Running]:
     """Run a worker for as long as the block lasts."""
     with started(prepared(pipeline, reporter, intervals=intervals)) as running:
