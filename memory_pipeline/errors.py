@@ -65,6 +65,10 @@ class EmbedderUnavailable(Transient):
         super().__init__(message, sent=False)
 
 
+class ReportFailed(Transient):
+    """Dagster's storage cannot be reached, or refuses what it is told; no sync waits for it."""
+
+
 class Poison(PipelineError):
     """The content of a request is refused, and will be each time: a memory cannot be indexed."""
 

@@ -9,6 +9,7 @@ import typer
 
 from memory_pipeline.cli.console import err
 from memory_pipeline.cli.services import exports
+from memory_pipeline.domain.types import TenantId
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.logs import configure_logging
 from memory_pipeline.pipeline import Pipeline, opened
@@ -52,6 +53,8 @@ def live(
 
 class _NoReporter:
     """Reports to no one, where there is no Dagster."""
+
+    waiting: frozenset[TenantId] = frozenset()
 
     def report(self, outcomes: object) -> None:
         """Do nothing."""

@@ -1,5 +1,6 @@
 """Commands that report and change nothing: status and tenants."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -7,7 +8,7 @@ from rich.table import Table
 
 from memory_pipeline.cli.console import AsJson, err, out, plain, print_json
 from memory_pipeline.domain.lags import Lags
-from memory_pipeline.domain.status import TenantStatus
+from memory_pipeline.domain.status import TenantStatus, WorkerInfo
 from memory_pipeline.domain.types import Generation
 from memory_pipeline.errors import (
     EXIT_UNAVAILABLE,
@@ -85,6 +86,7 @@ def _inspect(settings: Settings, figures: dict[str, Any]) -> tuple[list[str], bo
             problems += [f"capture is broken: {b}" for b in pipeline.status.broken_capture()]
             problems += pipeline.status.unseen()
             problems += pipeline.status.publications()
+            problems += _reports(figures, pipeline.workers.healthy())
             problems += _documents(pipeline, figures)
             problems += _impossible(pipeline, figures)
             problems += _damage(figures)
@@ -111,7 +113,6 @@ def _figures(pipeline: Pipeline) -> dict[str, Any]:
         "findings_of_last_verify": totals.findings,
         "unread_dates_of_last_verify": totals.unread_dates,
         "memories_without_tenant": totals.memories_without_tenant,
-        "workers": len(pipeline.workers.healthy()),
         "freshness_ms": _milliseconds(pipeline.workers.freshness().get(None)),
         "model": pipeline.embedder.model,
     }
@@ -152,6 +153,19 @@ def _impossible(pipeline: Pipeline, figures: dict[str, Any]) -> list[str]:
         "differs from the table: `memory-pipeline verify --repair`"
     )
     return [problem]
+
+
+def _reports(figures: dict[str, Any], workers: Sequence[WorkerInfo]) -> list[str]:
+    """Add the workers; return which of them cannot tell Dagster what they synced."""
+    figures["workers"] = len(workers)
+    figures["unreported_tenants"] = sum(worker.unreported_tenants for worker in workers)
+    return [
+        f"the worker {worker.pid} on {worker.host} could not tell Dagster of "
+        f"{worker.unreported_tenants} synced tenants, for {worker.report_failing_seconds:.0f} s: "
+        f"{worker.report_failure}"
+        for worker in workers
+        if worker.report_failure is not None
+    ]
 
 
 def _servers(pipeline: Pipeline) -> list[dict[str, Any]]:

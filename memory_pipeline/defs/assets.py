@@ -8,10 +8,13 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from memory_pipeline.defs.check_reports import shown_at_end
 from memory_pipeline.defs.partitions import MODE_REBUILD, MODE_TAG, tenants
 from memory_pipeline.defs.rebuild_run import rebuild_tenants
 from memory_pipeline.defs.resources import PipelineResource
 from memory_pipeline.defs.sync_run import sync_of_tenants
+
+Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
 OWNERS = ["team:memory_pipeline"]
 
@@ -62,12 +65,15 @@ memory_index = dg.AssetSpec(
 )
 def sync_tenants(
     context: dg.AssetExecutionContext, pipeline_resource: PipelineResource
-) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
+) -> Iterator[Event]:
     """Sync the run's tenants that have changes; in rebuild mode, rebuild all of them."""
     with pipeline_resource.opened() as pipeline:
         mine = set(context.partition_keys)  # read once: each read costs a query
         wanted = {t: key for t, key in pipeline.registry.keys().items() if key in mine}
         if context.run.tags.get(MODE_TAG) == MODE_REBUILD:
-            yield from pipeline_resource.closed_at_end(rebuild_tenants(context, pipeline, wanted))
+            events: Iterator[Event] = pipeline_resource.closed_at_end(
+                rebuild_tenants(context, pipeline, wanted)
+            )
         else:
-            yield from sync_of_tenants(context, pipeline, wanted)
+            events = sync_of_tenants(context, pipeline, wanted)
+        yield from shown_at_end(context, pipeline, wanted, events)

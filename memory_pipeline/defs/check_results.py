@@ -150,8 +150,8 @@ def after_sync(
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Evaluate the checks that a new materialization hides: rebuild, dead letters, freshness."""
     evaluations = Evaluations(instance, tenant, key)
-    for last in pipeline.rebuilds.last([tenant]):
-        yield evaluations.last_rebuild(last)
+    last = pipeline.rebuilds.last([tenant])
+    yield evaluations.last_rebuild(last[0] if last else None)
     yield evaluations.dead_letters(letters_of(pipeline, tenant))
     yield freshness_of(pipeline, evaluations, tenant, pipeline.workers.freshness([tenant]))
 

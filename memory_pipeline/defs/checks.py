@@ -17,6 +17,7 @@ from dagster._core.storage.asset_check_execution_record import (  # not public
     AssetCheckExecutionRecordStatus,
 )
 
+from memory_pipeline.defs.check_reports import shown_at_end
 from memory_pipeline.defs.check_results import (
     DEAD_LETTERS,
     FRESHNESS,
@@ -85,9 +86,9 @@ def verify_tenants(
         keys = pipeline.registry.keys()
         mine = set(run.partition_keys if of_some else keys.values())
         verifying = _Verifying(pipeline, pipeline.verify(), run.instance)
-        for evaluation in verifying.run({t: key for t, key in keys.items() if key in mine}):
-            if evaluation.check_name in chosen:
-                yield evaluation
+        wanted = {t: key for t, key in keys.items() if key in mine}
+        evaluations = (e for e in verifying.run(wanted) if e.check_name in chosen)
+        yield from shown_at_end(run, pipeline, wanted, evaluations)
         unknown = {keys[tenant] for tenant in verifying.skipped}
         for evaluation in _of_all(run.instance, pipeline, list(keys.values()), unknown):
             if evaluation.check_name in chosen:

@@ -8,11 +8,8 @@ unfinished runs of a stack that was killed. No module imports it.
 import sys
 
 import dagster as dg
-from sqlalchemy.exc import IntegrityError, ProgrammingError
-from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
-# The code server may open the instance, and create the tables, at the same moment.
-COLLISIONS = 3
+from memory_pipeline.defs.instances import open_instance
 
 HAS_PROCESS = [
     dg.DagsterRunStatus.STARTING,
@@ -29,21 +26,12 @@ def prepare(*, fail_unfinished: bool) -> None:
     ``fail_unfinished`` the caller guarantees that no run's process is alive, and every unfinished
     run is failed; the changes that it should have synced are still pending.
     """
-    with _opened() as instance:
+    # The code server may open the instance, and create the tables, at the same moment.
+    with open_instance() as instance:
         instance.upgrade()
         if fail_unfinished:
             for run in instance.get_runs(dg.RunsFilter(statuses=HAS_PROCESS)):
                 instance.report_run_failed(run, "The services were stopped while it ran.")
-
-
-@retry(
-    retry=retry_if_exception_type((ProgrammingError, IntegrityError)),
-    stop=stop_after_attempt(COLLISIONS),
-    reraise=True,
-)
-def _opened() -> dg.DagsterInstance:
-    """Open the instance; retry where another process creates a table first."""
-    return dg.DagsterInstance.get()
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def sync_of_tenants(
         told = set(ours)
         yield from _in_sync(context, pipeline, {t: k for t, k in ours.items() if t not in last})
     yield from slowest_tenants(list(last.values()))
-    if pipeline.rebuilds.last(list(told)):
+    if told:
         yield of_all(LAST_REBUILD, failed_rebuilds(pipeline), tenants=len(pipeline.registry.keys()))
     grace = pipeline.settings.retire_seconds
     drop_retired(pipeline.registry, pipeline.index, grace_seconds=grace, limit=DROPS_A_RUN)

@@ -54,11 +54,32 @@ class NewestChange:
 
 
 @dataclass(frozen=True, slots=True)
+class FailingReports:
+    """A worker cannot tell Dagster what it synced: of how many tenants, and why.
+
+    The reason is a sentence that names the command that mends it.
+    """
+
+    tenants: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """A worker that is alive.
 
-    ``silent_seconds``: the age of its last heartbeat. ``quiet_seconds``: how long it may be silent
-    because it rests.
+    Attributes:
+        id: of the worker; a process that is started again has another.
+        host: where it runs.
+        pid: its process there.
+        version: of the package.
+        started_at: its first heartbeat.
+        silent_seconds: the age of its last heartbeat.
+        quiet_seconds: for how long it may be silent because it rests.
+        unreported_tenants: synced tenants that it could not tell Dagster of.
+        report_failure: why, and what mends it; None: its reports succeed.
+        report_failing_seconds: for how long they have failed.
+
     """
 
     id: UUID
@@ -68,6 +89,9 @@ class WorkerInfo:
     started_at: datetime
     silent_seconds: float
     quiet_seconds: float = 0.0
+    unreported_tenants: int = 0
+    report_failure: str | None = None
+    report_failing_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

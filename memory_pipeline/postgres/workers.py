@@ -7,7 +7,7 @@ from importlib.metadata import version
 from uuid import uuid4
 
 from memory_pipeline.domain.lags import WINDOW_SECONDS, Lags
-from memory_pipeline.domain.status import Backlog, WorkerInfo
+from memory_pipeline.domain.status import Backlog, FailingReports, WorkerInfo
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database, queries
 
@@ -22,8 +22,10 @@ class PostgresWorkers:
         self._database = database
         self._id = uuid4()
 
-    def heartbeat(self, *, quiet_seconds: float = 0.0) -> None:
-        """Record that this worker is alive, and for how long it may be silent from now on."""
+    def heartbeat(
+        self, failing: FailingReports | None = None, *, quiet_seconds: float = 0.0
+    ) -> None:
+        """Record that this worker is alive, for how long it may be silent, and what fails."""
         with self._database.transaction() as connection:
             queries().heartbeat(
                 connection,
@@ -32,6 +34,8 @@ class PostgresWorkers:
                 pid=os.getpid(),
                 version=version("memory-pipeline"),
                 quiet_seconds=quiet_seconds,
+                unreported_tenants=failing.tenants if failing else 0,
+                report_failure=failing.reason if failing else None,
             )
 
     def deregister(self) -> None:

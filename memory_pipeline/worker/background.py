@@ -9,7 +9,6 @@
 While the worker rests (quiet.py) each of them touches Postgres rarely.
 """
 
-import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,11 +36,11 @@ from memory_pipeline.worker.ports import (
     Workers,
 )
 from memory_pipeline.worker.quiet import Quiet
+from memory_pipeline.worker.reports import Reports
 
 log = get_logger("memory_pipeline.worker.background")
 
 DROPS_AT_ONCE = 3  # the next damaged tenant waits for them
-REPORT_TENANTS = 25  # in one report; the others follow in the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,7 @@ class Intervals:
         report_seconds: synced tenants are reported within this time, if one is due.
         report_tenant_seconds: one tenant is reported no more often, so that Dagster's tables do not
             grow with every change.
+        report_retry_seconds: after a failure, Dagster is left alone for so long.
         restore_watch_seconds: each check costs queries, and a request to every server.
 
     """
@@ -64,6 +64,7 @@ class Intervals:
     repair_seconds: float = 5.0
     report_seconds: float = 5.0
     report_tenant_seconds: float = 60.0
+    report_retry_seconds: float = 30.0
     restore_watch_seconds: float = 10.0
 
 
@@ -110,11 +111,20 @@ class BackgroundTasks:
     _none_writable: threading.Event = field(init=False, default_factory=threading.Event)
     _unwritable: set[UUID] = field(init=False, default_factory=set)
     _threads: list[threading.Thread] = field(init=False, default_factory=list)
-    # Guards the fields below.
+    _reports: Reports = field(init=False)
+    # Guards the field below.
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
-    _unreported: dict[TenantId, Outcome] = field(init=False, default_factory=dict)
-    _reported_at: dict[TenantId, float] = field(init=False, default_factory=dict)
     _rebuilding: DamageRebuild | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Make the queue of the outcomes that Dagster is told of."""
+        self._reports = Reports(
+            reporter=self.reporter,
+            metrics=self.metrics,
+            tenant_seconds=self.intervals.report_tenant_seconds,
+            retry_seconds=self.intervals.report_retry_seconds,
+            clock=self.clock,
+        )
 
     @property
     def nothing_can_be_written(self) -> bool:
@@ -140,7 +150,7 @@ class BackgroundTasks:
             ("heartbeat", intervals.heartbeat_seconds, self._heartbeat),
             ("probe", intervals.probe_seconds, lambda: self._probe(on_return)),
             ("repair", intervals.repair_seconds, self._repair),
-            ("report", intervals.report_seconds, self._report),
+            ("report", intervals.report_seconds, self._reports.tell),
             ("restore-watch", intervals.restore_watch_seconds, self.restore_watch.watch),
         ):
             thread = threading.Thread(
@@ -158,7 +168,7 @@ class BackgroundTasks:
         for thread in self._threads:
             thread.join()
         try:
-            self._report(everything=True)
+            self._reports.tell_everything()
             self._record_freshness()
             self.workers.deregister()
         except PipelineError as error:
@@ -175,12 +185,7 @@ class BackgroundTasks:
         if outcome.verdict == "postponed":
             self._probe_due.set()
         if outcome.verdict == "done" and outcome.newest_change:
-            self._report_later(outcome)
-
-    def _report_later(self, outcome: Outcome) -> None:
-        with self._lock:
-            before = self._unreported.get(outcome.tenant)
-            self._unreported[outcome.tenant] = before.plus(outcome) if before else outcome
+            self._reports.add(outcome)
 
     def _run_every(self, name: str, seconds: float, task: Callable[[], None]) -> None:
         while not self._stop.wait(seconds):
@@ -206,7 +211,9 @@ class BackgroundTasks:
         rests = self.quiet.is_due() and not self._has_reports(idle_seconds)
         if rests and not self.quiet.rests:
             self.restore_watch.watch(seconds=idle_seconds)
-        self.workers.heartbeat(quiet_seconds=self.quiet.seconds if rests else 0.0)
+        self.workers.heartbeat(
+            self._reports.failing, quiet_seconds=self.quiet.seconds if rests else 0.0
+        )
         self._record_freshness()
         self.metrics.set_backlog(backlog)
         if rests:
@@ -215,8 +222,7 @@ class BackgroundTasks:
     def _has_reports(self, idle_seconds: float) -> bool:
         """Whether reports are due soon; where Dagster takes none, no rest waits for them."""
         patience = self.intervals.report_tenant_seconds + self.quiet.after_seconds
-        with self._lock:
-            return bool(self._unreported) and idle_seconds < patience
+        return self._reports.any_left and idle_seconds < patience
 
     def _record_freshness(self) -> None:
         self.workers.record_freshness(self.freshness.unreported())
@@ -283,35 +289,3 @@ class BackgroundTasks:
             )
         else:
             log.info("damaged_tenant_rebuild_ended", tenant=tenant, verdict=rebuilt.verdict)
-
-    # ---- report
-
-    def _report(self, *, everything: bool = False) -> None:
-        """Report the synced tenants that are due; ``everything``: all of them."""
-        outcomes = self._due(everything=everything)
-        if not outcomes:
-            return
-        try:
-            self.reporter.report(outcomes)
-        except Exception as error:  # noqa: BLE001 - whatever it is, syncing continues
-            log.warning(
-                "dagster_report_failed",
-                tenants=len(outcomes),
-                reason=type(error).__name__,
-                next="syncing continues; the outcomes are reported later",
-            )
-            for outcome in outcomes:
-                self._report_later(outcome)
-
-    def _due(self, *, everything: bool) -> list[Outcome]:
-        """Take the outcomes of the tenants whose last report is old enough."""
-        now, pause = self.clock.monotonic(), self.intervals.report_tenant_seconds
-        with self._lock:
-            due = [
-                tenant
-                for tenant in self._unreported
-                if everything or now - self._reported_at.get(tenant, -math.inf) >= pause
-            ]
-            due = due if everything else due[:REPORT_TENANTS]
-            self._reported_at |= dict.fromkeys(due, now)
-            return [self._unreported.pop(tenant) for tenant in due]

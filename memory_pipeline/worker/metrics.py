@@ -56,6 +56,14 @@ class Metrics:
             registry=self._registry,
         )
         self._unwritable = self._gauge("unwritable_servers", "Chroma servers that take no writes")
+        self._unreported = self._gauge(
+            "unreported_tenants", "synced tenants that Dagster could not be told of yet"
+        )
+        self._failed_reports = Counter(
+            "memory_pipeline_failed_reports",
+            "reports to Dagster that failed; each is repeated",
+            registry=self._registry,
+        )
         self._seconds = self._histogram("turn_seconds", "how long turns took")
         self._embed_seconds = self._histogram("embed_seconds", "embedding and backup, per turn")
         self._write_seconds = self._histogram("write_seconds", "writing to Chroma, per turn")
@@ -105,6 +113,14 @@ class Metrics:
     def set_unwritable_servers(self, servers: int) -> None:
         """Set the number of servers that take no writes."""
         self._unwritable.set(servers)
+
+    def set_unreported_tenants(self, tenants: int) -> None:
+        """Set the number of synced tenants that Dagster could not be told of."""
+        self._unreported.set(tenants)
+
+    def count_failed_report(self) -> None:
+        """Count a report that failed."""
+        self._failed_reports.inc()
 
     def _histogram(self, name: str, meaning: str) -> Histogram:
         return Histogram(f"memory_pipeline_{name}", meaning, registry=self._registry)

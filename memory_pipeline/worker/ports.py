@@ -7,7 +7,7 @@ from uuid import UUID
 from memory_pipeline.domain.changes import PendingTenant
 from memory_pipeline.domain.lags import Lags
 from memory_pipeline.domain.outcomes import Outcome, Rebuilt
-from memory_pipeline.domain.status import Backlog
+from memory_pipeline.domain.status import Backlog, FailingReports
 from memory_pipeline.domain.types import TenantId
 
 # ---- the loop
@@ -55,8 +55,10 @@ class Hints(Protocol):
 class Workers(Protocol):
     """The table of workers, and the figures of the installation."""
 
-    def heartbeat(self, *, quiet_seconds: float = 0.0) -> None:
-        """Record that this worker lives, and for how long it may be silent from now on."""
+    def heartbeat(
+        self, failing: FailingReports | None = None, *, quiet_seconds: float = 0.0
+    ) -> None:
+        """Record that this worker lives, for how long it may be silent, and what fails."""
         ...
 
     def record_freshness(self, measured: Mapping[TenantId | None, Lags]) -> None:
@@ -157,10 +159,31 @@ class Meter(Protocol):
         """Set the number of servers that take no writes."""
         ...
 
+    def set_unreported_tenants(self, tenants: int) -> None:
+        """Set the number of synced tenants that Dagster could not be told of."""
+        ...
+
+    def count_failed_report(self) -> None:
+        """Count a report that failed."""
+        ...
+
 
 class Reporter(Protocol):
     """The system that shows synced tenants: Dagster, or none."""
 
+    @property
+    def waiting(self) -> Collection[TenantId]:
+        """The tenants that it could not be told of completely; it keeps their outcomes."""
+        ...
+
     def report(self, outcomes: Sequence[Outcome]) -> None:
-        """Report that these tenants are in sync, with their figures. May raise any exception."""
+        """Report that these tenants are in sync, with their figures, and those that wait.
+
+        It has the outcomes from then on: they are told, or wait for the next call.
+
+        Raises:
+            ReportFailed: some of them wait; the message has the command that mends it.
+            PostgresUnavailable: some of them wait for Postgres.
+
+        """
         ...

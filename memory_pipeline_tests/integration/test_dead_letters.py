@@ -15,6 +15,7 @@ from memory_pipeline.errors import ChromaUnavailable
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline_tests.doubles import meddled_index, raises
 from memory_pipeline_tests.embedders import RefusingEmbedder
+from memory_pipeline_tests.integration.worker.words import Told
 from memory_pipeline_tests.words import ADA, BOB, change, drained, held, remember
 
 # Longer than what an error may quote.
@@ -271,15 +272,11 @@ def test_sync_and_the_live_process_s_mending_replay_by_themselves(
     """Nobody has to know that there was a cause."""
     from memory_pipeline.worker.metrics import Metrics
 
-    class Nobody:
-        def report(self, outcomes: object) -> None:
-            """Hear nothing."""
-
     buried(pipeline, db, wait_until)
     monkeypatch.setattr(letters_module, "_version", lambda: "99.0")
     embedder.word = ""
     metrics = Metrics(pipeline.freshness)
-    pipeline.background(metrics=metrics, reporter=Nobody())._repair()
+    pipeline.background(metrics=metrics, reporter=Told())._repair()
     settle(pipeline, wait_until)
     assert letters(pipeline) == []
 

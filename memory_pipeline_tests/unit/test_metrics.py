@@ -58,6 +58,8 @@ def test_a_turn_is_counted() -> None:
     metrics.record(Outcome(ADA, "postponed", error="ChromaUnavailable"))
     metrics.record(Outcome(ADA, written=1, embedded=1, embed_seconds=0.125, write_seconds=0.0625))
     metrics.set_unwritable_servers(1)
+    metrics.set_unreported_tenants(2)
+    metrics.count_failed_report()
     found = figures(served(port))
     assert found["memory_pipeline_documents_total written"] == 8
     assert found["memory_pipeline_documents_total deleted"] == 2
@@ -67,6 +69,8 @@ def test_a_turn_is_counted() -> None:
     assert found["memory_pipeline_turns_total done"] == 3
     assert found["memory_pipeline_errors_total ChromaUnavailable"] == 1
     assert found["memory_pipeline_unwritable_servers"] == 1
+    assert found["memory_pipeline_unreported_tenants"] == 2
+    assert found["memory_pipeline_failed_reports_total"] == 1
     assert found["memory_pipeline_embed_seconds_sum"] == 0.125
     assert found["memory_pipeline_write_seconds_sum"] == 0.0625
     assert found["memory_pipeline_turns_total busy"] == 1

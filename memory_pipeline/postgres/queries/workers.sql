@@ -1,15 +1,25 @@
 -- Workers and the freshness that they measure.
 
 -- name: heartbeat!
--- Record that a worker is alive; delete workers that have not done so for a day.
+-- Record that a worker is alive, and since when its reports to Dagster fail; delete workers that
+-- have not done so for a day.
 WITH forgotten AS (
     DELETE FROM memory_pipeline.worker
     WHERE id <> %(id)s AND heartbeat_at < clock_timestamp() - interval '1 day'
 )
-INSERT INTO memory_pipeline.worker (id, host, pid, version, quiet_seconds)
-VALUES (%(id)s, %(host)s, %(pid)s, %(version)s, %(quiet_seconds)s)
-ON CONFLICT (id) DO UPDATE
-SET heartbeat_at = clock_timestamp(), quiet_seconds = EXCLUDED.quiet_seconds;
+INSERT INTO memory_pipeline.worker AS w (
+    id, host, pid, version, quiet_seconds, unreported_tenants, report_failure, report_failing_since
+)
+VALUES (%(id)s, %(host)s, %(pid)s, %(version)s, %(quiet_seconds)s, %(unreported_tenants)s,
+        %(report_failure)s::text,
+        CASE WHEN %(report_failure)s::text IS NOT NULL THEN clock_timestamp() END)
+ON CONFLICT (id) DO UPDATE SET
+    heartbeat_at = clock_timestamp(),
+    quiet_seconds = EXCLUDED.quiet_seconds,
+    unreported_tenants = EXCLUDED.unreported_tenants,
+    report_failure = EXCLUDED.report_failure,
+    report_failing_since = CASE WHEN EXCLUDED.report_failure IS NOT NULL
+        THEN coalesce(w.report_failing_since, EXCLUDED.report_failing_since) END;
 
 -- name: deregister!
 -- Delete a worker that ends.
@@ -18,7 +28,10 @@ DELETE FROM memory_pipeline.worker WHERE id = %(id)s;
 -- name: workers
 -- Return every worker with a recent heartbeat: one that rests has said for how long.
 SELECT id, host, pid, version, started_at,
-       extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS silent_seconds, quiet_seconds
+       extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS silent_seconds, quiet_seconds,
+       unreported_tenants, report_failure,
+       coalesce(extract(epoch FROM clock_timestamp() - report_failing_since), 0)::float8
+           AS report_failing_seconds
 FROM memory_pipeline.worker
 WHERE heartbeat_at > clock_timestamp() - make_interval(secs => %(seconds)s + quiet_seconds)
 ORDER BY started_at;

@@ -11,7 +11,7 @@ from memory_pipeline.domain.types import TenantId
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.rebuild.tenants import RebuildAll
-from memory_pipeline.worker.background import REPORT_TENANTS
+from memory_pipeline.worker.reports import REPORT_TENANTS
 from memory_pipeline_tests.embedders import CountingEmbedder
 from memory_pipeline_tests.integration.worker.words import (
     CROWD,

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from memory_pipeline.domain.lags import WINDOW_SECONDS, Lags
-from memory_pipeline.domain.status import Backlog
+from memory_pipeline.domain.status import Backlog, FailingReports
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.registry import PostgresRegistry
@@ -62,6 +62,32 @@ def test_a_beat_is_no_second_process(workers: PostgresWorkers) -> None:
     workers.heartbeat()
     (after,) = workers.healthy()
     assert (after.id, after.started_at) == (before.id, before.started_at)
+
+
+def test_a_beat_says_since_when_dagster_cannot_be_told(
+    workers: PostgresWorkers, db: psycopg.Connection
+) -> None:
+    """Since the first failure, however the reason changes; and no longer once it can."""
+    workers.heartbeat()
+    (fine,) = workers.healthy()
+    assert (fine.unreported_tenants, fine.report_failure, fine.report_failing_seconds) == (
+        0,
+        None,
+        0,
+    )
+    workers.heartbeat(FailingReports(2, "it does not answer"))
+    db.execute(
+        "UPDATE memory_pipeline.worker SET report_failing_since ="
+        " report_failing_since - interval '1 minute'"
+    )
+    workers.heartbeat(FailingReports(3, "it refuses"))
+    (failing,) = workers.healthy()
+    assert (failing.unreported_tenants, failing.report_failure) == (3, "it refuses")
+    assert failing.report_failing_seconds >= 60
+    workers.heartbeat()
+    assert workers.healthy()[0].report_failure is None
+    workers.heartbeat(FailingReports(1, "again"))
+    assert workers.healthy()[0].report_failing_seconds < 60
 
 
 def test_who_was_silent_is_not_counted_on(workers: PostgresWorkers, db: psycopg.Connection) -> None:

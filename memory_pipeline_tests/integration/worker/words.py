@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,13 +12,14 @@ import psycopg
 
 from memory_pipeline.domain.outcomes import Outcome
 from memory_pipeline.domain.types import Generation, MemoryId, TenantId
-from memory_pipeline.errors import Corrupt
+from memory_pipeline.errors import Corrupt, ReportFailed
 from memory_pipeline.local.chroma import ChromaProcess
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.listener import Listener
 from memory_pipeline.worker.background import BackgroundTasks, Intervals
 from memory_pipeline.worker.loop import Worker
 from memory_pipeline.worker.metrics import Metrics
+from memory_pipeline.worker.ports import Reporter
 from memory_pipeline_tests.words import SECONDS
 
 WaitUntil = Callable[..., None]
@@ -29,24 +30,38 @@ STOP_SECONDS = 30.0
 CROWD = 1_000
 # Every background task, and what it waits for, at once.
 SOON = Intervals(
-    probe_seconds=0.3, repair_seconds=0.3, report_seconds=0.1, report_tenant_seconds=0.3
+    heartbeat_seconds=0.3,
+    probe_seconds=0.3,
+    repair_seconds=0.3,
+    report_seconds=0.1,
+    report_tenant_seconds=0.3,
+    report_retry_seconds=0.3,
 )
 
 
 @dataclass
 class Told:
-    """A reporter that remembers the outcomes that it received; it raises the first times."""
+    """A reporter that remembers the outcomes that it received; it fails the first times."""
 
     failures: int = 0
     raised: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
+    kept: dict[TenantId, Outcome] = field(default_factory=dict)
+
+    @property
+    def waiting(self) -> Collection[TenantId]:
+        """The tenants that it was not told of while it failed."""
+        return self.kept.keys()
 
     def report(self, outcomes: Sequence[Outcome]) -> None:
-        """Raise, or remember."""
+        """Keep, and fail; or remember all that it keeps."""
+        assert not self.kept.keys() & {o.tenant for o in outcomes}
+        self.kept |= {o.tenant: o for o in outcomes}
         if self.raised < self.failures:
             self.raised += 1
-            raise RuntimeError("nobody is there to be told")
-        self.outcomes += outcomes
+            raise ReportFailed("nobody is there to be told")
+        self.outcomes += self.kept.values()
+        self.kept.clear()
 
 
 @dataclass
@@ -55,7 +70,6 @@ class Running:
 
     live: Worker
     background: BackgroundTasks
-    reporter: Told
     thread: threading.Thread = field(init=False)
     raised: list[BaseException] = field(default_factory=list)
 
@@ -80,7 +94,7 @@ class Running:
 
 
 def prepared(
-    pipeline: Pipeline, reporter: Told | None = None, *, intervals: Intervals = SOON
+    pipeline: Pipeline, reporter: Reporter | None = None, *, intervals: Intervals = SOON
 ) -> Running:
     """Return a worker that does not run yet."""
     told = reporter or Told()
@@ -88,7 +102,7 @@ def prepared(
     background = pipeline.background(metrics=metrics, reporter=told, intervals=intervals)
     live = pipeline.worker(background)
     live.listen = partial(Listener, pipeline.database.url, check_seconds=0.1)
-    return Running(live, background, told)
+    return Running(live, background)
 
 
 @contextmanager
@@ -108,7 +122,7 @@ def started(running: Running) -> Iterator[Running]:
 
 @contextmanager
 def living(
-    pipeline: Pipeline, reporter: Told | None = None, *, intervals: Intervals = SOON
+    pipeline: Pipeline, reporter: Reporter | None = None, *, intervals: Intervals = SOON
 ) -> Iterator[Running]:
     """Run a worker for as long as the block lasts."""
     with started(prepared(pipeline, reporter, intervals=intervals)) as running:
