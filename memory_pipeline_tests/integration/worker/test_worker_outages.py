@@ -207,10 +207,10 @@ def test_a_background_task_that_fails_runs_again(
     errors = {2: PostgresUnavailable("it restarts"), 4: ZeroDivisionError("a fault of ours")}
     over = threading.Event()
 
-    def beat_or_not() -> None:
+    def beat_or_not(*, quiet_seconds: float = 0.0) -> None:
         if (number := next(beats)) in errors:
             raise errors[number]
-        beat()
+        beat(quiet_seconds=quiet_seconds)
         if number > max(errors):
             over.set()
 
