@@ -84,10 +84,14 @@ def probe_code_server(port: int | None) -> str:
 
 
 def probe_daemon(database_url: str) -> str:
-    """Read the age of the daemon's last heartbeat, without importing dagster, which takes 1 s."""
+    """Read the age of the daemon's last heartbeat, without importing dagster, which takes 1 s.
+
+    A heartbeat from the future was written before the clock was set back: until the clock is there
+    again, the daemon writes no other and starts nothing.
+    """
     heartbeat = last_heartbeat(database_url)
     # Both times are of this machine's clock: the daemon writes its own into the heartbeat.
-    return "up" if heartbeat and time.time() - heartbeat < HEARTBEAT_SECONDS else "hangs"
+    return "up" if heartbeat and abs(time.time() - heartbeat) < HEARTBEAT_SECONDS else "hangs"
 
 
 def last_heartbeat(database_url: str) -> float | None:

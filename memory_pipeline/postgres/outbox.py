@@ -13,6 +13,7 @@ from memory_pipeline.domain.dead_letters import Cause
 from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import Generation, MemoryId, ProvenanceUpdate, TenantId, Token
 from memory_pipeline.ports import Lease
+from memory_pipeline.postgres.clock_steps import ClockSteps
 from memory_pipeline.postgres.database import Connection, Database, queries
 from memory_pipeline.postgres.lease import PostgresLease, lease_lost
 from memory_pipeline.postgres.registry import read_generation
@@ -30,10 +31,15 @@ class PostgresOutbox:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
+        self._clock_steps = ClockSteps(database, settings)
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{next(_worker_numbers)}"
 
     def pending_tenants(self, *, paused: bool = False) -> list[PendingTenant]:
-        """Return the tenants with changes to claim, oldest first; fans out TRUNCATEs first."""
+        """Return the tenants with changes to claim, oldest first; fans out TRUNCATEs first.
+
+        Whoever looks for work also ends what a clock that was set back would leave waiting.
+        """
+        self._clock_steps.shorten_waits()
         with self._database.transaction() as connection:
             queries().fan_out_truncations(connection)
             rows = queries().pending_tenants(connection, paused=paused)

@@ -20,7 +20,8 @@ from memory_pipeline.local.daemonize import down, up
 from memory_pipeline.local.discovery import discover, running
 from memory_pipeline.local.home import Stack, without_own
 from memory_pipeline.local.orphan_processes import stop_marked
-from memory_pipeline.local.processes import Identity, marked_processes
+from memory_pipeline.local.process_identity import Identity
+from memory_pipeline.local.processes import marked_processes
 from memory_pipeline.local.service_states import service_states
 from memory_pipeline.settings import Settings
 
@@ -155,6 +156,29 @@ def test_a_second_up_prints_that_it_runs(settings: Settings, stack: Stack) -> No
     assert now(settings) == stack
 
 
+@pytest.mark.parametrize("seconds", [3600.0, -3600.0])
+def test_a_clock_that_stepped_hides_no_service(
+    settings: Settings, stack: Stack, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """What broke: everything was down to `status`, and `up` found another one that was starting.
+
+    The moments at which processes started move with the clock: the kernel adds their ticks to the
+    moment of the boot.
+    """
+    step(monkeypatch, seconds)
+    assert set(service_states(settings).values()) == {"up"}
+    (printed,) = start(settings)
+    assert printed.startswith(f"already running (pid {stack.supervisor.pid})")
+    assert now(settings) == stack
+    assert discover(settings).chroma_url == stack.chroma_url
+
+
+def step(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have every process of the machine, but its ticks, start at another moment."""
+    booted = psutil.boot_time()
+    patch.setattr("psutil._pslinux.boot_time", lambda: booted + seconds)
+
+
 def test_more_chroma_servers_need_a_new_start(settings: Settings, stack: Stack) -> None:
     """While the stack runs, `up` prints that and changes nothing."""
     printed = start(settings.model_copy(update={"chroma_servers": 3}))
@@ -278,12 +302,18 @@ def _works(identity: Identity) -> bool:
     return process is not None and "spawn_main" in " ".join(process.cmdline())
 
 
-def test_down_leaves_no_process(settings: Settings, stack: Stack, wait_until: Wait) -> None:
-    """A run under way is stopped; no process is left, and a second down prints that."""
+def test_down_leaves_no_process(
+    settings: Settings, stack: Stack, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run under way is stopped; no process is left, and a second down prints that.
+
+    What broke: not after the clock had stepped, which it does here.
+    """
     before = now(settings)
     graphql = f"{before.ui_url}/graphql"
     assert "LaunchRunSuccess" in httpx.post(graphql, json={"query": LAUNCH}).text
     wait_until(lambda: any(_works(i) for i in marked_processes(settings.home)), within=60)
+    step(monkeypatch, -3600.0)
     printed: list[str] = []
     down(settings, print_line=printed.append)
     assert printed == ["stopped"]
