@@ -3,6 +3,7 @@
 Exit codes: 0 done · 1 findings · 2 wrong usage, input or settings · 3 a service is unavailable.
 """
 
+import os
 from typing import Any
 
 import typer
@@ -27,6 +28,7 @@ from memory_pipeline.cli import (
 from memory_pipeline.cli.console import fail
 from memory_pipeline.errors import PipelineError, SettingsError, exit_code
 from memory_pipeline.logs import TenantNames, configure_logging
+from memory_pipeline.proxies import bypassing_loopback
 from memory_pipeline.settings import Settings
 
 
@@ -76,5 +78,6 @@ app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; what it starts reaches this machine's loopback without a proxy."""
+    os.environ.update(bypassing_loopback(os.environ))
     app()

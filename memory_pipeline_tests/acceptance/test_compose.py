@@ -239,6 +239,15 @@ def test_chroma_and_the_code_server_are_run_as_up_runs_them(tmp_path: Path) -> N
     assert ours.removeprefix("dagster ") == " ".join(server.command[2:])
 
 
+@pytest.mark.parametrize("name", ["migrate", "code", "daemon", "webserver", "live"])
+def test_no_proxy_of_docker_stands_between_the_services(name: str) -> None:
+    """Docker names the proxies of its configuration to every container; gRPC reads `no_proxy`."""
+    environment = SERVICES[name]["environment"]
+    assert environment["NO_PROXY"] == environment["no_proxy"]
+    bypassed = environment["no_proxy"].split(",")
+    assert {"127.0.0.1", "::1", "localhost", "postgres", "chroma", "code"} <= set(bypassed)
+
+
 def test_the_dockerfile_is_sane() -> None:
     """Pinned, without root, without secrets, from files that the builder is given."""
     found = statements()

@@ -19,11 +19,13 @@ from memory_pipeline.errors import PipelineError
 from memory_pipeline.local.daemonize import down, up
 from memory_pipeline.local.discovery import discover, running
 from memory_pipeline.local.home import Stack, without_own
+from memory_pipeline.local.loopback import free_port, loopback_url
 from memory_pipeline.local.orphan_processes import stop_marked
 from memory_pipeline.local.process_identity import Identity
 from memory_pipeline.local.processes import marked_processes
 from memory_pipeline.local.service_states import service_states
 from memory_pipeline.settings import Settings
+from memory_pipeline_tests.http_proxy import behind
 
 Wait = Callable[..., None]
 
@@ -77,15 +79,17 @@ def settings() -> Iterator[Settings]:
 
 
 def start(settings: Settings) -> list[str]:
-    """Start a stack in the background; return what it prints."""
+    """Start a stack in the background, behind a proxy that refuses; return what it prints."""
     printed: list[str] = []
-    up(
-        settings,
-        detach=True,
-        definitions="tiny_definitions",
-        migrate="tiny_definitions:migrate",
-        print_line=printed.append,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        behind(patch, loopback_url(free_port()))
+        up(
+            settings,
+            detach=True,
+            definitions="tiny_definitions",
+            migrate="tiny_definitions:migrate",
+            print_line=printed.append,
+        )
     return printed
 
 
@@ -146,6 +150,26 @@ def test_everything_listens_on_this_machine_alone(stack: Stack) -> None:
             s.laddr.ip.removeprefix("::ffff:") for s in sockets if s.status == psutil.CONN_LISTEN
         }
         assert listening == {"127.0.0.1"}, name
+
+
+def test_the_services_reach_one_another_without_a_proxy(
+    settings: Settings, stack: Stack, wait_until: Wait
+) -> None:
+    """What broke: gRPC sent the webserver's requests for the code server to the proxy."""
+    names = {name: psutil.Process(service.pid) for name, service in stack.services.items()}
+    for name in ("daemon", "webserver", "code-server"):
+        variables = names[name].environ()
+        assert "http_proxy" in variables
+        assert "127.0.0.1" in variables["no_proxy"].split(",")
+    query = "{ workspaceOrError { ... on Workspace { locationEntries { loadStatus name"
+    query += " locationOrLoadError { __typename } } } } }"
+
+    def loaded() -> bool:
+        answer = httpx.post(f"{stack.ui_url}/graphql", json={"query": query}).json()
+        (location,) = answer["data"]["workspaceOrError"]["locationEntries"]
+        return str(location["locationOrLoadError"]["__typename"]) == "RepositoryLocation"
+
+    wait_until(loaded, within=30)
 
 
 def test_a_second_up_prints_that_it_runs(settings: Settings, stack: Stack) -> None:
