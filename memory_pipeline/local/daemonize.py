@@ -22,6 +22,7 @@ from memory_pipeline.local.processes import ServiceFailed, stop_all, tail, wait_
 from memory_pipeline.local.supervisor import Supervisor
 from memory_pipeline.logs import configure_logging
 from memory_pipeline.settings import Settings
+from memory_pipeline.terminal import spell_what_is_lacking
 
 __all__ = ["down", "running", "up"]
 
@@ -203,6 +204,7 @@ def main() -> int:
     parser.add_argument("--definitions", default=DEFINITIONS)
     parser.add_argument("--migrate", default=MIGRATE)
     chosen = parser.parse_args()
+    spell_what_is_lacking()
     configure_logging()
     try:
         up(Settings.load(), definitions=chosen.definitions, migrate=chosen.migrate)

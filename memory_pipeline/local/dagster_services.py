@@ -17,6 +17,8 @@ from memory_pipeline.local.loopback import LOOPBACK, loopback_url
 from memory_pipeline.local.probes import last_heartbeat, probe_code_server, probe_webserver
 from memory_pipeline.local.processes import ServiceFailed, tail
 
+# For the calls under way, after which the code server takes 3 s at most: it is killed after 15.
+CODE_SERVER_CALL_SECONDS = 8
 DAEMON_STOP_SECONDS = 35.0  # it gives its threads 30 s
 # Dagster measures pauses by the wall clock. A step that is shorter only makes the daemon late.
 STEP_SECONDS = 30.0
@@ -43,7 +45,7 @@ def code_server(
     return Service(
         name="code-server",
         command=(
-            *(*script("dagster"), "api", "grpc"),
+            *(sys.executable, "-P", "-m", "memory_pipeline.defs.code_server"),
             *("--host", LOOPBACK, "--port", str(port), "--module-name", definitions),
             *("--location-name", "memory_pipeline"),
             "--empty-working-directory",
@@ -51,7 +53,10 @@ def code_server(
         ),
         log_file=log_file,
         healthy=lambda _: probe_code_server(port) == "up",
-        environment=environment,
+        environment={
+            **environment,
+            "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": str(CODE_SERVER_CALL_SECONDS),
+        },
         port=port,
     )
 
