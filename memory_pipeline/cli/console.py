@@ -56,10 +56,8 @@ def _pieces(value: object, *, escaped: bool) -> Iterator[str]:
             yield node
         elif isinstance(node, Mapping):
             for key, child in node.items():
-                parts += [
-                    _Piece(f"{', ' if parts else ''}{json.dumps(key, ensure_ascii=escaped)}: ")
-                ]
-                parts += [child]
+                name = json.dumps(key, ensure_ascii=escaped)
+                parts += [_Piece(f"{', ' if parts else ''}{name}: "), child]
             waiting += reversed([_Piece("{"), *parts, _Piece("}")])
         elif isinstance(node, list | tuple):
             for child in node:

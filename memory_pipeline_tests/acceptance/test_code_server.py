@@ -44,13 +44,28 @@ defs = dg.Definitions(jobs=[endless], sensors=[slow], executor=dg.in_process_exe
 """
 
 
-@pytest.fixture
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """Start a Postgres that a test may stop, with a database for Dagster."""
-    server = start_postgres(tmp_path_factory.mktemp("dagster") / "postgres", durable=False)
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """Start a Postgres of its own, with Dagster's tables."""
+    place = tmp_path_factory.mktemp("dagster")
+    server = start_postgres(place / "postgres", durable=False)
     server.create_database("dagster")
+    write_instance(place, code_server_port=free_port())
+    named = {
+        "DAGSTER_HOME": str(place),
+        "MEMORY_PIPELINE_DAGSTER_DATABASE_URL": server.url("dagster"),
+    }
+    program = [sys.executable, "-P", "-m", "memory_pipeline.defs.prepare_storage"]
+    subprocess.run(program, env={**os.environ, **named}, check=True)
     yield server
     server.remove()
+
+
+@pytest.fixture
+def database(prepared: EmbeddedPostgres) -> EmbeddedPostgres:
+    """Return a Postgres that runs, and that a test may stop."""
+    prepared.ensure_running()
+    return prepared
 
 
 @pytest.fixture
@@ -76,11 +91,6 @@ def server(tmp_path: Path, environment: dict[str, str]) -> Iterator[Service]:
     """Start the code server as `up` does."""
     port = free_port()
     write_instance(tmp_path, code_server_port=port)
-    subprocess.run(
-        [sys.executable, "-P", "-m", "memory_pipeline.defs.prepare_storage"],
-        env=environment,
-        check=True,
-    )
     service = code_server("slow_definitions", environment, tmp_path / "code.log", port=port)
     service.start()
     service.wait_until_healthy()
