@@ -1,7 +1,9 @@
 """Time as the core measures it: durations only. Postgres' clock decides leases and schedules."""
 
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -47,6 +49,36 @@ class SystemClock:
 
 
 SYSTEM_CLOCK = SystemClock()
+
+
+@dataclass(slots=True)
+class StepWatch:
+    """Detects that a wall clock was set back, by comparing it with one that never is.
+
+    A clock that is set forward ends every wait early; one that is set back leaves times behind
+    that lie in its future, and whoever waits for one waits too long.
+
+    Attributes:
+        seconds: a smaller step is none.
+        clock: what the wall clock is compared with.
+
+    """
+
+    seconds: float
+    clock: Clock = SYSTEM_CLOCK
+    _ahead: float = field(init=False, default=-math.inf)
+
+    def set_back(self, read: Callable[[], float]) -> bool:
+        """Whether the wall clock was set back since the last call; False at the first one.
+
+        ``read`` returns the wall clock's seconds since any moment. It may take its time, and the
+        process may be paused around it: neither looks like a step.
+        """
+        before = self.clock.monotonic()
+        wall = read()
+        stepped = wall - before < self._ahead - self.seconds
+        self._ahead = wall - self.clock.monotonic()
+        return stepped
 
 
 class Stopwatch:

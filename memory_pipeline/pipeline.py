@@ -233,7 +233,7 @@ class Pipeline:
     def detach(self) -> Detach:
         """Return what removes the pipeline from the database."""
         return Detach(
-            postgres=PostgresDetach(self.database),
+            postgres=PostgresDetach(self.database, self.settings),
             workers=self.workers,
             registry=self.registry,
             servers=self.servers,

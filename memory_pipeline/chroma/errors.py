@@ -9,6 +9,7 @@ import httpx
 from chromadb.errors import ChromaError, InvalidDimensionException, NotFoundError
 
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, Poison
+from memory_pipeline.proxies import ProxyUnusable, through_proxy
 from memory_pipeline.redact import without_quotes
 
 # A collection that answers one of these answers it for good: its files or its log are damaged.
@@ -33,6 +34,14 @@ REFUSALS = (
 )
 # How much of an answer is kept: enough to know the kind, too little to hold a document.
 QUOTED_CHARACTERS = 160
+# A proxy that refuses to open a tunnel has sent nothing on.
+UNSENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    ProxyUnusable,
+)
 
 
 @contextmanager
@@ -56,17 +65,17 @@ def translated(  # noqa: C901 - one clause per error, nothing nested
         yield
     except PipelineError:
         raise
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+    except UNSENT as error:
         raise ChromaUnavailable(
-            f"Chroma at {url} cannot be reached: {_quoted(error)}", sent=False
+            f"Chroma at {_place(url)} cannot be reached: {_quoted(error)}", sent=False
         ) from error
     except httpx.TimeoutException as error:
-        raise ChromaUnavailable(f"Chroma at {url} did not answer in time") from error
+        raise ChromaUnavailable(f"Chroma at {_place(url)} did not answer in time") from error
     except httpx.HTTPError as error:
-        raise ChromaUnavailable(f"Chroma at {url} broke off: {_quoted(error)}") from error
+        raise ChromaUnavailable(f"Chroma at {_place(url)} broke off: {_quoted(error)}") from error
     except json.JSONDecodeError as error:
         # A proxy's page instead of an answer.
-        raise ChromaUnavailable(f"Chroma at {url} answered with something else") from error
+        raise ChromaUnavailable(f"Chroma at {_place(url)} answered with something else") from error
     except NotFoundError as error:
         raise Corrupt(f"Chroma at {url}: {_quoted(error)}", generation=generation) from error
     except InvalidDimensionException as error:
@@ -90,8 +99,13 @@ def _by_status(url: str, error: Exception, generation: UUID | None, status: int)
         return Corrupt(f"Chroma at {url}: {_quoted(error)}", generation=generation)
     if status in REFUSED or (not status and any(sign in text for sign in REFUSALS)):
         return Poison(f"Chroma refuses it: {_quoted(error)}")
-    message = f"Chroma at {url} answers {status or ''}: {_quoted(error)}"
+    message = f"Chroma at {_place(url)} answers {status or ''}: {_quoted(error)}"
     return ChromaUnavailable(message, answered=True)
+
+
+def _place(url: str) -> str:
+    """Return the server's address, and the proxy between: it may be the proxy that answered."""
+    return url + through_proxy(url)
 
 
 def _quoted(error: BaseException) -> str:

@@ -3,6 +3,8 @@
 Exit codes: 0 done · 1 findings · 2 wrong usage, input or settings · 3 a service is unavailable.
 """
 
+import os
+import sys
 from typing import Any
 
 import typer
@@ -25,9 +27,11 @@ from memory_pipeline.cli import (
     verify,
 )
 from memory_pipeline.cli.console import fail
-from memory_pipeline.errors import PipelineError, SettingsError, exit_code
+from memory_pipeline.errors import EXIT_USAGE, PipelineError, SettingsError, exit_code
 from memory_pipeline.logs import TenantNames, configure_logging
+from memory_pipeline.proxies import bypassing_loopback
 from memory_pipeline.settings import Settings
+from memory_pipeline.terminal import spell_what_is_lacking, utf8
 
 
 class _Commands(TyperGroup):
@@ -76,5 +80,11 @@ app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; what it starts reaches this machine's loopback without a proxy."""
+    spell_what_is_lacking()
+    os.environ.update(bypassing_loopback(os.environ))
+    try:
+        sys.argv[1:] = map(utf8, sys.argv[1:])
+    except UnicodeDecodeError as error:
+        fail(f"an argument is not UTF-8: {error.object!r}", code=EXIT_USAGE)
     app()

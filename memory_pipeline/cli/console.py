@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from memory_pipeline.terminal import shows_everything
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 out = Console(highlight=False, soft_wrap=True)
@@ -29,11 +31,12 @@ CONTROL = re.compile(r"[^\n\x20-\x7e\xa0-\U0010ffff]")
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON value for a program to read."""
+    """Print one JSON value for a program to read; what the output cannot show is escaped."""
+    escaped = not shows_everything(sys.stdout)
     try:
-        printed = json.dumps(value, ensure_ascii=False, default=str)
+        printed = json.dumps(value, ensure_ascii=escaped, default=str)
     except RecursionError:  # a memory may be nested as deeply as Postgres lets it
-        printed = "".join(_pieces(value))
+        printed = "".join(_pieces(value, escaped=escaped))
     sys.stdout.write(printed + "\n")
 
 
@@ -43,7 +46,7 @@ class _Piece(str):
     __slots__ = ()
 
 
-def _pieces(value: object) -> Iterator[str]:
+def _pieces(value: object, *, escaped: bool) -> Iterator[str]:
     """Write JSON as json.dumps does, without recursion."""
     waiting: list[object] = [value]
     while waiting:
@@ -53,15 +56,15 @@ def _pieces(value: object) -> Iterator[str]:
             yield node
         elif isinstance(node, Mapping):
             for key, child in node.items():
-                parts += [_Piece(f"{', ' if parts else ''}{json.dumps(key, ensure_ascii=False)}: ")]
-                parts += [child]
+                name = json.dumps(key, ensure_ascii=escaped)
+                parts += [_Piece(f"{', ' if parts else ''}{name}: "), child]
             waiting += reversed([_Piece("{"), *parts, _Piece("}")])
         elif isinstance(node, list | tuple):
             for child in node:
                 parts += [_Piece(", "), child] if parts else [child]
             waiting += reversed([_Piece("["), *parts, _Piece("]")])
         else:
-            yield json.dumps(node, ensure_ascii=False, default=str)
+            yield json.dumps(node, ensure_ascii=escaped, default=str)
 
 
 def plain(value: object) -> Text:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from memory_pipeline.errors import PipelineError, Transient
-from memory_pipeline.local.loopback import http_client
+from memory_pipeline.proxies import http_client, through_proxy
 
 LOCATION = "memory_pipeline"
 JOB = "full_rebuild"
@@ -163,7 +163,8 @@ def _query(ui_url: str, query: str, **variables: Any) -> Any:
             )
             answer = response.json()
     except (httpx.HTTPError, ValueError) as error:
-        raise Transient(f"Dagster at {ui_url} does not answer: {error}") from error
+        where = f"Dagster at {ui_url}{through_proxy(ui_url)}"
+        raise Transient(f"{where} does not answer: {error}") from error
     if answer.get("errors"):
         raise PipelineError(f"Dagster refuses: {_line(answer['errors'][0]['message'])}")
     return answer["data"]

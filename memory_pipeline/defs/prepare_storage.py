@@ -1,13 +1,15 @@
 """Prepares Dagster's storage once, before its daemon and webserver start; run as a program.
 
 Two processes that create the tables at the same time collide, and one of them ends. Without
-arguments the program creates or upgrades the tables; with ``--fail-unfinished`` it also fails the
-unfinished runs of a stack that was killed. No module imports it.
+arguments the program creates or upgrades the tables and forgets ticks that lie in the future; with
+``--fail-unfinished`` it also fails the unfinished runs of a stack that was killed.
 """
 
 import sys
+import time
 
 import dagster as dg
+from dagster._core.scheduler.instigation import SensorInstigatorData
 
 from memory_pipeline.defs.instances import open_instance
 
@@ -29,9 +31,26 @@ def prepare(*, fail_unfinished: bool) -> None:
     # The code server may open the instance, and create the tables, at the same moment.
     with open_instance() as instance:
         instance.upgrade()
+        forget_future_ticks(instance)
         if fail_unfinished:
             for run in instance.get_runs(dg.RunsFilter(statuses=HAS_PROCESS)):
                 instance.report_run_failed(run, "The services were stopped while it ran.")
+
+
+def forget_future_ticks(instance: dg.DagsterInstance) -> None:
+    """Let every sensor tick that would wait for a moment which the clock was set back from.
+
+    Dagster ticks a sensor no sooner than its interval after the last tick, by the wall clock: after
+    a step of an hour it would not be asked for an hour. Its cursor stays as it is.
+    """
+    now = time.time()
+    for state in instance.all_instigator_state():
+        ticks = state.instigator_data
+        if isinstance(ticks, SensorInstigatorData) and now < max(
+            ticks.last_tick_timestamp or 0.0, ticks.last_tick_start_timestamp or 0.0
+        ):
+            forgotten = ticks._replace(last_tick_timestamp=None, last_tick_start_timestamp=None)
+            instance.update_instigator_state(state.with_data(forgotten))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import psutil
 
+from memory_pipeline.local.process_identity import Identity, identify
 from memory_pipeline.local.processes import (
-    Identity,
     ServiceFailed,
-    identify,
     stop_all,
     tail,
     wait_for_end,

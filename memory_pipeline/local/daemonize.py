@@ -17,17 +17,12 @@ from memory_pipeline.local.discovery import running
 from memory_pipeline.local.environment import base_environment
 from memory_pipeline.local.home import Stack, home_of, private_folder, read_json, write_json
 from memory_pipeline.local.orphan_processes import stop_marked, stop_postgres
-from memory_pipeline.local.processes import (
-    Identity,
-    ServiceFailed,
-    own_identity,
-    stop_all,
-    tail,
-    wait_until,
-)
+from memory_pipeline.local.process_identity import Identity, own_identity, read_identity
+from memory_pipeline.local.processes import ServiceFailed, stop_all, tail, wait_until
 from memory_pipeline.local.supervisor import Supervisor
 from memory_pipeline.logs import configure_logging
 from memory_pipeline.settings import Settings
+from memory_pipeline.terminal import spell_what_is_lacking
 
 __all__ = ["down", "running", "up"]
 
@@ -198,7 +193,7 @@ def _supervisor(home: Path) -> Identity | None:
     """Return the living supervisor of this home, from its first moment to its last."""
     content = read_json(home / "supervisor.json")
     with suppress(KeyError, TypeError, ValueError):
-        identity = Identity(int(content["pid"]), float(content["created"]))
+        identity = read_identity(content)
         return identity if identity.alive() else None
     return None
 
@@ -209,6 +204,7 @@ def main() -> int:
     parser.add_argument("--definitions", default=DEFINITIONS)
     parser.add_argument("--migrate", default=MIGRATE)
     chosen = parser.parse_args()
+    spell_what_is_lacking()
     configure_logging()
     try:
         up(Settings.load(), definitions=chosen.definitions, migrate=chosen.migrate)

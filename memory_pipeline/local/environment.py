@@ -7,6 +7,7 @@ from pydantic import SecretStr
 
 from memory_pipeline.local.home import home_of
 from memory_pipeline.local.processes import MARK
+from memory_pipeline.proxies import bypassing_loopback
 from memory_pipeline.settings import PREFIX, Settings
 
 
@@ -22,9 +23,12 @@ def settings_environment(settings: Settings) -> dict[str, str]:
 
 
 def base_environment(settings: Settings) -> dict[str, str]:
-    """Return this process's environment with these settings in place of its own."""
+    """Return this process's environment with these settings in place of its own.
+
+    Its proxies are for other machines: Dagster's processes reach one another without them.
+    """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
-    return inherited | settings_environment(settings)
+    return inherited | bypassing_loopback(inherited) | settings_environment(settings)
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from memory_pipeline.local.loopback import free_port, is_port_free, loopback_url
-from memory_pipeline.local.processes import Identity
+from memory_pipeline.local.process_identity import Identity, read_identity
 from memory_pipeline.settings import Settings
 
 URLS = ("database_url", "chroma_url", "dagster_database_url")
@@ -29,14 +29,22 @@ FURTHER_CHROMA = re.compile(r"chroma-([2-9]|[1-9][0-9])")
 class ListedService:
     """One service in services.json: its process, its port (None: no TCP port), its log."""
 
-    pid: int
-    created: float
+    process: Identity
     port: int | None = None
     log: str = ""
 
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self.process.pid
+
     def alive(self) -> bool:
         """Whether this very process still runs."""
-        return Identity(self.pid, self.created).alive()
+        return self.process.alive()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as they are written to a file."""
+        return {**self.process.as_json(), "port": self.port, "log": self.log}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,8 @@ class Stack:
 
     def write(self, home: Path) -> None:
         """Write services.json, and to addresses.json the part that outlives the stack."""
-        write_json(home / "services.json", asdict(self))
+        services = {name: service.as_json() for name, service in self.services.items()}
+        write_json(home / "services.json", {**asdict(self), "services": services})
         own = {
             name: self.url(name)
             for name, service in zip(URLS, ("postgres", CHROMA, "postgres"), strict=True)
@@ -84,19 +93,21 @@ def read_stack(home: Path) -> Stack | None:
     """Read services.json; its processes may have ended. None where there is no such file."""
     content = read_json(home / "services.json")
     try:
-        services = {
-            name: ListedService(**service) for name, service in content.pop("services").items()
-        }
+        services = {name: _listed(fields) for name, fields in content.pop("services").items()}
         return Stack(
             **content
             | {
-                "supervisor": Identity(**content["supervisor"]),
+                "supervisor": read_identity(content["supervisor"]),
                 "chroma_urls": tuple(content.get("chroma_urls", ())),
                 "services": services,
             }
         )
-    except (TypeError, KeyError, AttributeError):
+    except (TypeError, KeyError, AttributeError, ValueError):
         return None
+
+
+def _listed(fields: Mapping[str, Any]) -> ListedService:
+    return ListedService(read_identity(fields), fields.get("port"), fields.get("log", ""))
 
 
 def own_urls(home: Path) -> dict[str, str]:

@@ -1,32 +1,17 @@
-"""This machine's loopback interface: addresses, ports, and an HTTP client that no proxy intercepts.
+"""This machine's loopback interface: addresses and ports.
 
 Neither Chroma nor Dagster has a login, so the services of `up` listen here and nowhere else.
 """
 
 import socket
 from collections.abc import Collection
-from urllib.parse import urlsplit
-
-import httpx
 
 LOOPBACK = "127.0.0.1"
-LOOPBACK_NAMES = frozenset({LOOPBACK, "localhost", "::1"})
 
 
 def loopback_url(port: int | None) -> str:
     """Return the address of a local service, without a slash at the end."""
     return f"http://{LOOPBACK}:{port}"
-
-
-def http_client(url: str, *, timeout: float) -> httpx.Client:
-    """Return a client for ``url``; a proxy of the environment is used for other machines alone.
-
-    A proxy cannot reach the ports of this machine's loopback interface.
-    """
-    return httpx.Client(
-        trust_env=urlsplit(url).hostname not in LOOPBACK_NAMES,
-        timeout=timeout,
-    )
 
 
 def free_port(*, but: Collection[int | None] = ()) -> int:

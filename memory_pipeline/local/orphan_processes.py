@@ -4,7 +4,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from memory_pipeline.local.postgres import embedded_postgres
-from memory_pipeline.local.processes import Identity, marked_processes, stop_all
+from memory_pipeline.local.process_identity import Identity
+from memory_pipeline.local.processes import marked_processes, stop_all
 
 # Chroma finishes the requests that it has, Dagster's daemon joins its threads.
 STOP_SECONDS = 60.0

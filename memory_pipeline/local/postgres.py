@@ -28,14 +28,8 @@ from memory_pipeline.local.postgres_location import (
     make_folder,
     socket_folder,
 )
-from memory_pipeline.local.processes import (
-    POLL_SECONDS,
-    Identity,
-    ServiceFailed,
-    identify,
-    stop_all,
-    tail,
-)
+from memory_pipeline.local.process_identity import Identity, identify
+from memory_pipeline.local.processes import POLL_SECONDS, ServiceFailed, stop_all, tail
 
 # Recovery after a crash replays up to max_wal_size, a gigabyte.
 START_SECONDS = 180.0

@@ -13,9 +13,9 @@ import psycopg
 from memory_pipeline.local.loopback import (
     LOOPBACK,
     accepts_connections,
-    http_client,
     loopback_url,
 )
+from memory_pipeline.proxies import http_client
 
 PROBE_SECONDS = 2.0
 # The daemon writes a heartbeat every 30 s; a busy machine may delay one.
@@ -25,7 +25,7 @@ HEARTBEAT_SECONDS = 120.0
 def probe_http(url: str) -> str:
     """Get a page; a refusal for want of a token counts as ``up``."""
     try:
-        with http_client(url, timeout=PROBE_SECONDS) as client:
+        with http_client(url, timeout=PROBE_SECONDS, verify=url.startswith("https:")) as client:
             return "down" if client.get(url).is_server_error else "up"
     except httpx.TimeoutException:
         return "hangs"
@@ -84,10 +84,14 @@ def probe_code_server(port: int | None) -> str:
 
 
 def probe_daemon(database_url: str) -> str:
-    """Read the age of the daemon's last heartbeat, without importing dagster, which takes 1 s."""
+    """Read the age of the daemon's last heartbeat, without importing dagster, which takes 1 s.
+
+    A heartbeat from the future was written before the clock was set back: until the clock is there
+    again, the daemon writes no other and starts nothing.
+    """
     heartbeat = last_heartbeat(database_url)
     # Both times are of this machine's clock: the daemon writes its own into the heartbeat.
-    return "up" if heartbeat and time.time() - heartbeat < HEARTBEAT_SECONDS else "hangs"
+    return "up" if heartbeat and abs(time.time() - heartbeat) < HEARTBEAT_SECONDS else "hangs"
 
 
 def last_heartbeat(database_url: str) -> float | None:

@@ -1,24 +1,18 @@
-"""Processes of this machine: name one for good, wait with a deadline, stop. Knows no service.
-
-A pid alone identifies nothing, for the system uses it again: a process is its pid and the moment it
-was created.
-"""
+"""Processes of this machine: wait with a deadline, find by the mark, stop. Knows no service."""
 
 import os
 import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.errors import Transient
+from memory_pipeline.local.process_identity import Identity, identify
 
 POLL_SECONDS = 0.05
-# psutil derives the moment from the wall clock, which may be corrected while a process lives.
-CLOCK_TOLERANCE_SECONDS = 2.0
 KILL_SECONDS = 10.0
 # Every process of a stack carries its home under this name: also a run whose parent has ended.
 MARK = "MEMORY_PIPELINE_STACK"
@@ -29,47 +23,6 @@ class ServiceFailed(Transient):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, sent=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """One process, for as long as it lives; unlike psutil.Process it can be written to a file."""
-
-    pid: int
-    created: float
-
-    def process(self) -> psutil.Process | None:
-        """Return the process while it lives; None when it has ended, also when it is a zombie."""
-        try:
-            process = psutil.Process(self.pid)
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return None
-            same = abs(process.create_time() - self.created) < CLOCK_TOLERANCE_SECONDS
-        except psutil.Error:
-            return None
-        return process if same else None
-
-    def alive(self) -> bool:
-        """Whether this very process still runs."""
-        return self.process() is not None
-
-    def as_json(self) -> dict[str, float]:
-        """Return the fields as they are written to a file."""
-        return {"pid": self.pid, "created": self.created}
-
-
-def identify(pid: int) -> Identity | None:
-    """Return the identity of a living process; None where there is none."""
-    try:
-        identity = Identity(pid, psutil.Process(pid).create_time())
-    except psutil.Error:
-        return None
-    return identity if identity.alive() else None
-
-
-def own_identity() -> Identity:
-    """Return the identity of this process."""
-    return Identity(os.getpid(), psutil.Process().create_time())
 
 
 def wait_until(

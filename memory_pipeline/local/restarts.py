@@ -9,7 +9,7 @@ from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.errors import PipelineError
 from memory_pipeline.local.home import ListedService
 from memory_pipeline.local.postgres import EmbeddedPostgres
-from memory_pipeline.local.processes import Identity
+from memory_pipeline.local.process_identity import Identity
 from memory_pipeline.logs import get_logger
 
 BACKOFF = Backoff(0.5, 30.0)
@@ -153,9 +153,7 @@ class WatchedService:
         identity = self.service.identity
         if identity is None:
             return None
-        return ListedService(
-            identity.pid, identity.created, self.service.port, str(self.service.log_file)
-        )
+        return ListedService(identity, self.service.port, str(self.service.log_file))
 
     def _pause(self, now: float) -> None:
         self._last_pause = BACKOFF.following(self._last_pause)

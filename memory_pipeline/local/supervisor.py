@@ -35,7 +35,7 @@ from memory_pipeline.local.loopback import loopback_url
 from memory_pipeline.local.orphan_processes import stop_marked
 from memory_pipeline.local.postgres import embedded_postgres
 from memory_pipeline.local.prepare_databases import prepare_databases
-from memory_pipeline.local.processes import own_identity
+from memory_pipeline.local.process_identity import own_identity
 from memory_pipeline.local.restarts import ManagedPostgres, ManagedService, WatchedService
 from memory_pipeline.local.worker_service import worker_service
 from memory_pipeline.logs import get_logger

@@ -22,6 +22,7 @@ import httpx
 from memory_pipeline.domain.dead_letters import DeadLetter
 from memory_pipeline.logs import get_logger
 from memory_pipeline.maintenance.ports import DeadLetterAlerts
+from memory_pipeline.proxies import http_client, proxy_of
 from memory_pipeline.settings import Settings, webhook_key
 
 log = get_logger("memory_pipeline.maintenance.alerts")
@@ -65,12 +66,14 @@ class Alerts:
         body = json.dumps({"event": event, **alert}).encode()
         headers = _headers(alert_id or _digest(body), int(time.time()), body, self.key)
         try:
-            answer = httpx.post(self.url, content=body, headers=headers, timeout=ANSWER_SECONDS)
+            with http_client(self.url, timeout=ANSWER_SECONDS) as client:
+                answer = client.post(self.url, content=body, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             log.warning(
                 "alert_send_failed",
                 alert=event,
                 reason=type(error).__name__,
+                proxy=proxy_of(self.url) or "none",
                 next=AFTER_FAILURE,
             )
             return False
@@ -79,6 +82,7 @@ class Alerts:
                 "alert_refused",
                 alert=event,
                 status=answer.status_code,
+                proxy=proxy_of(self.url) or "none",
                 next=AFTER_FAILURE,
             )
         return answer.is_success

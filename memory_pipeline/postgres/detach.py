@@ -5,15 +5,18 @@ from uuid import UUID
 from memory_pipeline.domain.status import ActiveWork
 from memory_pipeline.domain.types import Generation
 from memory_pipeline.errors import ContractError
+from memory_pipeline.postgres.clock_steps import ClockSteps
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.ddl import hasty_transaction, patient_attempts
+from memory_pipeline.settings import Settings
 
 
 class PostgresDetach:
     """Removes the pipeline from this database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
+        self._clock_steps = ClockSteps(database, settings)
 
     def is_attached(self) -> bool:
         """Whether the pipeline's schema exists."""
@@ -22,6 +25,7 @@ class PostgresDetach:
 
     def active_work(self) -> ActiveWork:
         """Count the rebuilds and syncs in progress."""
+        self._clock_steps.shorten_waits()
         with self._database.transaction() as connection:
             return ActiveWork(*queries().under_way(connection))
 

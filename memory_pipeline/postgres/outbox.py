@@ -21,6 +21,7 @@ from memory_pipeline.domain.dead_letters import Cause
 from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import Generation, MemoryId, ProvenanceUpdate, TenantId, Token
 from memory_pipeline.ports import Lease
+from memory_pipeline.postgres.clock_steps import ClockSteps
 from memory_pipeline.postgres.database import Connection, Database, queries
 from memory_pipeline.postgres.lease import PostgresLease, lease_lost
 from memory_pipeline.postgres.registry import read_generation
@@ -28,8 +29,9 @@ from memory_pipeline.settings import Settings
 
 # The pause before a row that the application had locked, or changed meanwhile, is tried again.
 MISSED_PAUSE_SECONDS = 0.25
-# How often the catalog is asked for rows that no trigger saw; a process asks at its first query.
-STORAGE_SECONDS = 5.0
+# How often a process looks for rows that no trigger saw and for a clock that was set back; it looks
+# at its first query.
+LOOK_SECONDS = 5.0
 
 _worker_numbers = count(1)
 
@@ -41,15 +43,22 @@ class PostgresOutbox:
         self._database = database
         self._settings = settings
         self._clock = clock
-        self._storage_due = -math.inf
+        self._look_due = -math.inf
+        self._clock_steps = ClockSteps(database, settings)
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{next(_worker_numbers)}"
 
     def pending_tenants(self, *, paused: bool = False) -> list[PendingTenant]:
-        """Return the tenants with changes to claim, oldest first; fans out TRUNCATEs first."""
+        """Return the tenants with changes to claim, oldest first; fans out TRUNCATEs first.
+
+        Whoever looks for work also ends what a clock that was set back would leave waiting.
+        """
+        looks = self._clock.monotonic() >= self._look_due
+        if looks:
+            self._clock_steps.shorten_waits()
         with self._database.transaction() as connection:
-            if self._clock.monotonic() >= self._storage_due:
+            if looks:
                 queries().note_storage(connection)
-                self._storage_due = self._clock.monotonic() + STORAGE_SECONDS
+                self._look_due = self._clock.monotonic() + LOOK_SECONDS
             if queries().fan_out_truncations(connection):
                 queries().reset_new_tenants(connection)
             rows = queries().pending_tenants(connection, paused=paused)

@@ -17,6 +17,7 @@ from memory_pipeline.domain.types import (
 )
 from memory_pipeline.errors import Fenced
 from memory_pipeline.ports import Lease
+from memory_pipeline.postgres.clock_steps import ClockSteps
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.flip import flip
 from memory_pipeline.postgres.outbox import record_provenance
@@ -34,6 +35,7 @@ class PostgresRebuilds:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
+        self._clock_steps = ClockSteps(database, settings)
         self._seconds = max(
             settings.lease_seconds, settings.request_seconds + settings.grace_seconds
         )
@@ -52,6 +54,7 @@ class PostgresRebuilds:
 
     def acquire_part(self, rebuild: RebuildId, tenant: TenantId) -> RebuildPart | None:
         """Become the owner of a tenant's part; None where it is done or has another owner."""
+        self._clock_steps.shorten_waits()
         owner = uuid4().hex
         try:
             with self._database.transaction() as connection:

@@ -17,8 +17,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from memory_pipeline.defs.code_server import MARGIN_SECONDS
 from memory_pipeline.local.chroma import OPEN_FILES, STOP_SECONDS, chroma_service
-from memory_pipeline.local.dagster_services import DAEMON_STOP_SECONDS, code_server
+from memory_pipeline.local.dagster_services import (
+    CODE_SERVER_CALL_SECONDS,
+    DAEMON_STOP_SECONDS,
+    code_server,
+)
 from memory_pipeline.local.postgres_binaries import server_programs
 from memory_pipeline.local.worker_service import STOP_SECONDS as LIVE_STOP_SECONDS
 from memory_pipeline.settings import PREFIX, Settings
@@ -126,6 +131,7 @@ def test_every_variable_is_one_that_somebody_reads(name: str) -> None:
         variables |= image_environment()
     sql = (DOCKER / "databases.sql").read_text()
     general = {"PATH", "HOME", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "SQLITE_TMPDIR"}
+    general |= {"NO_PROXY", "no_proxy"}
     for variable in variables.keys() - general:
         if variable.startswith(PREFIX):
             assert variable.removeprefix(PREFIX).lower() in Settings.model_fields
@@ -233,10 +239,20 @@ def test_chroma_and_the_code_server_are_run_as_up_runs_them(tmp_path: Path) -> N
     assert seconds(SERVICES["live"]["stop_grace_period"]) > LIVE_STOP_SECONDS
     assert seconds(SERVICES["daemon"]["stop_grace_period"]) > DAEMON_STOP_SECONDS
     calls = float(SERVICES["code"]["environment"]["DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD"])
-    assert seconds(SERVICES["code"]["stop_grace_period"]) > calls
+    assert seconds(SERVICES["code"]["stop_grace_period"]) > calls + MARGIN_SECONDS
     server = code_server("memory_pipeline.definitions", {}, tmp_path / "log", port=4000)
     ours = " ".join(words_of(SERVICES["code"])[-1]).replace("0.0.0.0", "127.0.0.1")  # noqa: S104
-    assert ours.removeprefix("dagster ") == " ".join(server.command[2:])
+    assert ours.removeprefix("python ") == " ".join(server.command[1:])
+    assert server.stop_seconds > CODE_SERVER_CALL_SECONDS + MARGIN_SECONDS
+
+
+@pytest.mark.parametrize("name", ["migrate", "code", "daemon", "webserver", "live"])
+def test_no_proxy_of_docker_stands_between_the_services(name: str) -> None:
+    """Docker names the proxies of its configuration to every container; gRPC reads `no_proxy`."""
+    environment = SERVICES[name]["environment"]
+    assert environment["NO_PROXY"] == environment["no_proxy"]
+    bypassed = environment["no_proxy"].split(",")
+    assert {"127.0.0.1", "::1", "localhost", "postgres", "chroma", "code"} <= set(bypassed)
 
 
 def test_the_dockerfile_is_sane() -> None:

@@ -180,7 +180,7 @@ def test_migrate_attaches_again_where_a_detach_was_cut_off(
     """What was written meanwhile is found."""
     remember(db, "ada", "before")
     assert [o.verdict for o in pipeline.drain().run()] == ["done"]
-    half = PostgresDetach(pipeline.database)
+    half = PostgresDetach(pipeline.database, pipeline.settings)
     half.stop_capture()
     half.stop_syncing()
     half.stop_capture()
@@ -292,7 +292,7 @@ def test_a_detach_that_is_repeated_ends_what_was_left(
     assert [o.verdict for o in pipeline.drain().run()] == ["done"]
     (server,) = pipeline.servers.usable()
     with opened(settings, embedder=HashingEmbedder()) as killed:
-        half = PostgresDetach(killed.database)
+        half = PostgresDetach(killed.database, killed.settings)
         half.stop_capture()
         half.stop_syncing()
         killed.servers.check_identity()
@@ -311,7 +311,7 @@ def test_a_database_without_the_pipeline_is_told_so(empty_database: str) -> None
     """Not a stack trace."""
     database = Database(empty_database)
     try:
-        assert not PostgresDetach(database).is_attached()
+        assert not PostgresDetach(database, Settings.load()).is_attached()
         with database.transaction() as connection:
             assert list(queries().triggers(connection)) == []
     finally:

@@ -19,10 +19,13 @@ from memory_pipeline.errors import PipelineError
 from memory_pipeline.local.daemonize import down, up
 from memory_pipeline.local.discovery import discover, running
 from memory_pipeline.local.home import Stack, without_own
+from memory_pipeline.local.loopback import free_port, loopback_url
 from memory_pipeline.local.orphan_processes import stop_marked
-from memory_pipeline.local.processes import Identity, marked_processes
+from memory_pipeline.local.process_identity import Identity
+from memory_pipeline.local.processes import marked_processes
 from memory_pipeline.local.service_states import service_states
 from memory_pipeline.settings import Settings
+from memory_pipeline_tests.http_proxy import behind
 
 Wait = Callable[..., None]
 
@@ -76,15 +79,17 @@ def settings() -> Iterator[Settings]:
 
 
 def start(settings: Settings) -> list[str]:
-    """Start a stack in the background; return what it prints."""
+    """Start a stack in the background, behind a proxy that refuses; return what it prints."""
     printed: list[str] = []
-    up(
-        settings,
-        detach=True,
-        definitions="tiny_definitions",
-        migrate="tiny_definitions:migrate",
-        print_line=printed.append,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        behind(patch, loopback_url(free_port()))
+        up(
+            settings,
+            detach=True,
+            definitions="tiny_definitions",
+            migrate="tiny_definitions:migrate",
+            print_line=printed.append,
+        )
     return printed
 
 
@@ -147,12 +152,55 @@ def test_everything_listens_on_this_machine_alone(stack: Stack) -> None:
         assert listening == {"127.0.0.1"}, name
 
 
+def test_the_services_reach_one_another_without_a_proxy(
+    settings: Settings, stack: Stack, wait_until: Wait
+) -> None:
+    """What broke: gRPC sent the webserver's requests for the code server to the proxy."""
+    names = {name: psutil.Process(service.pid) for name, service in stack.services.items()}
+    for name in ("daemon", "webserver", "code-server"):
+        variables = names[name].environ()
+        assert "http_proxy" in variables
+        assert "127.0.0.1" in variables["no_proxy"].split(",")
+    query = "{ workspaceOrError { ... on Workspace { locationEntries { loadStatus name"
+    query += " locationOrLoadError { __typename } } } } }"
+
+    def loaded() -> bool:
+        answer = httpx.post(f"{stack.ui_url}/graphql", json={"query": query}).json()
+        (location,) = answer["data"]["workspaceOrError"]["locationEntries"]
+        return str(location["locationOrLoadError"]["__typename"]) == "RepositoryLocation"
+
+    wait_until(loaded, within=30)
+
+
 def test_a_second_up_prints_that_it_runs(settings: Settings, stack: Stack) -> None:
     """It starts nothing and names the process and the address of the UI."""
     (printed,) = start(settings)
     assert str(stack.supervisor.pid) in printed
     assert stack.ui_url in printed
     assert now(settings) == stack
+
+
+@pytest.mark.parametrize("seconds", [3600.0, -3600.0])
+def test_a_clock_that_stepped_hides_no_service(
+    settings: Settings, stack: Stack, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """What broke: everything was down to `status`, and `up` found another one that was starting.
+
+    The moments at which processes started move with the clock: the kernel adds their ticks to the
+    moment of the boot.
+    """
+    step(monkeypatch, seconds)
+    assert set(service_states(settings).values()) == {"up"}
+    (printed,) = start(settings)
+    assert printed.startswith(f"already running (pid {stack.supervisor.pid})")
+    assert now(settings) == stack
+    assert discover(settings).chroma_url == stack.chroma_url
+
+
+def step(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have every process of the machine, but its ticks, start at another moment."""
+    booted = psutil.boot_time()
+    patch.setattr("psutil._pslinux.boot_time", lambda: booted + seconds)
 
 
 def test_more_chroma_servers_need_a_new_start(settings: Settings, stack: Stack) -> None:
@@ -278,12 +326,18 @@ def _works(identity: Identity) -> bool:
     return process is not None and "spawn_main" in " ".join(process.cmdline())
 
 
-def test_down_leaves_no_process(settings: Settings, stack: Stack, wait_until: Wait) -> None:
-    """A run under way is stopped; no process is left, and a second down prints that."""
+def test_down_leaves_no_process(
+    settings: Settings, stack: Stack, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run under way is stopped; no process is left, and a second down prints that.
+
+    What broke: not after the clock had stepped, which it does here.
+    """
     before = now(settings)
     graphql = f"{before.ui_url}/graphql"
     assert "LaunchRunSuccess" in httpx.post(graphql, json={"query": LAUNCH}).text
     wait_until(lambda: any(_works(i) for i in marked_processes(settings.home)), within=60)
+    step(monkeypatch, -3600.0)
     printed: list[str] = []
     down(settings, print_line=printed.append)
     assert printed == ["stopped"]

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -19,7 +20,7 @@ from memory_pipeline.local.home import (
     without_own,
 )
 from memory_pipeline.local.loopback import free_port
-from memory_pipeline.local.processes import own_identity
+from memory_pipeline.local.process_identity import own_identity
 from memory_pipeline.local.service_states import service_states
 from memory_pipeline.settings import Settings
 
@@ -36,10 +37,7 @@ def settings(tmp_path: Path) -> Settings:
 def a_stack(**services: int) -> Stack:
     """Return a stack that this very process supervises, with its services by port."""
     me = own_identity()
-    named = {
-        name.replace("_", "-"): ListedService(me.pid, me.created, port)
-        for name, port in services.items()
-    }
+    named = {name.replace("_", "-"): ListedService(me, port) for name, port in services.items()}
     return Stack(me, "http://ui", "postgresql:///m", FIRST, "postgresql:///d", services=named)
 
 
@@ -167,3 +165,20 @@ def test_a_home_that_cannot_be_written_is_named_in_one_line(
     assert done.exit_code == 2
     assert f"MEMORY_PIPELINE_HOME='{home}': " in done.stderr
     assert "allowed is " in done.stderr
+
+
+def test_a_home_of_an_earlier_version_is_read(settings: Settings) -> None:
+    """What would break: the services that it left running could not be stopped."""
+    me = own_identity()
+    a_stack(chroma=9101).write(settings.home)
+    file = settings.home / "services.json"
+    content = json.loads(file.read_text())
+    for fields in (content["supervisor"], content["services"]["chroma"]):
+        del fields["started"], fields["boot"]
+        fields["created"] = psutil.Process().create_time()
+    file.write_text(json.dumps(content))
+    stack = read_stack(settings.home)
+    assert stack is not None
+    assert stack.supervisor == me
+    assert stack.services["chroma"].alive()
+    assert stack.services["chroma"].port == 9101

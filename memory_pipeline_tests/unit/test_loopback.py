@@ -10,7 +10,6 @@ import pytest
 from memory_pipeline.local.loopback import (
     accepts_connections,
     free_port,
-    http_client,
     is_port_free,
     loopback_url,
 )
@@ -46,22 +45,6 @@ def test_a_proxy_of_the_environment_does_not_intercept_local_requests(
         monkeypatch.setenv(name, loopback_url(free_port()))
     assert probe_worker(port) == "up"
     assert probe_http(f"http://localhost:{port}") == "up"
-
-
-@pytest.mark.parametrize(
-    ("url", "uses_proxy"),
-    [
-        ("http://127.0.0.1:1", False),
-        ("http://localhost:1/path", False),
-        ("http://[::1]:1", False),
-        ("http://chroma.example:1", True),
-        ("http://127.0.0.1.example", True),
-    ],
-)
-def test_a_proxy_is_used_for_other_machines_alone(url: str, *, uses_proxy: bool) -> None:
-    """A Chroma elsewhere may be reachable by no other way."""
-    with http_client(url, timeout=1.0) as client:
-        assert client.trust_env is uses_proxy
 
 
 def test_a_port_is_free_until_a_process_listens_on_it() -> None:

@@ -6,25 +6,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psutil
 import pytest
 
-from memory_pipeline.local.processes import Identity, identify, stop_all, wait_for_end, wait_until
+from memory_pipeline.local.process_identity import Identity, identify, own_identity
+from memory_pipeline.local.processes import stop_all, wait_for_end, wait_until
 from memory_pipeline_tests.manual_clock import ManualClock
 
 # The name keeps the Popen, which would reap the child at its deletion.
 PARENT = """
-import subprocess, time
-child = subprocess.Popen(["true"])
+import subprocess, sys, time
+child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
 print(child.pid, flush=True)
+sys.stdin.readline()
+child.stdin.close()
 time.sleep(60)
 """
 
 
 def started(*command: str) -> subprocess.Popen[str]:
     """Start a process."""
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
@@ -41,9 +45,13 @@ def zombie() -> Iterator[Identity]:
     with started(sys.executable, "-c", PARENT) as parent:
         try:
             assert parent.stdout is not None
+            assert parent.stdin is not None
             child = psutil.Process(int(parent.stdout.readline()))
+            identity = identify(child.pid)
+            assert identity is not None
+            print("end", file=parent.stdin, flush=True)
             assert wait_until(lambda: child.status() == psutil.STATUS_ZOMBIE, within=10.0)
-            yield Identity(child.pid, child.create_time())
+            yield identity
         finally:
             parent.kill()
 
@@ -69,7 +77,8 @@ def test_the_exit_code_of_a_child_that_was_stopped_is_kept(
 
 def test_a_process_with_a_reused_pid_is_left_alone(sleeper: subprocess.Popen[str]) -> None:
     """The pid alone is in a file of an earlier start."""
-    stop_all([Identity(sleeper.pid, created=1.0)], within=10.0)
+    other = replace(own_identity(), pid=sleeper.pid)
+    stop_all([other], within=10.0)
     assert sleeper.poll() is None
 
 

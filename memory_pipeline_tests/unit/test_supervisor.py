@@ -15,7 +15,8 @@ from memory_pipeline.local import supervisor as supervisor_module
 from memory_pipeline.local.child_process import Service
 from memory_pipeline.local.daemonize import down, main, up
 from memory_pipeline.local.home import Stack, read_stack
-from memory_pipeline.local.processes import Identity, ServiceFailed, own_identity
+from memory_pipeline.local.process_identity import Identity, own_identity
+from memory_pipeline.local.processes import ServiceFailed
 from memory_pipeline.local.restarts import WatchedService
 from memory_pipeline.local.supervisor import Supervisor
 from memory_pipeline.settings import Settings

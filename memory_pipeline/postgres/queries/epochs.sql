@@ -58,10 +58,12 @@ VALUES (%(database_id)s, %(timeline)s, %(outbox)s)
 RETURNING nonce;
 
 -- name: epoch_is_due$
--- Return whether the newest epoch is at least that old, or there is none.
+-- Return whether the newest epoch is at least that old, or there is none. One that begins in the
+-- future is from before the clock was set back.
 SELECT NOT EXISTS (
     SELECT FROM memory_pipeline.epoch
-    WHERE begun_at > clock_timestamp() - make_interval(secs => %(seconds)s)
+    WHERE begun_at BETWEEN clock_timestamp() - make_interval(secs => %(seconds)s)
+                       AND clock_timestamp()
 );
 
 -- name: delete_old_epochs!

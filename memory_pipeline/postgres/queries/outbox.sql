@@ -52,7 +52,8 @@ WITH RECURSIVE named AS (
     FROM named WHERE named.tenant IS NOT NULL
 )
 SELECT named.tenant AS tenant, t.partition_key AS partition_key,
-       extract(epoch FROM clock_timestamp() - oldest.changed_at)::float8 AS waits_seconds,
+       greatest(0, extract(epoch FROM clock_timestamp() - oldest.changed_at))::float8
+           AS waits_seconds,
        g.server AS server
 FROM named
 LEFT JOIN memory_pipeline.tenant t ON t.tenant = named.tenant
@@ -98,7 +99,8 @@ FROM due
 WHERE c.tenant = %(tenant)s AND c.seq = due.seq
 RETURNING c.seq, c.memory_id, due.claim_token AS claimed_before,
           c.recheck, CASE WHEN c.memory_id IS NOT NULL AND NOT c.confirm AND NOT c.recheck
-               THEN extract(epoch FROM clock_timestamp() - c.changed_at)::float8 END AS age;
+               THEN greatest(0, extract(epoch FROM clock_timestamp() - c.changed_at))::float8
+          END AS age;
 
 -- name: schedule_confirms!
 -- Schedule a second write of these memories for when every request under way has been applied or

@@ -38,7 +38,8 @@ WHERE t.tenant = %(tenant)s;
 SELECT EXISTS (
     SELECT FROM memory_pipeline.tenant t JOIN memory_pipeline.generation g ON g.id = t.live
     WHERE g.server = %(server)s AND t.tenant <> %(tenant)s
-      AND t.last_synced_at > clock_timestamp() - make_interval(secs => %(seconds)s)
+      AND t.last_synced_at BETWEEN clock_timestamp() - make_interval(secs => %(seconds)s)
+                               AND clock_timestamp()
       AND NOT EXISTS (
           SELECT FROM memory_pipeline.rebuild r
           WHERE r.tenant = t.tenant AND r.ended_at = t.last_synced_at

@@ -9,7 +9,7 @@ SELECT (SELECT count(*) FROM public.memory_logs) AS memories,
            AS memories_without_tenant,
        (SELECT count(*) FROM memory_pipeline.change)
          + (SELECT count(*) FROM memory_pipeline.truncation) AS pending_changes,
-       (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(changed_at)), 0)::float8
+       (SELECT coalesce(greatest(0, extract(epoch FROM clock_timestamp() - min(changed_at))), 0)::float8
         FROM (SELECT changed_at FROM memory_pipeline.change
               UNION ALL SELECT truncated_at FROM memory_pipeline.truncation) AS waits)
            AS oldest_pending_seconds,
@@ -45,7 +45,8 @@ SELECT t.tenant, t.partition_key, t.live AS generation, g.collection_id, g.serve
        coalesce(held.memories, 0) AS memories, coalesce(waits.pending, 0) AS pending_changes,
        coalesce(dead.letters, 0) AS dead_letters,
        coalesce(dead.waived, 0) AS waived_dead_letters,
-       coalesce(extract(epoch FROM clock_timestamp() - waits.oldest), 0)::float8 AS lag_seconds,
+       coalesce(greatest(0, extract(epoch FROM clock_timestamp() - waits.oldest)), 0)::float8
+           AS lag_seconds,
        t.last_synced_at, t.last_error
 FROM memory_pipeline.tenant t
 LEFT JOIN memory_pipeline.generation g ON g.id = t.live

@@ -26,14 +26,16 @@ ON CONFLICT (id) DO UPDATE SET
 DELETE FROM memory_pipeline.worker WHERE id = %(id)s;
 
 -- name: workers
--- Return every worker with a recent heartbeat: one that rests has said for how long.
+-- Return every worker with a recent heartbeat: one that rests has said for how long. One of the
+-- future is from before the clock was set back: a worker that lives writes another within seconds.
 SELECT id, host, pid, version, started_at,
-       extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS silent_seconds, quiet_seconds,
-       unreported_tenants, report_failure,
-       coalesce(extract(epoch FROM clock_timestamp() - report_failing_since), 0)::float8
+       greatest(0, extract(epoch FROM clock_timestamp() - heartbeat_at))::float8 AS silent_seconds,
+       quiet_seconds, unreported_tenants, report_failure,
+       coalesce(greatest(0, extract(epoch FROM clock_timestamp() - report_failing_since)), 0)::float8
            AS report_failing_seconds
 FROM memory_pipeline.worker
-WHERE heartbeat_at > clock_timestamp() - make_interval(secs => %(seconds)s + quiet_seconds)
+WHERE heartbeat_at BETWEEN clock_timestamp() - make_interval(secs => %(seconds)s + quiet_seconds)
+                       AND clock_timestamp() + make_interval(secs => %(seconds)s)
 ORDER BY started_at;
 
 -- name: record_freshness!
@@ -48,12 +50,14 @@ ON CONFLICT (tenant) DO UPDATE SET
 -- name: freshness
 -- Return how fresh tenants were recently.
 SELECT tenant, changes, p50, p95, p99, slowest FROM memory_pipeline.freshness
-WHERE measured_at > clock_timestamp() - make_interval(secs => %(seconds)s)
+WHERE measured_at BETWEEN clock_timestamp() - make_interval(secs => %(seconds)s)
+                      AND clock_timestamp() + make_interval(secs => %(seconds)s)
   AND (%(tenants)s::text[] IS NULL OR tenant = ANY(%(tenants)s::text[]));
 
 -- name: waits
 -- Return for how many seconds the oldest change of each of these tenants has waited.
-SELECT tenant, extract(epoch FROM clock_timestamp() - min(changed_at))::float8 AS seconds
+SELECT tenant,
+       greatest(0, extract(epoch FROM clock_timestamp() - min(changed_at)))::float8 AS seconds
 FROM memory_pipeline.change WHERE tenant = ANY(%(tenants)s::text[]) GROUP BY tenant;
 
 -- name: resume_paused!
@@ -64,6 +68,7 @@ UPDATE memory_pipeline.tenant SET retry_at = NULL WHERE retry_at > clock_timesta
 -- name: backlog^
 -- Count the pending changes, their oldest age and the dead letters.
 SELECT count(*) AS changes,
-       coalesce(extract(epoch FROM clock_timestamp() - min(changed_at)), 0)::float8 AS oldest_seconds,
+       coalesce(greatest(0, extract(epoch FROM clock_timestamp() - min(changed_at))), 0)::float8
+           AS oldest_seconds,
        (SELECT count(*) FROM memory_pipeline.failure WHERE buried_at IS NOT NULL) AS dead_letters
 FROM memory_pipeline.change;

@@ -71,7 +71,7 @@ def app(partitioned: str) -> Iterator[psycopg.Connection]:
 
 def looks_again(parts: Pipeline) -> Pipeline:
     """Return the same as a process that has just started."""
-    parts.outbox._storage_due = 0.0
+    parts.outbox._look_due = 0.0
     return parts
 
 
@@ -202,7 +202,7 @@ def test_only_one_of_many_processes_has_everything_compared(
     app.execute(ATTACH)
     with closing(Database(partitioned)) as database:
         for outbox in (parts.outbox, *(PostgresOutbox(database, parts.settings) for _ in "ab")):
-            outbox._storage_due = 0.0
+            outbox._look_due = 0.0
             outbox.pending_tenants()
 
     assert changes(app) == [("ada", None)]
