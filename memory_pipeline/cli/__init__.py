@@ -22,6 +22,7 @@ from memory_pipeline.cli import (
     setup,
     status,
     sync,
+    transfer,
     verify,
 )
 from memory_pipeline.cli.console import fail
@@ -60,6 +61,7 @@ for module in (
     services,
     setup,
     memories,
+    transfer,
     sync,
     live,
     rebuild,
