@@ -30,10 +30,7 @@ def import_(
         Path,
         typer.Argument(
             help="JSON lines, a JSON array, CSV or Parquet, compressed or not; - is the standard "
-            "input.",
-            exists=True,
-            dir_okay=False,
-            allow_dash=True,
+            "input."
         ),
     ],
     *,
@@ -161,11 +158,7 @@ def _report(done: Imported, skip_bad: Path | None, *, as_json: bool) -> None:
 def export(
     file: Annotated[
         Path,
-        typer.Argument(
-            help="The file, compressed if it ends in .gz; - is the standard output.",
-            dir_okay=False,
-            allow_dash=True,
-        ),
+        typer.Argument(help="The file, compressed if it ends in .gz; - is the standard output."),
     ] = STDOUT,
     tenant: Annotated[
         list[str] | None, typer.Option("--tenant", "-t", help="Whose memories; default all.")

@@ -179,7 +179,7 @@ class Finish:
 
     def __call__(self, draft: Draft, origin: Origin) -> NewMemory:
         """Return the memory. Raises ValueError, with the reason and what to do."""
-        user_id = self._either(_text("user_id", draft.user_id), self.user_id)
+        user_id = self._either(_text("user_id", draft.user_id) or None, self.user_id)
         project_id = self._either(_text("project_id", draft.project_id), self.project_id)
         if user_id is None and self.tenant_by != "project_id":
             raise ValueError(
@@ -189,7 +189,7 @@ class Finish:
         if project_id is None and self.tenant_by == "project_id":
             raise ValueError("project_id is missing, and is the tenant here: --project-id NAME")
         external_id = _text("the external id", draft.external_id) if self.once else None
-        if self.once and external_id is None:
+        if self.once and not external_id:
             raise ValueError("the external id is missing")
         self._note_length(user_id, project_id)
         return NewMemory(
@@ -229,7 +229,7 @@ class Finish:
 def _text(column: str, text: str | None) -> str | None:
     """Return a column's text; a whole number counts as the text that it is written as."""
     value = None if text is None else decoded(text)
-    if value is None or value == "":
+    if value is None:
         return None
     is_whole = isinstance(value, Number) and re.fullmatch(r"-?\d+", value)
     if not isinstance(value, str) or (isinstance(value, Number) and not is_whole):

@@ -102,6 +102,8 @@ def opened(path: Path, *, encoding: str | None = None) -> Iterator[Source]:
             f"{named} cannot be read: it is cut off before its end; copy it again; "
             "nothing was imported"
         ) from None
+    except FileNotFoundError:
+        raise InvalidMemory(f"{named} does not exist; nothing was imported") from None
     except (OSError, zlib.error, lzma.LZMAError, UnicodeError) as error:
         raise InvalidMemory(f"{named} cannot be read: {error}; nothing was imported") from None
 
