@@ -125,6 +125,9 @@ def _names(error: psycopg.Error) -> str:
 
 
 def _function(error: psycopg.Error) -> str | None:
-    """Return the innermost function in a procedural language that the error passed through."""
+    """Return the application's innermost function that the error passed through.
+
+    What fails in the pipeline's own trigger is of the installation.
+    """
     found = _FUNCTION.search(error.diag.context or "")
-    return found[1] if found else None
+    return None if found is None or found[1].startswith("memory_pipeline.") else found[1]

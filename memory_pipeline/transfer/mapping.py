@@ -179,7 +179,7 @@ class Finish:
 
     def __call__(self, draft: Draft, origin: Origin) -> NewMemory:
         """Return the memory. Raises ValueError, with the reason and what to do."""
-        user_id = self._either(_text("user_id", draft.user_id) or None, self.user_id)
+        user_id = self._either(_text("user_id", draft.user_id), self.user_id)
         project_id = self._either(_text("project_id", draft.project_id), self.project_id)
         if user_id is None and self.tenant_by != "project_id":
             raise ValueError(
@@ -191,6 +191,8 @@ class Finish:
         external_id = _text("the external id", draft.external_id) if self.once else None
         if self.once and not external_id:
             raise ValueError("the external id is missing")
+        if user_id == "":
+            self.notes["user_id is the empty text"] += 1
         self._note_length(user_id, project_id)
         return NewMemory(
             user_id=user_id,

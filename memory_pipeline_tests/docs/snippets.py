@@ -269,7 +269,8 @@ CHECKERS: Mapping[str, Callable[[list[str]], None]] = {
     "python": _check_python,
     "unchecked-output": _check_output,
     **dict.fromkeys(
-        ("cd", "curl", "eval", "git", "kill", "pg_dump", "psql", "dagster-webserver"),
+        ("cd", "curl", "eval", "git", "kill", "pg_dump", "psql", "dagster-webserver")
+        + ("unzip", "zstd"),
         _check_nothing,
     ),
 }

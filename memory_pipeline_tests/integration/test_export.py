@@ -28,6 +28,7 @@ ROWS = """
 INSERT INTO memory_logs (user_id, project_id, raw_data, created_at) VALUES
     ('ada', NULL, '{"b": 12345678901234567890.125, "a": 1.10, "e": 1e400}', '2024-01-01 00:00+02'),
     ('ada', 'p', 'null', 'infinity'),
+    ('', '', '7', '2024-01-01'),
     ('bob', '', '"a\\"b\\\\c\\nd"', '-infinity'),
     ('eve', 'ü\u2028', '[{"text": "\\u00e9\\ud83d\\ude00"}]', '0044-03-15 BC'),
     (E'a"\\n\\\\b', 'p', '1', '20000-01-01')
@@ -58,7 +59,7 @@ def test_an_export_that_is_imported_is_the_same(
     db.execute(f"ALTER TABLE memory_logs ALTER created_at TYPE {column}")
     db.execute(ROWS)
     path = tmp_path / name
-    assert export_file(pipeline.transfer, path) == 5
+    assert export_file(pipeline.transfer, path) == 6
     assert (path.read_bytes()[:2] == b"\x1f\x8b") == name.endswith(".gz")
     assert path.stat().st_mode & 0o077 == 0
     assert os.listdir(tmp_path) == [name]  # noqa: PTH208 - hidden files too
@@ -141,9 +142,9 @@ def test_the_command_exports_to_the_standard_output(
         check=True,
         timeout=60,
     )
-    assert len(done.stdout.splitlines()) == 5
+    assert len(done.stdout.splitlines()) == 6
     assert done.stderr.decode().splitlines() == [
-        "exported 5 memories",
+        "exported 6 memories",
         "1 rows belong to no tenant and were left out",
     ]
 

@@ -167,7 +167,6 @@ def test_a_line_is_stored_as_it_is_written(tmp_path: Path) -> None:
         ("1", "line 1: no JSON object"),
         ("{", "line 1: no JSON"),
         ('{"raw_data": 1}', "--user-id NAME"),
-        ('{"user_id": "", "raw_data": 1}', "--user-id NAME"),
         ('{"user_id": "ada"}', "--map raw_data=."),
         ('{"user_id": "ada", "content": 1}', "--map raw_data=content"),
         ('{"user_id": "ada", "raw_data": 1, "id": 2, "x": 3}', "--ignore id,x leaves it out"),
@@ -209,6 +208,15 @@ def test_a_name_that_is_never_indexed_is_told(tmp_path: Path) -> None:
     path = written(tmp_path / "f", json.dumps({"user_id": "x" * 1001, "raw_data": 1}))
     assert len(read(path, finish=finish)) == 1
     assert any("never indexed" in note for note in finish.notes)
+
+
+def test_an_empty_name_is_one_and_is_told(tmp_path: Path) -> None:
+    """An application may have it; mostly it is a mistake."""
+    finish = Finish("ada", "p")
+    path = written(tmp_path / "f", '{"user_id": "", "project_id": "", "raw_data": 1}')
+    [memory] = read(path, finish=finish)
+    assert (memory.user_id, memory.project_id) == ("", "")
+    assert finish.notes == {"user_id is the empty text": 1}
 
 
 # ---- keys of other names
