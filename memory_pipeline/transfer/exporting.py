@@ -52,28 +52,36 @@ def export_file(
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
-    if path == STDOUT:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    if path.exists() and not path.is_file():  # a pipe, or a device: it cannot be replaced
-        with path.open("wb") as file:
-            yield file
-        return
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        unfinished = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                with _packed(file) if path.suffix.lower() == ".gz" else nullcontext(file) as out:
-                    yield out
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        if path == STDOUT:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        elif path.exists() and not path.is_file():  # a pipe or a device cannot be replaced
+            with path.open("wb") as file:
+                yield file
+        else:
+            with _replacing(path) as file:
+                yield file
+    except BrokenPipeError:
+        raise  # the reader has enough: the command line ends quietly
     except OSError as error:
-        raise SettingsError(f"{path} cannot be written: {error}") from error
+        raise SettingsError(f"{path} cannot be written: {error}") from None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    """Write another file and give it the name at the end. Raises OSError."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    unfinished = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with _packed(file) if path.suffix.lower() == ".gz" else nullcontext(file) as out:
+                yield out
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _packed(file: IO[bytes]) -> gzip.GzipFile:

@@ -107,7 +107,11 @@ class _Bad:
         written = {"line": origin.line, "element": origin.element, "reason": reason}
         # Bytes that are not of the file's encoding are shown as \\xe9.
         text = origin.text.encode(errors="surrogateescape").decode(errors="backslashreplace")
-        self.file.write(json.dumps({**written, "text": text}, ensure_ascii=False) + "\n")
+        try:
+            self.file.write(json.dumps({**written, "text": text}, ensure_ascii=False) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise InvalidMemory(f"--skip-bad FILE cannot be written: {error}") from None
 
 
 def _bad_file(path: Path, imported: Path) -> IO[str]:

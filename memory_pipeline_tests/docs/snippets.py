@@ -269,8 +269,18 @@ CHECKERS: Mapping[str, Callable[[list[str]], None]] = {
     "python": _check_python,
     "unchecked-output": _check_output,
     **dict.fromkeys(
-        ("cd", "curl", "eval", "git", "kill", "pg_dump", "psql", "dagster-webserver")
-        + ("unzip", "zstd"),
+        [
+            "cd",
+            "curl",
+            "dagster-webserver",
+            "eval",
+            "git",
+            "kill",
+            "pg_dump",
+            "psql",
+            "unzip",
+            "zstd",
+        ],
         _check_nothing,
     ),
 }

@@ -48,6 +48,7 @@ def as_jsonb(db: psycopg.Connection, text: str) -> str:
 
 @pytest.mark.parametrize("content", [GIVEN, "1e400", "[" * 2000 + "]" * 2000, "1" + "0" * 6000])
 def test_json_on_the_command_line_is_stored_as_it_is_written(
+    *,
     db: psycopg.Connection,
     database_url: str,
     tmp_path: Path,
@@ -67,6 +68,7 @@ def test_json_on_the_command_line_is_stored_as_it_is_written(
     [("a price", '{"text": "a price"}'), ('{"a" 1}', '{"text": "{\\"a\\" 1}"}')],
 )
 def test_what_is_no_json_is_a_text(
+    *,
     db: psycopg.Connection,
     database_url: str,
     tmp_path: Path,

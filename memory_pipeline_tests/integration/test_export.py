@@ -48,6 +48,7 @@ def other(postgres: EmbeddedPostgres, settings: Settings) -> Iterator[Pipeline]:
 @pytest.mark.parametrize("name", ["f.jsonl", "f.jsonl.gz"])
 @pytest.mark.parametrize("column", ["timestamptz", "timestamp"])
 def test_an_export_that_is_imported_is_the_same(
+    *,
     pipeline: Pipeline,
     db: psycopg.Connection,
     other: Pipeline,
@@ -147,6 +148,14 @@ def test_the_command_exports_to_the_standard_output(
         "exported 6 memories",
         "1 rows belong to no tenant and were left out",
     ]
+
+
+def test_a_device_that_is_full_is_named(pipeline: Pipeline, db: psycopg.Connection) -> None:
+    """It is written to as it is: a device cannot be replaced by a file."""
+    db.execute(ROWS)
+    with pytest.raises(SettingsError, match="/dev/full cannot be written"):
+        export_file(pipeline.transfer, Path("/dev/full"))
+    assert Path("/dev/full").is_char_device()
 
 
 def test_the_command_exports_a_file(

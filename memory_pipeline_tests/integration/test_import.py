@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from memory_pipeline.cli import app
 from memory_pipeline.domain.outcomes import Stored
-from memory_pipeline.domain.types import NewMemory, TenantId
+from memory_pipeline.domain.types import NewMemory, Origin, TenantId
 from memory_pipeline.errors import InvalidMemory
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres import database
@@ -112,6 +112,7 @@ RULES = {
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("batch", [2, 5000])
 def test_what_postgres_refuses_is_named_by_its_true_line(
+    *,
     pipeline: Pipeline,
     db: psycopg.Connection,
     tmp_path: Path,
@@ -153,8 +154,8 @@ def test_a_trigger_that_drops_rows_is_told(
 ) -> None:
     """It raises nothing; a count of rows that are not there would be a lie."""
     db.execute(
-        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
-        "CREATE TRIGGER nothing BEFORE INSERT ON memory_logs FOR EACH ROW EXECUTE FUNCTION nothing()"
+        "CREATE FUNCTION void() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER void BEFORE INSERT ON memory_logs FOR EACH ROW EXECUTE FUNCTION void()"
     )
     path = lines(tmp_path / "f.jsonl", 1, 2)
     assert imported(pipeline, path).stored == Stored(dropped=2)
@@ -290,8 +291,8 @@ def test_two_imports_at_once_store_each_memory_once(
     """The second waits for the first to end, and finds what it has stored."""
     first_is_in, first_may_end = threading.Event(), threading.Event()
     batch = [
-        NewMemory("ada", None, None, "1", "a", importing.Origin(1, "")),
-        NewMemory("ada", None, None, "2", "b", importing.Origin(2, "")),
+        NewMemory("ada", None, None, "1", "a", Origin(1, "")),
+        NewMemory("ada", None, None, "2", "b", Origin(2, "")),
     ]
 
     def slowly() -> Iterator[Sequence[NewMemory]]:

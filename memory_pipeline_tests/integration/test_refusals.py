@@ -81,8 +81,10 @@ REFUSALS = {
         "check_violation, 23514.*constraint no_magic",
     ),
     "a unique index": (
-        "CREATE UNIQUE INDEX app_once ON memory_logs ((raw_data->>'text'));"
-        "INSERT INTO memory_logs (user_id, raw_data) VALUES ('x', '{\"text\": \"xyzzy-plugh\"}')",
+        (
+            "CREATE UNIQUE INDEX app_once ON memory_logs ((raw_data->>'text'));"
+            "INSERT INTO memory_logs (user_id, raw_data) VALUES ('x', '{\"text\": \"xyzzy-plugh\"}')"
+        ),
         "unique_violation, 23505.*constraint app_once",
     ),
     "an index that is too small": (
@@ -137,8 +139,10 @@ def test_a_write_that_postgres_refuses_is_one_sentence(
     [
         (TRIGGER.format(when="BEFORE DELETE", action=f"{RAISE};"), "app_guard().* raise_exception"),
         (
-            "CREATE TABLE note (memory bigint REFERENCES memory_logs); "
-            "INSERT INTO note SELECT id FROM memory_logs",
+            (
+                "CREATE TABLE note (memory bigint REFERENCES memory_logs); "
+                "INSERT INTO note SELECT id FROM memory_logs"
+            ),
             "foreign_key_violation, 23503.*constraint note_memory_fkey",
         ),
     ],
@@ -200,6 +204,7 @@ def test_a_row_that_is_held_for_too_long_may_be_repeated(
 
 @pytest.mark.parametrize("command", ["remember", "import", "forget"])
 def test_a_command_ends_with_a_sentence_and_2(
+    *,
     store: MemoryStore,
     db: psycopg.Connection,
     database_url: str,

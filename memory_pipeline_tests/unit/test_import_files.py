@@ -306,15 +306,19 @@ LONGMEMEVAL = """[{"question_id": "q1", "haystack_dates": ["2023/04/10 (Mon) 17:
                 (
                     "me",
                     "2023-11-14T22:13:20+00:00",
-                    '{"title": "Trip", "id": "m2", "create_time": 1.7e9, '
-                    '"content": {"parts": ["From Lyon"]}}',
+                    (
+                        '{"title": "Trip", "id": "m2", "create_time": 1.7e9, '
+                        '"content": {"parts": ["From Lyon"]}}'
+                    ),
                     "m2",
                 ),
                 (
                     "me",
                     "2023-11-14T22:13:20.500000+00:00",
-                    '{"title": "Trip", "id": "m3", "create_time": null, '
-                    '"content": {"text": "print()"}}',
+                    (
+                        '{"title": "Trip", "id": "m3", "create_time": null, '
+                        '"content": {"text": "print()"}}'
+                    ),
                     "m3",
                 ),
             ],
@@ -420,7 +424,7 @@ def test_a_file_of_another_kind_than_the_preset_is_refused(
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_the_rows_of_a_csv_file_are_memories(tmp_path: Path, delimiter: str) -> None:
-    """A cell is a text; an object in raw_data is one. A row knows its line, also after long ones."""
+    """A cell is a text, an object in raw_data an object; a row knows its line."""
     rows = 'user_id,raw_data,n\nada,"{""a"": 1.10}",\nbob,"two\nlines",7\n42,[x,1\n'
     path = written(tmp_path / "f.csv", codecs.BOM_UTF8 + rows.replace(",", delimiter).encode())
     memories = read(path, ByKeys(frozenset({"n"})))
