@@ -25,7 +25,7 @@ SENTENCES = {
     "22P05": "a text has a NUL character, which jsonb cannot hold",
     "54001": "it is nested too deeply for Postgres",
     "22001": "a value is too long for its column",
-    "22003": "a number is outside the range of its column",
+    "22003": "a number is outside the range that Postgres can hold there",
     "22007": "a time is none that Postgres knows",
     "22008": "a time is outside the range of its column",
     "22P02": "a value is not of its column's type",

@@ -1,6 +1,7 @@
 """Stores the memories of an import, and reads those of an export: each in one transaction."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import psycopg
 from psycopg.rows import args_row
@@ -14,6 +15,7 @@ from memory_pipeline.postgres.refusals import refusal, refusals
 ROWS_AT_ONCE = 1000
 
 Refused = Callable[[NewMemory, str], None]
+Store = Callable[[Connection, Sequence[NewMemory]], Stored]
 
 
 class PostgresTransfer:
@@ -27,40 +29,27 @@ class PostgresTransfer:
     ) -> Stored:
         """Store memories in one transaction, but for those that Postgres refuses.
 
-        1. Each batch is a savepoint.
-        2. Of a refused batch each half is tried by itself, and so on: no error of Postgres names
-           the row reliably, for a trigger or a foreign key is checked after the whole statement.
-        3. ``refused`` is called with each memory that is refused alone; where it raises, nothing
-           is stored.
-
         Args:
             batches: the memories.
-            refused: takes a memory that Postgres refuses, and the reason without its content.
+            refused: takes a memory that Postgres refuses, and the reason without its content;
+                where it raises, nothing is stored.
             once: each memory has an external id; a known one is updated where it has changed.
 
+        Raises:
+            InvalidMemory: Postgres refuses the transaction at its end; nothing is stored.
+            PostgresUnavailable: Postgres cannot be reached; nothing is stored, but for a connection
+                that broke at the very end, when all may be.
+            ContractError: this database is not migrated, or its role lacks a grant.
+
         """
-        stored = Stored()
         with refusals(), self._database.transaction() as connection:
             started = queries().begin_transfer(connection)
             if once:
                 queries().lock_imports(connection)
+            store: Store = _merge if once else partial(_copy, started=started)
+            stored = Stored()
             for batch in batches:
-                waiting = [batch]
-                while waiting:
-                    part = waiting.pop()
-                    try:
-                        stored += _store(connection, part, started, once=once)
-                    except psycopg.Error as error:
-                        reason = refusal(error)
-                        if reason is None:
-                            raise
-                    else:
-                        continue
-                    half = len(part) // 2
-                    if half:
-                        waiting += [part[half:], part[:half]]
-                    else:
-                        refused(part[0], f"Postgres refuses this memory: {reason}")
+                stored += _store_or_halve(connection, batch, store, refused)
         return stored
 
     def export(self, tenants: Sequence[TenantId] | None) -> Iterator[str]:
@@ -80,18 +69,40 @@ class PostgresTransfer:
             return int(queries().without_tenant(connection))
 
 
-def _store(
-    connection: Connection, memories: Sequence[NewMemory], started: str, *, once: bool
+def _store_or_halve(
+    connection: Connection, batch: Sequence[NewMemory], store: Store, refused: Refused
 ) -> Stored:
-    """Store memories in a savepoint, and check what could be checked later."""
-    with connection.transaction():
-        stored = _merge(connection, memories) if once else _copy(connection, memories, started)
-        queries().check_constraints(connection)
-        queries().defer_constraints(connection)
+    """Store a batch in a savepoint; of a refused one each half by itself, and so on.
+
+    No error of Postgres names the row reliably: a trigger, a foreign key or a deferred constraint
+    is checked when other rows have followed.
+    """
+    stored = Stored()
+    waiting = [batch]
+    while waiting:
+        part = waiting.pop()
+        reason = None
+        try:
+            with connection.transaction():
+                done = store(connection, part)
+                queries().check_constraints(connection)
+                queries().defer_constraints(connection)
+        except psycopg.Error as error:
+            reason = refusal(error)
+            if reason is None:
+                raise
+        # Outside of the except block: what is raised here must not carry the error of Postgres.
+        if reason is None:
+            stored += done
+        elif len(part) == 1:
+            refused(part[0], f"Postgres refuses this memory: {reason}")
+        else:
+            half = len(part) // 2
+            waiting += [part[half:], part[:half]]
     return stored
 
 
-def _copy(connection: Connection, memories: Sequence[NewMemory], started: str) -> Stored:
+def _copy(connection: Connection, memories: Sequence[NewMemory], *, started: str) -> Stored:
     with connection.cursor() as cursor:
         with cursor.copy(queries().copy_in.sql) as copy:
             for new in memories:
@@ -100,7 +111,6 @@ def _copy(connection: Connection, memories: Sequence[NewMemory], started: str) -
 
 
 def _merge(connection: Connection, memories: Sequence[NewMemory]) -> Stored:
-    outcomes: list[str] = []
     with connection.cursor(row_factory=args_row(str)) as cursor:
         cursor.executemany(
             queries().import_once.sql,

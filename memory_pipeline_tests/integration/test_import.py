@@ -68,20 +68,21 @@ def test_a_time_is_the_same_in_every_column_and_session(
 ) -> None:
     """A column without a time zone holds UTC, whatever the session's zone."""
     db.execute("ALTER TABLE memory_logs ALTER created_at TYPE timestamp")
+    given = '{"user_id": "ada", "created_at": "2024-01-01T12:00:00+05:00", "raw_data": 1, "id": 1}'
     path = tmp_path / "f.jsonl"
-    path.write_text('{"user_id": "ada", "created_at": "2024-01-01T12:00:00+05:00", "raw_data": 1}')
+    path.write_text(f'{given}\n{{"user_id": "ada", "raw_data": 2, "id": 2}}\n')
     db.execute("ALTER ROLE CURRENT_USER SET TimeZone = 'Asia/Tokyo'")
     try:
-        imported(pipeline, path)
-        import_file(
-            pipeline.transfer,
-            path,
-            Reading(ByKeys(external_id=path_of("user_id")), Finish(once=True)),
-        )
+        imported_plainly(pipeline, path)
+        known(pipeline, path)
     finally:
         db.execute("ALTER ROLE CURRENT_USER RESET TimeZone")
-    times = db.execute("SELECT DISTINCT created_at::text FROM memory_logs").fetchall()
-    assert times == [("2024-01-01 07:00:00",)]
+    times = "SELECT DISTINCT created_at::text FROM memory_logs WHERE raw_data = '1'"
+    assert db.execute(times).fetchall() == [("2024-01-01 07:00:00",)]
+    now = """SELECT count(*) FROM memory_logs WHERE raw_data = '2'
+        AND created_at BETWEEN (now() AT TIME ZONE 'UTC') - interval '1 hour'
+        AND (now() AT TIME ZONE 'UTC')"""
+    assert db.execute(now).fetchone() == (2,)
 
 
 GUARD = """
@@ -238,6 +239,16 @@ def test_an_id_names_a_memory_of_its_tenant_alone(
         path.read_text().replace('"ada"', '"bob"').replace('"raw_data": 1', '"raw_data": 2')
     )
     assert known(pipeline, path) == Stored(imported=1)
+    assert raws(db) == ["1", "2"]
+
+
+def test_a_memory_that_moved_to_another_tenant_is_not_changed(
+    pipeline: Pipeline, db: psycopg.Connection, tmp_path: Path
+) -> None:
+    """P3: it is the other's now."""
+    known(pipeline, with_ids(tmp_path, a=1))
+    db.execute("UPDATE memory_logs SET user_id = 'bob'")
+    assert known(pipeline, with_ids(tmp_path, a=2)) == Stored(imported=1)
     assert raws(db) == ["1", "2"]
 
 

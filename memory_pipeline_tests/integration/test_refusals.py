@@ -83,7 +83,8 @@ REFUSALS = {
     "a unique index": (
         (
             "CREATE UNIQUE INDEX app_once ON memory_logs ((raw_data->>'text'));"
-            "INSERT INTO memory_logs (user_id, raw_data) VALUES ('x', '{\"text\": \"xyzzy-plugh\"}')"
+            "INSERT INTO memory_logs (user_id, raw_data) VALUES "
+            "('x', '{\"text\": \"xyzzy-plugh\"}')"
         ),
         "unique_violation, 23505.*constraint app_once",
     ),
