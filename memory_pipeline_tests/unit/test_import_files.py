@@ -113,6 +113,7 @@ def test_line_ends_of_unicode_are_none(tmp_path: Path) -> None:
         ('{"user_id": "ada", "raw_data": "café"}'.encode("latin-1"), "line 1: the byte 0xe9"),
         (b"[" + TWO.replace(b"}}\n{", b"}},{"), "the array does not end"),
     ],
+    ids="cut damaged zstd zip sqlite pg_dump tar latin-1 array".split(),  # noqa: SIM905 - short
 )
 def test_a_file_of_another_kind_is_refused_with_what_to_do(
     tmp_path: Path, content: bytes, said: str
