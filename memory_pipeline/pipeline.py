@@ -31,6 +31,7 @@ from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.postgres.replay import PostgresReplay
 from memory_pipeline.postgres.status import PostgresStatus
 from memory_pipeline.postgres.tenants import PostgresTenants
+from memory_pipeline.postgres.transfer import PostgresTransfer
 from memory_pipeline.postgres.workers import PostgresWorkers
 from memory_pipeline.prefetch import Prefetch, prefetch
 from memory_pipeline.rebuild.chunks import ChunkWriter
@@ -65,6 +66,7 @@ class Pipeline:
     recipe: Recipe
     outbox: PostgresOutbox
     memories: PostgresMemories
+    transfer: PostgresTransfer
     registry: PostgresRegistry
     rebuilds: PostgresRebuilds
     status: PostgresStatus
@@ -287,6 +289,7 @@ def opened(settings: Settings, *, embedder: Embedder | None = None) -> Iterator[
             recipe=recipe,
             outbox=PostgresOutbox(database, settings),
             memories=memories,
+            transfer=PostgresTransfer(database),
             registry=registry,
             rebuilds=PostgresRebuilds(database, settings),
             status=PostgresStatus(database),

@@ -4,7 +4,6 @@ Writing never waits for the pipeline: a memory is stored as soon as Postgres has
 whatever else is down. Every read and write names its tenant; a memory id alone gives no access.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import datetime
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from memory_pipeline.content.document import parse
+from memory_pipeline.content.json_writer import exact_json
 from memory_pipeline.domain.types import BIGINT, Hit, MemoryId, TenantId
 from memory_pipeline.errors import InvalidMemory
 from memory_pipeline.local.discovery import discover
@@ -101,7 +101,8 @@ class MemoryStore:
 
         Args:
             user_id: the value of the column user_id.
-            raw_data: the content, anything that ``json.dumps`` accepts. NaN and infinities are
+            raw_data: the content, anything that ``json.dumps`` accepts, with integers of any length
+                and ``decimal.Decimal``; every number is stored as it is. NaN and infinities are
                 refused.
             project_id: the value of the column project_id.
             created_at: when the memory was made; None: now. A time without a zone is UTC.
@@ -113,7 +114,7 @@ class MemoryStore:
 
         """
         return self._pipeline.memories.insert(
-            user_id=user_id, project_id=project_id, raw=_as_json(raw_data), created_at=created_at
+            user_id=user_id, project_id=project_id, raw=exact_json(raw_data), created_at=created_at
         )
 
     def update(self, tenant: str, memory_id: int, raw_data: object) -> bool:
@@ -132,7 +133,7 @@ class MemoryStore:
         """
         return memory_id in BIGINT and self._as_spelt_or_printed(
             tenant,
-            lambda t: self._pipeline.memories.update(t, MemoryId(memory_id), _as_json(raw_data)),
+            lambda t: self._pipeline.memories.update(t, MemoryId(memory_id), exact_json(raw_data)),
         )
 
     def forget(self, tenant: str, memory_id: int) -> bool:
@@ -141,7 +142,8 @@ class MemoryStore:
         From then on no search returns it, whether or not its document is deleted yet.
 
         Raises:
-            InvalidMemory: the tenant has a character that Postgres cannot store.
+            InvalidMemory: the tenant has a character that Postgres cannot store, or Postgres
+                refuses the delete: a foreign key, or a trigger of the application.
             PostgresUnavailable: Postgres is down; whether the memory was deleted may be unknown.
             ContractError: this database is not migrated, or its role lacks a grant.
 
@@ -223,13 +225,6 @@ class MemoryStore:
     def close(self) -> None:
         """Close every connection. The store cannot be used after that."""
         self._stack.close()
-
-
-def _as_json(raw_data: object) -> str:
-    try:
-        return json.dumps(raw_data, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidMemory(f"raw_data is not JSON: {error}") from error
 
 
 def _check_text(text: str) -> None:

@@ -1,13 +1,11 @@
 """The protocols that admin needs of Postgres and Chroma. Adapters and fakes satisfy them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 from uuid import UUID
 
 from memory_pipeline.domain.status import ActiveWork, WorkerInfo
-from memory_pipeline.domain.types import Generation, NewMemory, Server
-
-# ---- detach
+from memory_pipeline.domain.types import Generation, Server
 
 
 class Attachment(Protocol):
@@ -87,15 +85,4 @@ class ForgottenCollections(Protocol):
 
     def forgotten(self, server: UUID) -> Sequence[Generation]:
         """Return this installation's collections on a server that the registry does not know."""
-        ...
-
-
-# ---- import
-
-
-class NewMemories(Protocol):
-    """Where new memories are stored."""
-
-    def copy_in(self, memories: Iterable[NewMemory]) -> int:
-        """Store all of them, or none; return how many. Raises InvalidMemory naming the line."""
         ...

@@ -24,6 +24,7 @@ from memory_pipeline.cli import (
     setup,
     status,
     sync,
+    transfer,
     verify,
 )
 from memory_pipeline.cli.console import fail
@@ -64,6 +65,7 @@ for module in (
     services,
     setup,
     memories,
+    transfer,
     sync,
     live,
     rebuild,

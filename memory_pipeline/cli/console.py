@@ -1,9 +1,7 @@
 """How commands print: results to standard output, everything else to standard error."""
 
-import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -19,6 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from memory_pipeline.content.json_writer import json_pieces
 from memory_pipeline.terminal import shows_everything
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
@@ -32,39 +31,8 @@ CONTROL = re.compile(r"[^\n\x20-\x7e\xa0-\U0010ffff]")
 
 def print_json(value: Any) -> None:
     """Print one JSON value for a program to read; what the output cannot show is escaped."""
-    escaped = not shows_everything(sys.stdout)
-    try:
-        printed = json.dumps(value, ensure_ascii=escaped, default=str)
-    except RecursionError:  # a memory may be nested as deeply as Postgres lets it
-        printed = "".join(_pieces(value, escaped=escaped))
-    sys.stdout.write(printed + "\n")
-
-
-class _Piece(str):
-    """A piece of JSON that is written unchanged."""
-
-    __slots__ = ()
-
-
-def _pieces(value: object, *, escaped: bool) -> Iterator[str]:
-    """Write JSON as json.dumps does, without recursion."""
-    waiting: list[object] = [value]
-    while waiting:
-        node = waiting.pop()
-        parts: list[object] = []
-        if isinstance(node, _Piece):
-            yield node
-        elif isinstance(node, Mapping):
-            for key, child in node.items():
-                name = json.dumps(key, ensure_ascii=escaped)
-                parts += [_Piece(f"{', ' if parts else ''}{name}: "), child]
-            waiting += reversed([_Piece("{"), *parts, _Piece("}")])
-        elif isinstance(node, list | tuple):
-            for child in node:
-                parts += [_Piece(", "), child] if parts else [child]
-            waiting += reversed([_Piece("["), *parts, _Piece("]")])
-        else:
-            yield json.dumps(node, ensure_ascii=escaped, default=str)
+    pieces = json_pieces(value, default=str, ascii_only=not shows_everything(sys.stdout))
+    sys.stdout.write("".join(pieces) + "\n")
 
 
 def plain(value: object) -> Text:

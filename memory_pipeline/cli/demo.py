@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from memory_pipeline.admin.import_jsonl import import_file, read_lines
 from memory_pipeline.cli.console import err, fail, out, progress_bar
 from memory_pipeline.cli.memories import hits_table
 from memory_pipeline.cli.setup import pull
@@ -17,6 +16,8 @@ from memory_pipeline.local.discovery import discover, ui_url
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.store import MemoryStore
+from memory_pipeline.transfer.importing import Reading, drafted, import_file
+from memory_pipeline.transfer.mapping import ByKeys, Finish
 
 PATIENCE_SECONDS = 300.0
 POLL_SECONDS = 0.5
@@ -81,10 +82,10 @@ def _show(settings: Settings) -> None:
 def _import_sample(pipeline: Pipeline) -> int:
     sample = files("memory_pipeline.local") / "sample.jsonl"
     with as_file(sample) as path:
-        with path.open("rb") as file:
-            tenants = {TenantId(line.user_id) for line in read_lines(file, compressed=False)}
+        reading = Reading(ByKeys(), Finish())
+        tenants = {TenantId(str(memory.user_id)) for memory in drafted(path, reading)}
         held = sum(pipeline.memories.count(tenant) for tenant in tenants)
-        return 0 if held else import_file(pipeline.memories, path)
+        return 0 if held else import_file(pipeline.transfer, path, reading).stored.imported
 
 
 def _wait_for_sync(pipeline: Pipeline, ui: str) -> None:

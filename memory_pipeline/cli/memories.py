@@ -1,22 +1,18 @@
-"""Commands that write, delete, import and search memories."""
+"""Commands that write, delete and search memories."""
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from memory_pipeline.admin.import_jsonl import import_file
-from memory_pipeline.cli.console import AsJson, err, fail, out, plain, print_json, progress_bar
+from memory_pipeline.cli.console import AsJson, err, fail, out, plain, print_json
 from memory_pipeline.content.json_text import leaves_of, one_line
+from memory_pipeline.content.json_writer import JsonText
 from memory_pipeline.domain.types import Hit
 from memory_pipeline.errors import EXIT_FINDINGS, InvalidFilter, InvalidMemory
-from memory_pipeline.local.discovery import discover
-from memory_pipeline.pipeline import opened
 from memory_pipeline.search.query import MOST_RESULTS
-from memory_pipeline.settings import Settings
 from memory_pipeline.store import MemoryStore
 
 Tenant = Annotated[str, typer.Option("--tenant", "-t", help="The tenant of the memories.")]
@@ -28,27 +24,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for command in (remember, forget, search):
         app.command()(command)
-    app.command("import")(import_)
-
-
-def import_(
-    file: Annotated[Path, typer.Argument(help="A .jsonl or .jsonl.gz file.", exists=True)],
-    limit: Annotated[int | None, typer.Option(min=1, help="Import only the first N lines.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Import memories from a file of JSON lines, all or none."""
-    with opened(discover(Settings.load())) as pipeline, progress_bar("bytes") as bar:
-        task = bar.add_task("importing", total=file.stat().st_size)
-        count = import_file(
-            pipeline.memories,
-            file,
-            limit=limit,
-            progress=lambda _, done: bar.update(task, completed=done),
-        )
-    if as_json:
-        print_json({"imported": count})
-    else:
-        err.print(f"imported {count} memories; they are searchable as soon as they are synced")
 
 
 def remember(
@@ -150,11 +125,18 @@ def _filter(where: str | None) -> Mapping[str, Any] | None:
 
 
 def _content(text: str) -> object:
+    """Return JSON to be stored as it is written, or a text as a memory."""
     try:
-        return json.loads(text)
+        _JSON.decode(text)
     except json.JSONDecodeError:
         return {"text": text}
-    except (ValueError, RecursionError) as error:
-        raise InvalidMemory(
-            "this JSON has a number of thousands of digits or is nested too deeply to be read"
-        ) from error
+    except RecursionError:
+        pass  # Postgres parses it
+    return JsonText(text)
+
+
+def _refuse_constant(name: str) -> None:
+    raise InvalidMemory(f"{name} is no JSON; write null")
+
+
+_JSON = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)

@@ -175,3 +175,26 @@ class Replayed:
 
     found: int
     enqueued: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What an import has stored.
+
+    ``imported`` are new, ``updated`` and ``unchanged`` were known by their external id, ``dropped``
+    were discarded by a trigger of the application without an error.
+    """
+
+    imported: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    dropped: int = 0
+
+    def __add__(self, other: "Stored") -> "Stored":
+        """Return the sum."""
+        return Stored(
+            self.imported + other.imported,
+            self.updated + other.updated,
+            self.unchanged + other.unchanged,
+            self.dropped + other.dropped,
+        )

@@ -88,13 +88,32 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class NewMemory:
-    """A memory that is not stored yet; ``raw`` is JSON."""
+class Origin:
+    """Where in a file something stands: its first line, its place in an array, and its text."""
 
-    user_id: str
+    line: int
+    text: str
+    element: int | None = None
+
+    def __str__(self) -> str:
+        """Return the place, without the text."""
+        return f"line {self.line}" + (f", element {self.element}" if self.element else "")
+
+
+@dataclass(frozen=True, slots=True)
+class NewMemory:
+    """A memory that is not stored yet.
+
+    ``raw`` is JSON, as it was given. ``created_at`` is a time in UTC as Postgres reads it; None:
+    the time at which it is stored.
+    """
+
+    user_id: str | None
     project_id: str | None
-    created_at: datetime
+    created_at: str | None
     raw: str
+    external_id: str | None
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True, eq=False)

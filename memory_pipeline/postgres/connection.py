@@ -62,6 +62,11 @@ class Limits:
         return ("off" if self.sees_all_rows else "on",)
 
 
+ALL_ROWS = Limits()
+# An application's writes are held to its policies.
+AS_APPLICATION = Limits(sees_all_rows=False)
+
+
 class TableCursor(psycopg.Cursor[Any]):
     """A cursor that puts the table of the settings where a query names ``public.memory_logs``.
 
@@ -71,6 +76,14 @@ class TableCursor(psycopg.Cursor[Any]):
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """Execute a query on the table of the settings."""
         return super().execute(self._named(query), params, **options)
+
+    def executemany(self, query: Any, params_seq: Any, **options: Any) -> None:
+        """Execute a query on the table of the settings, once for each of the parameters."""
+        super().executemany(self._named(query), params_seq, **options)
+
+    def stream(self, query: Any, params: Any = None, **options: Any) -> Iterator[Any]:
+        """Iterate over the rows of a query on the table of the settings."""
+        return super().stream(self._named(query), params, **options)
 
     @contextmanager
     def copy(self, statement: Any, params: Any = None, **options: Any) -> Iterator[psycopg.Copy]:

@@ -24,6 +24,7 @@ from memory_pipeline.errors import (
     SettingsError,
 )
 from memory_pipeline.postgres.connection import (
+    ALL_ROWS,
     APPLICATION_NAME,
     CONNECT_SECONDS,
     Connection,
@@ -36,7 +37,6 @@ from memory_pipeline.settings import Settings
 
 __all__ = ["CONNECT_SECONDS", "Connection", "Database", "queries"]
 
-ALL_ROWS = Limits()
 # How long a connection stays open unused; shorter where an open one keeps a database awake.
 UNUSED_SECONDS = 60.0
 UNUSED_QUIET_SECONDS = 10.0
@@ -112,7 +112,7 @@ class Database:
         )
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, limits: Limits = ALL_ROWS) -> Iterator[Connection]:
         """Run a short transaction. Network calls to anything but Postgres do not belong inside.
 
         Raises:
@@ -123,7 +123,7 @@ class Database:
 
         """
         with self._connected() as connection:
-            connection.begin(ALL_ROWS)
+            connection.begin(limits)
             yield connection
 
     @contextmanager

@@ -1,7 +1,6 @@
 """The rows of ``memory_logs``: read in binary by id, written as an application would write them."""
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,24 +11,22 @@ from memory_pipeline.content.document import vector_hash
 from memory_pipeline.domain.types import (
     Memory,
     MemoryId,
-    NewMemory,
     Provenance,
     ProvenanceUpdate,
     TenantId,
     Vector,
 )
-from memory_pipeline.errors import InvalidMemory, PostgresUnavailable
-from memory_pipeline.postgres.connection import Limits
+from memory_pipeline.errors import InvalidMemory
+from memory_pipeline.postgres.connection import AS_APPLICATION
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.outbox import record_provenance
+from memory_pipeline.postgres.refusals import refusals
 from memory_pipeline.settings import Settings
 
 # Ids are cheap to hold and expensive to find: each page scans all rows of the tenant.
 PAGE = 20_000
 # Rows in one statement of an iteration over a tenant.
 ROWS_AT_ONCE = 1000
-# An application's writes are held to its policies.
-AS_APPLICATION = Limits(sees_all_rows=False)
 # Stands for the hash of an unknown text: no text has it.
 NO_TEXT = ""
 
@@ -143,7 +140,7 @@ class PostgresMemories:
             InvalidMemory: Postgres refuses it.
 
         """
-        with _refusals(), self._database.statement(AS_APPLICATION) as connection:
+        with refusals(), self._database.statement(AS_APPLICATION) as connection:
             return MemoryId(
                 queries().insert(
                     connection,
@@ -154,40 +151,14 @@ class PostgresMemories:
                 )
             )
 
-    def copy_in(self, memories: Iterable[NewMemory]) -> int:
-        """Store memories in one COPY, all or none; return how many. Times as in ``insert``.
-
-        Raises:
-            InvalidMemory: Postgres refuses one; the message names its line.
-
-        """
-        count = 0
-        try:
-            with (
-                self._database.transaction() as connection,
-                connection.cursor().copy(queries().copy_in.sql) as copy,
-            ):
-                for new in memories:
-                    copy.write_row(
-                        (new.user_id, new.project_id, new.raw, _utc_text(new.created_at))
-                    )
-                    count += 1
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
-            found = re.search(r"line (\d+)", error.diag.context or "")
-            line = found[1] if found else "?"
-            raise InvalidMemory(
-                f"line {line}: Postgres refuses it: {error.diag.message_primary}"
-            ) from error
-        return count
-
     def update(self, tenant: TenantId, memory_id: MemoryId, raw: str) -> bool:
         """Replace a memory's content; False where the tenant has no such memory."""
-        with _refusals(), self._database.statement(AS_APPLICATION) as connection:
+        with refusals(), self._database.statement(AS_APPLICATION) as connection:
             return bool(queries().update(connection, tenant=tenant, id=memory_id, raw=raw))
 
     def delete(self, tenant: TenantId, memory_id: MemoryId) -> bool:
-        """Delete a memory; False where the tenant has no such memory."""
-        with self._database.statement(AS_APPLICATION) as connection:
+        """Delete a memory; False where there is none. Raises InvalidMemory if Postgres refuses."""
+        with refusals(), self._database.statement(AS_APPLICATION) as connection:
             return bool(queries().delete(connection, tenant=tenant, id=memory_id))
 
 
@@ -205,27 +176,6 @@ def provenance_of_unknown_text(
         for i, (memory, _, provenance) in vectors.items()
         if memory.embedding is not None
     }
-
-
-class _refusals:  # noqa: N801 - reads as a word where it is used
-    """Translate what Postgres refuses into InvalidMemory, without the value itself."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, psycopg.errors.UntranslatableCharacter):
-            raise InvalidMemory("a text has a NUL character, which jsonb cannot hold") from error
-        if isinstance(error, PostgresUnavailable):
-            # Postgres has them in the class of outages, but no retry can succeed.
-            if isinstance(error.__cause__, psycopg.errors.StatementTooComplex):
-                raise InvalidMemory("it is nested too deeply for Postgres") from error
-            if isinstance(error.__cause__, psycopg.errors.ProgramLimitExceeded):
-                said = error.__cause__.diag.message_primary or ""
-                if "jsonb" in said:
-                    raise InvalidMemory(f"Postgres refuses this memory: {said}") from error
-        if isinstance(error, psycopg.DataError | psycopg.IntegrityError):
-            said = error.diag.message_primary or str(error)
-            raise InvalidMemory(f"Postgres refuses this memory: {said}") from error
 
 
 def _memory(row: Any) -> Memory:

@@ -16,6 +16,7 @@ COMMANDS = [
     "demo",
     "migrate",
     "import",
+    "export",
     "remember",
     "forget",
     "sync",

@@ -269,7 +269,19 @@ CHECKERS: Mapping[str, Callable[[list[str]], None]] = {
     "python": _check_python,
     "unchecked-output": _check_output,
     **dict.fromkeys(
-        ("cd", "curl", "eval", "git", "kill", "pg_dump", "pg_upgrade", "psql", "dagster-webserver"),
+        [
+            "cd",
+            "curl",
+            "dagster-webserver",
+            "eval",
+            "git",
+            "kill",
+            "pg_dump",
+            "pg_upgrade",
+            "psql",
+            "unzip",
+            "zstd",
+        ],
         _check_nothing,
     ),
 }

@@ -118,7 +118,3 @@ WHERE id = %(id)s AND memory_pipeline.tenant_of(user_id::text, project_id::text)
 -- Delete a tenant's memory.
 DELETE FROM public.memory_logs
 WHERE id = %(id)s AND memory_pipeline.tenant_of(user_id::text, project_id::text) = %(tenant)s;
-
--- name: copy_in!
--- Import memories in bulk.
-COPY public.memory_logs (user_id, project_id, raw_data, created_at) FROM STDIN;
