@@ -9,13 +9,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from memory_pipeline.admin.import_jsonl import import_file
 from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.errors import InvalidMemory
 from memory_pipeline.pipeline import opened
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.settings import Settings, TenantBy
 from memory_pipeline.store import MemoryStore
+from memory_pipeline.transfer.importing import Reading, import_file
+from memory_pipeline.transfer.mapping import ByKeys, Finish
 
 HOSTILE = [
     "ada",
@@ -132,7 +133,7 @@ def test_a_time_means_the_same_by_every_way_in(
             store.remember("ada", {}, created_at=t) for t in (naive, noon, noon.astimezone(here))
         ]
         with opened(Settings.load(database_url=empty_database, embedder="hashing")) as parts:
-            import_file(parts.memories, file)
+            import_file(parts.transfer, file, Reading(ByKeys(), Finish()))
             memories = list(parts.memories.of_tenant(TenantId("ada")))
             assert [m.created_at for m in memories] == [noon] * (len(ids) + len(lines))
             began = datetime.now(UTC) - timedelta(seconds=60)
