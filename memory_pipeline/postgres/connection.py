@@ -26,9 +26,8 @@ IDLE_IN_TRANSACTION_SECONDS = 10
 APPLICATION_NAME = "memory_pipeline"
 
 _LIMITS = (
-    "SELECT set_config('row_security', %s, true),"
-    f" set_config('statement_timeout', '{STATEMENT_SECONDS}s', true),"
-    f" set_config('idle_in_transaction_session_timeout', '{IDLE_IN_TRANSACTION_SECONDS}s', true)"
+    "SELECT set_config('row_security', %s, true), set_config('statement_timeout', %s, true),"
+    " set_config('idle_in_transaction_session_timeout', %s, true)"
 )
 # Types by the catalog: the extension may be in a schema that is not on the search_path.
 _VECTOR = """
@@ -57,9 +56,10 @@ class Limits:
     sees_all_rows: bool = True
 
     @property
-    def parameters(self) -> tuple[str]:
+    def parameters(self) -> tuple[str, str, str]:
         """The parameters of the statement that sets the limits."""
-        return ("off" if self.sees_all_rows else "on",)
+        row_security = "off" if self.sees_all_rows else "on"
+        return row_security, f"{STATEMENT_SECONDS}s", f"{IDLE_IN_TRANSACTION_SECONDS}s"
 
 
 ALL_ROWS = Limits()

@@ -208,7 +208,10 @@ class Database:
         """Refuse another table than the index is of: its memories would replace all documents."""
         if self._may_differ or not queries().schema_exists(connection):
             return
-        attached = queries().attached_table(connection)
+        try:
+            attached = queries().attached_table(connection)
+        except psycopg.errors.InsufficientPrivilege:
+            return  # a role of an application, which writes memories and cannot sync
         if attached not in {None, str(self.table)}:
             raise SettingsError(
                 f"MEMORY_PIPELINE_TABLE={str(self.table)!r}: the index of this database is of "

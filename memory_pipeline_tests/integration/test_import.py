@@ -14,7 +14,7 @@ from memory_pipeline.domain.outcomes import Stored
 from memory_pipeline.domain.types import NewMemory, Origin, TenantId
 from memory_pipeline.errors import InvalidMemory
 from memory_pipeline.pipeline import Pipeline
-from memory_pipeline.postgres import database
+from memory_pipeline.postgres import connection
 from memory_pipeline.transfer import importing
 from memory_pipeline.transfer.importing import Imported, Reading, import_file
 from memory_pipeline.transfer.mapping import ByKeys, Finish, path_of
@@ -167,7 +167,7 @@ def test_an_import_may_take_longer_than_a_statement(
     pipeline: Pipeline, db: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What broke: a file that took more than a minute could never be imported."""
-    monkeypatch.setattr(database, "STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(connection, "STATEMENT_SECONDS", 1)
     db.execute(
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql"
         " AS 'BEGIN PERFORM pg_sleep(1.2); RETURN NEW; END';"
