@@ -62,6 +62,7 @@ class Watch:
         _wait_for_runs()
         log.warning(
             "code_server_cut_off",
+            service="code-server",
             reason="no run is under way, and Dagster's server has not ended in its time",
             next="the process ends now",
         )
@@ -74,6 +75,7 @@ class Watch:
             return
         log.warning(
             "code_server_lost_its_cleanup",
+            service="code-server",
             reason=failed.exc_type.__name__,
             next="the process ends once no run is under way, and is started again",
         )
