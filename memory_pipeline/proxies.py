@@ -45,17 +45,19 @@ def proxy_of(url: str) -> str | None:
     parts = urlsplit(url)
     if parts.hostname is None or is_loopback(parts.hostname):
         return None
-    named = getproxies()
-    proxy = named.get(parts.scheme) or named.get("all")
-    if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
-        return None
-    address = proxy if "://" in proxy else f"http://{proxy}"
-    return urlsplit(address).netloc.rpartition("@")[2]
+    bypassed = proxy_bypass(parts.netloc.rpartition("@")[2])
+    return None if bypassed else _named(parts.scheme)
 
 
 def through_proxy(url: str) -> str:
     """Return what an error about ``url`` adds: the proxy that was asked; empty without one."""
     proxy = proxy_of(url)
+    return "" if proxy is None else f" through the proxy {proxy}"
+
+
+def through_proxy_of_https() -> str:
+    """Return the same for an address that only another program knows, such as pip's index."""
+    proxy = _named("https")
     return "" if proxy is None else f" through the proxy {proxy}"
 
 
@@ -108,6 +110,16 @@ def bypassing_loopback(environment: Mapping[str, str]) -> dict[str, str]:
     if NO_GRPC_PROXY in found:
         variables[NO_GRPC_PROXY] = _completed(found[NO_GRPC_PROXY])
     return variables
+
+
+def _named(scheme: str) -> str | None:
+    """Return the proxy for a scheme without its credentials, whatever host is asked for."""
+    proxies = getproxies()
+    proxy = proxies.get(scheme) or proxies.get("all")
+    if not proxy:
+        return None
+    address = proxy if "://" in proxy else f"http://{proxy}"
+    return urlsplit(address).netloc.rpartition("@")[2]
 
 
 def _completed(hosts: str) -> str:

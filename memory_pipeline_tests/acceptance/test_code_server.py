@@ -162,7 +162,7 @@ def test_it_ends_in_order_while_nothing_is_under_way(
     """By Dagster's own way, within seconds."""
     end(server, wait_until, within=10)
     assert "Shutting down Dagster code server" in log_of(server)
-    assert "code_server_cut_off" not in log_of(server)
+    assert "dagster_code_cut_off" not in log_of(server)
 
 
 def test_it_ends_although_a_run_ended_while_the_database_was_away(
@@ -183,7 +183,7 @@ def test_it_ends_although_a_run_ended_while_the_database_was_away(
     assert len(workers) == len({first, second})
     database.stop()
     workers[0].kill()
-    wait_until(lambda: "code_server_lost_its_cleanup" in log_of(server), within=60)
+    wait_until(lambda: "dagster_cleanup_lost" in log_of(server), within=60)
     assert workers[1].is_running()
     assert server.alive()
     os.kill(pid_of(server), signal.SIGTERM)
@@ -223,7 +223,7 @@ def test_a_call_that_does_not_end_is_cut_off(
     try:
         wait_until(Path(environment["TICKED"]).exists, within=60)
         end(server, wait_until, within=server.stop_seconds)
-        assert "code_server_cut_off" in log_of(server)
+        assert "dagster_code_cut_off" in log_of(server)
     finally:
         caller.kill()
         caller.wait()

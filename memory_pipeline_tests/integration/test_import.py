@@ -174,8 +174,8 @@ def test_an_import_may_take_longer_than_a_statement(
         "CREATE TRIGGER slow BEFORE INSERT ON memory_logs FOR EACH ROW EXECUTE FUNCTION slow()"
     )
     assert imported(pipeline, lines(tmp_path / "f.jsonl", 1)).stored.imported == 1
-    with pipeline.database.transaction() as connection:
-        [limit] = connection.execute("SHOW statement_timeout").fetchone() or ()
+    with pipeline.database.transaction() as opened_connection:
+        [limit] = opened_connection.execute("SHOW statement_timeout").fetchone() or ()
     assert limit == "1s"
 
 

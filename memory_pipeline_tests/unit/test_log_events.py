@@ -28,6 +28,8 @@ NO_TENANT: dict[str, tuple[About, str]] = {
     "background_task_failed": ("process", "a task is for all tenants; the traceback names it"),
     "shutdown_report_failed": ("process", "the worker deregisters itself"),
     "service_ended": ("service", "the services of one machine serve all tenants"),
+    "dagster_code_cut_off": ("service", "one service of Dagster"),
+    "dagster_cleanup_lost": ("service", "one service of Dagster"),
     "service_start_failed": ("service", "the services of one machine serve all tenants"),
     "service_restarted": ("service", "the services of one machine serve all tenants"),
     "services_file_not_written": ("installation", "the file lists the services"),

@@ -12,6 +12,7 @@ from memory_pipeline.proxies import (
     is_loopback,
     proxy_of,
     through_proxy,
+    through_proxy_of_https,
 )
 from memory_pipeline_tests.http_proxy import behind
 
@@ -62,6 +63,7 @@ def test_an_error_names_the_proxy_without_its_credentials(monkeypatch: pytest.Mo
         assert client.trust_env is True
     assert proxy_of(FAR) == "proxy.example:3128"
     assert through_proxy(FAR) == " through the proxy proxy.example:3128"
+    assert through_proxy_of_https() == through_proxy(FAR)
     monkeypatch.setenv("http_proxy", "proxy.example:3128")
     assert proxy_of(FAR) == "proxy.example:3128"
     monkeypatch.setenv("no_proxy", "chroma.example")
