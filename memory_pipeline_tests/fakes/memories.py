@@ -11,6 +11,7 @@ from memory_pipeline.domain.types import (
     Vector,
 )
 from memory_pipeline.postgres import memories as postgres_memories
+from memory_pipeline.postgres.backup import provenance_of_unknown_text
 from memory_pipeline_tests.fakes.world import FakeWorld
 
 
@@ -81,7 +82,7 @@ class FakeMemories:
         world = self.world
         with world.step("memories.back_up"):
             if world.settings.backup == "off":
-                world.note_provenance(postgres_memories.provenance_of_unknown_text(vectors))
+                world.note_provenance(provenance_of_unknown_text(vectors))
                 return frozenset(vectors)
             done: set[MemoryId] = set()
             for memory_id, (read, vector, provenance) in vectors.items():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from memory_pipeline.content.document import compose, recipe_from, vector_hash
-from memory_pipeline.content.vector_reuse import reusable_provenance
+from memory_pipeline.content.vector_reuse import reusable_vector
 from memory_pipeline.domain.types import (
     DIMENSION,
     Memory,
@@ -34,7 +34,8 @@ def reused(
 ) -> Provenance | None:
     """Return what is said of a row with this vector, of which that is recorded."""
     memory = replace(BARE, embedding=vector, provenance=known)
-    return reusable_provenance(memory, CONTENT, model=MODEL, trust=trust)
+    found = reusable_vector(memory, CONTENT, model=MODEL, trust=trust)
+    return None if found is None else found[1]
 
 
 def test_our_own_vector_of_this_text_is_reused() -> None:
