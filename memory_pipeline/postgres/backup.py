@@ -20,10 +20,10 @@ from memory_pipeline.postgres.backup_refusals import (
     left_out,
     reason_of,
     refusals,
-    update_triggers,
 )
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.outbox import record_provenance
+from memory_pipeline.postgres.update_triggers import update_triggers
 from memory_pipeline.settings import Settings
 
 Computed = tuple[Memory, Vector, Provenance]

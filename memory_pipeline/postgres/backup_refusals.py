@@ -2,9 +2,8 @@
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import psycopg
 
@@ -12,6 +11,7 @@ from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.errors import PipelineError
 from memory_pipeline.logs import get_logger
 from memory_pipeline.postgres.database import Connection, Database, queries
+from memory_pipeline.postgres.update_triggers import UpdateTrigger, one_of
 
 log = get_logger("memory_pipeline.postgres.backup_refusals")
 
@@ -48,20 +48,6 @@ class BackupRaced(PipelineError):
     """Another transaction was in the way of a backup."""
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateTrigger:
-    """A trigger, or a rule, of the application that an UPDATE of ``embedding`` fires.
-
-    ``before_row``: it may change the row, or leave it out.
-    """
-
-    kind: str
-    name: str
-    on_table: str
-    function: str
-    before_row: bool
-
-
 @contextmanager
 def refusals() -> Iterator[None]:
     """Translate what the backup's statement raises.
@@ -85,18 +71,12 @@ def refusals() -> Iterator[None]:
         raise BackupRefused(error) from error
 
 
-def update_triggers(database: Database) -> list[UpdateTrigger]:
-    """Return the triggers and rules of the application that a backup in memory_logs fires."""
-    with database.statement() as connection:
-        return [UpdateTrigger(*row) for row in queries().update_triggers(connection)]
-
-
-def left_out(triggers: list[UpdateTrigger]) -> str:
+def left_out(triggers: Sequence[UpdateTrigger]) -> str:
     """Return the reason where the row was locked, and the UPDATE did not reach it."""
     return f"{_may_change(triggers)} leaves out the UPDATE of the row"
 
 
-def reason_of(refusal: BackupRefused, triggers: list[UpdateTrigger]) -> str:
+def reason_of(refusal: BackupRefused, triggers: Sequence[UpdateTrigger]) -> str:
     """Name the condition and what raised it. Its message may quote a memory, and is left out."""
     error = refusal.error
     if error.sqlstate == CHANGES_THE_MEMORY:
@@ -108,7 +88,11 @@ def reason_of(refusal: BackupRefused, triggers: list[UpdateTrigger]) -> str:
     raised = [
         t for t in triggers if t.function and re.search(rf"\b{re.escape(t.function)}\(", context)
     ]
-    return f"{_condition(error)} by {_named(raised)}" if raised else _condition(error)
+    return f"{_condition(error)} by {one_of(raised)}" if raised else _condition(error)
+
+
+def _may_change(triggers: Sequence[UpdateTrigger]) -> str:
+    return one_of([t for t in triggers if t.before_row]) or "a trigger"
 
 
 def _condition(error: psycopg.Error) -> str:
@@ -116,15 +100,6 @@ def _condition(error: psycopg.Error) -> str:
         return f"error {error.sqlstate}"
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(error).__name__).lower()
     return f"{name} ({error.sqlstate})"
-
-
-def _may_change(triggers: list[UpdateTrigger]) -> str:
-    return _named([t for t in triggers if t.before_row]) or "a trigger"
-
-
-def _named(triggers: list[UpdateTrigger]) -> str:
-    names = list(dict.fromkeys(f"{t.kind} {t.name}" for t in triggers))
-    return names[0] if len(names) == 1 else f"one of {', '.join(names)}" if names else ""
 
 
 class RefusalRecord:

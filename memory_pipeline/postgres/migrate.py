@@ -30,6 +30,7 @@ from memory_pipeline.postgres.ddl import (
 )
 from memory_pipeline.postgres.preflight import broken_triggers, check_contract
 from memory_pipeline.postgres.registry import PostgresRegistry
+from memory_pipeline.postgres.update_triggers import backup_advice
 from memory_pipeline.settings import Settings, TenantBy
 
 Vectors = Literal["trust", "recompute"]
@@ -40,17 +41,20 @@ GRANTS = """\
 -- 3. for the role that syncs (put its name in):
 -- GRANT USAGE ON SCHEMA memory_pipeline TO …;
 -- GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA memory_pipeline TO …;
--- GRANT SELECT, UPDATE (embedding) ON public.memory_logs TO …;
+-- GRANT {rights} ON public.memory_logs TO …;
 -- 4. then, as that role: memory-pipeline migrate (attaches to the rows from before)"""
 
 
-def migrate(settings: Settings, *, vectors: Vectors | None = None) -> None:
+def migrate(settings: Settings, *, vectors: Vectors | None = None) -> list[str]:
     """Migrate the database that the settings name.
 
     Args:
         settings: where Postgres is, which column names the tenant, whether hints are sent.
         vectors: whether vectors that the pipeline did not write are the current model's:
             ``trust`` them, or ``recompute`` them (the default of a new installation).
+
+    Returns:
+        Sentences about what works, and may not be what is wanted.
 
     Raises:
         ContractError: the database or its memory_logs does not meet the requirements; nothing was
@@ -71,6 +75,7 @@ def migrate(settings: Settings, *, vectors: Vectors | None = None) -> None:
                 _decide(connection, settings.tenant_by, vectors)
             _capture(database, settings)
             _attach(database)
+        return backup_advice(database, settings)
     finally:
         database.close()
 
@@ -81,7 +86,7 @@ def migration_sql(settings: Settings) -> str:
         "-- 1. schema\nCREATE SCHEMA IF NOT EXISTS memory_pipeline;\n" + _offline_sql(),
         f"-- 2. capture; with lock_timeout = '{LOCK_TIMEOUT_MILLISECONDS}ms', until it succeeds\n"
         + "\n\n".join(_capture_steps(settings)),
-        GRANTS,
+        GRANTS.format(rights="SELECT, UPDATE (embedding)" if settings.backup == "on" else "SELECT"),
     )
     return "\n\n".join(steps) + "\n"
 

@@ -327,9 +327,9 @@ class SimulatedMemories(FakeMemories):
     ) -> frozenset[MemoryId]:
         """Store vectors; tell where that was done over what the application had set since."""
         done, world = super().back_up(vectors), self.world
-        for i, (read, vector, _) in vectors.items():
-            row = world.rows.get(i)
-            if row is None or row.embedding is not vector:
+        stores = world.settings.backup == "on"
+        for i, (read, _, _) in vectors.items():
+            if not stores or i not in done or world.refuses_backup(i):
                 world.unbacked.add(i)
                 continue
             world.unbacked.discard(i)

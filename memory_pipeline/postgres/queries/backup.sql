@@ -107,18 +107,22 @@ FROM tables JOIN pg_rewrite r ON r.ev_class = tables.relation
 WHERE r.ev_type = '2' AND r.ev_enabled IN ('O', 'A')
 ORDER BY 3, 2;
 
--- name: forget_gone!
--- Delete the backed-up vectors, and the provenance, of memories that no longer exist. A change does
--- so for the memory that it is about; this is for what was written late, and after a TRUNCATE.
+-- name: forget_gone$
+-- Delete the backed-up vectors, and the provenance, of memories that no longer exist; return how
+-- many. A change does so for its memory; this is for what was written late, or after a TRUNCATE.
 WITH vectors AS (
     DELETE FROM memory_pipeline.vector_backup WHERE memory_id IN (
         SELECT b.memory_id FROM memory_pipeline.vector_backup b
         WHERE NOT EXISTS (SELECT FROM public.memory_logs m WHERE m.id = b.memory_id)
         LIMIT %(limit)s
     )
+    RETURNING memory_id
+), provenances AS (
+    DELETE FROM memory_pipeline.provenance WHERE memory_id IN (
+        SELECT p.memory_id FROM memory_pipeline.provenance p
+        WHERE NOT EXISTS (SELECT FROM public.memory_logs m WHERE m.id = p.memory_id)
+        LIMIT %(limit)s
+    )
+    RETURNING memory_id
 )
-DELETE FROM memory_pipeline.provenance WHERE memory_id IN (
-    SELECT p.memory_id FROM memory_pipeline.provenance p
-    WHERE NOT EXISTS (SELECT FROM public.memory_logs m WHERE m.id = p.memory_id)
-    LIMIT %(limit)s
-);
+SELECT (SELECT count(*) FROM vectors) + (SELECT count(*) FROM provenances);
