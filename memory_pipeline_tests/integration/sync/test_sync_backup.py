@@ -20,6 +20,7 @@ from memory_pipeline.pipeline import Pipeline
 from memory_pipeline_tests.embedders import CountingEmbedder
 from memory_pipeline_tests.integration.rebuild.words import assert_true, rebuilt
 from memory_pipeline_tests.integration.sync.words import settled, with_embedder
+from memory_pipeline_tests.integration.worker.words import living
 from memory_pipeline_tests.words import ADA, change, count_of, drained_due, held, one, remember
 
 SECRET = "Ada keeps the key under the mat"
@@ -273,3 +274,25 @@ def test_a_memory_that_an_application_holds_for_long_is_searchable_meanwhile(
         assert held(pipeline) == {2}
         wait_until(lambda: settled(pipeline) and held(pipeline) == {1, 2}, within=10)
     assert_true(pipeline)
+
+
+def test_a_worker_on_an_append_only_table_keeps_it_searchable_and_says_why_once(
+    pipeline: Pipeline,
+    db: psycopg.Connection,
+    wait_until: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What broke: ten stack traces in half a minute, for ever, and nothing in the index."""
+    caplog.set_level(logging.WARNING)
+    refuse(db, "a trigger that raises")
+    with living(pipeline):
+        for n in range(8):
+            memory = remember(db, summary=f"memory {n}")
+            wait_until(
+                lambda memory=memory: pipeline.registry.live(ADA) and memory in held(pipeline)
+            )
+    assert [r.message.split("event=")[1].split()[0] for r in caplog.records] == [
+        "vector_backup_refused"
+    ]
+    assert pipeline.workers.backlog().unbacked_memories == 10
+    assert "Traceback" not in caplog.text
