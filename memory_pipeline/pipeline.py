@@ -194,6 +194,7 @@ class Pipeline:
             ),
             replay_cured=self.replay_cured,
             restore_watch=self.restore_watch,
+            forget_gone=self.memories.forget_gone,
             metrics=metrics,
             reporter=reporter,
             intervals=intervals,
@@ -244,11 +245,13 @@ class Pipeline:
         )
 
 
-def migrate(settings: Settings, *, vectors: Literal["trust", "recompute"] | None = None) -> None:
-    """Migrate the database of the settings. Arguments and errors: ``postgres.migrate.migrate``."""
+def migrate(
+    settings: Settings, *, vectors: Literal["trust", "recompute"] | None = None
+) -> list[str]:
+    """Migrate the database of the settings; return advice, as ``postgres.migrate.migrate`` does."""
     from memory_pipeline.postgres import migrate as migration  # noqa: PLC0415 - alembic is slow
 
-    migration.migrate(settings, vectors=vectors)
+    return migration.migrate(settings, vectors=vectors)
 
 
 def migration_sql(settings: Settings) -> str:

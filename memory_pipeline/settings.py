@@ -128,8 +128,11 @@ class Settings(BaseSettings):
     notify: Literal["on", "off"] = Field(
         "on", description="whether triggers wake workers by NOTIFY"
     )
-    backup: Literal["on", "off"] = Field(
-        "on", description="whether computed vectors are stored in memory_logs.embedding"
+    backup: Literal["on", "table", "off"] = Field(
+        "on",
+        description="where computed vectors are kept: on: in memory_logs.embedding; table: in a "
+        "table of the pipeline's own, and memory_logs is only read; off: nowhere, and a rebuild "
+        "computes them again",
     )
     batch_size: int = Field(200, ge=1, le=5000, description="most changes in one batch")
     rebuild_batch_size: int = Field(

@@ -1,5 +1,7 @@
 """Remove the pipeline from a database; memory_logs is not changed, and keeps its vectors.
 
+Vectors in the pipeline's own table (``backup=table``) go with the schema.
+
 The order is the design. Each step may be repeated, so an interrupted detach is run once more:
 
 1. check that nothing works on the index, and that nothing of another owner depends on our schema
@@ -34,11 +36,15 @@ log = get_logger("memory_pipeline.admin.detach")
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What a detach would remove: triggers by name, and collections on servers by number."""
+    """What a detach would remove: triggers by name, and collections on servers by number.
+
+    ``vectors``: in the pipeline's own table, which goes with the schema.
+    """
 
     triggers: tuple[str, ...]
     collections: int
     servers: int
+    vectors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,7 @@ class Detach:
             tuple(self.postgres.triggers()),
             sum(len(self.postgres.generations(s.id)) for s in servers),
             len(servers),
+            self.postgres.vectors(),
         )
 
     def run(self, *, drop_collections: bool) -> Removed:

@@ -23,6 +23,10 @@ class Attachment(Protocol):
         """Name the triggers that would be dropped."""
         ...
 
+    def vectors(self) -> int:
+        """Count the vectors that go with the schema."""
+        ...
+
     def check(self) -> None:
         """Check that nothing of another owner depends on the schema. Raises ContractError."""
         ...

@@ -63,3 +63,8 @@ def _announce(removal: Removal, *, drop_collections: bool) -> None:
         "any more"
     )
     err.print("memory_logs is not changed and keeps its vectors")
+    if removal.vectors:
+        err.print(
+            f"{removal.vectors} vectors in the pipeline's own table (MEMORY_PIPELINE_BACKUP=table) "
+            "go with the schema: whoever attaches again computes them again"
+        )

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from memory_pipeline import pipeline
-from memory_pipeline.cli.console import err, out, progress_bar
+from memory_pipeline.cli.console import err, out, plain, progress_bar
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.settings import Settings
 
@@ -44,11 +44,13 @@ def migrate(
         return
     if vectors not in {None, "trust", "recompute"}:
         raise typer.BadParameter(f"{vectors!r}; allowed are trust and recompute")
-    pipeline.migrate(settings, vectors=vectors)  # type: ignore[arg-type]  # checked above
+    advice = pipeline.migrate(settings, vectors=vectors)  # type: ignore[arg-type]  # checked above
     if take_over:
         with pipeline.opened(settings) as opened:
             opened.epochs.take_over()
     err.print("migrated: memory_logs is captured")
+    for sentence in advice:
+        err.print(plain(f"! {sentence}"))
 
 
 def pull() -> None:

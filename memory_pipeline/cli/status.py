@@ -87,6 +87,7 @@ def _inspect(settings: Settings, figures: dict[str, Any]) -> tuple[list[str], bo
             problems += pipeline.status.unseen()
             problems += pipeline.status.publications()
             problems += _reports(figures, pipeline.workers.healthy())
+            problems += _backup(pipeline)
             problems += _documents(pipeline, figures)
             problems += _impossible(pipeline, figures)
             problems += _damage(figures)
@@ -121,6 +122,13 @@ def _figures(pipeline: Pipeline) -> dict[str, Any]:
 def _milliseconds(lags: Lags | None) -> dict[str, float] | None:
     """Return lags in milliseconds; None where nothing was synced recently."""
     return None if lags is None else lags.milliseconds()
+
+
+def _backup(pipeline: Pipeline) -> list[str]:
+    refusal = pipeline.status.backup_refusal()
+    if refusal is None or refusal.backup != pipeline.settings.backup:
+        return []  # another setting was chosen since
+    return [refusal.problem]
 
 
 def _damage(figures: dict[str, Any]) -> list[str]:

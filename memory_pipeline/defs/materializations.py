@@ -140,9 +140,17 @@ def _embeddings(
             "vectors embedded": done.embedded,
             "vectors reused": done.reused,
             "model": pipeline.embedder.model,
+            **_unbacked(pipeline),
         },
         tags=tags,
     )
+
+
+def _unbacked(pipeline: Pipeline) -> dict[str, str]:
+    refusal = pipeline.status.backup_refusal()
+    if refusal is None or refusal.backup != pipeline.settings.backup:
+        return {}
+    return {"vectors not backed up": refusal.reason}
 
 
 def _counted(pipeline: Pipeline, generation: Generation | None) -> dict[str, int | str]:

@@ -13,12 +13,14 @@ class Change:
 
     ``age``: seconds from the application's write to the claim; None for a reset, a confirm and a
     recheck, which no application wrote. ``recheck``: the pipeline enqueued it.
+    ``waited_seconds``: from its enqueuing, by whomever, to the claim.
     """
 
     seq: int
     memory_id: MemoryId | None
     age: float | None = None
     recheck: bool = False
+    waited_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,14 @@ class Claim:
     def without(self, ids: Collection[MemoryId]) -> "Claim":
         """Return the claim without the changes of these memories."""
         return replace(self, changes=tuple(c for c in self.changes if c.memory_id not in ids))
+
+    def waiting(self, seconds: float) -> frozenset[MemoryId]:
+        """Return the memories with a change that had waited for so long when it was claimed."""
+        return frozenset(
+            c.memory_id
+            for c in self.changes
+            if c.memory_id is not None and c.waited_seconds >= seconds
+        )
 
     @property
     def resets(self) -> bool:

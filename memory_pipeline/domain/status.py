@@ -104,11 +104,45 @@ class ActiveWork:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Pending changes, the age of the oldest in seconds, and the number of dead letters."""
+    """Pending changes, the age of the oldest in seconds, and the number of dead letters.
+
+    ``unbacked_memories``: of how many memories a backup of the vector was refused, since one last
+    succeeded.
+    """
 
     changes: int
     oldest_seconds: float
     dead_letters: int
+    unbacked_memories: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BackupRefusal:
+    """Why vectors are not backed up: the last attempt was refused, under the setting ``backup``.
+
+    ``reason``: the condition, and what raised it; no content. ``memories``: how many backups were
+    refused for this reason, since ``first_at``.
+    """
+
+    backup: str
+    reason: str
+    memories: int
+    first_at: datetime
+
+    @property
+    def problem(self) -> str:
+        """The sentence of the status: what is refused, what follows, and what ends it."""
+        end = (
+            "MEMORY_PIPELINE_BACKUP=table keeps them in a table of the pipeline's own, "
+            "MEMORY_PIPELINE_BACKUP=off keeps none"
+            if self.backup == "on"
+            else "MEMORY_PIPELINE_BACKUP=off keeps none"
+        )
+        return (
+            f"vectors are not backed up since {self.first_at:%Y-%m-%d %H:%M:%S%z} "
+            f"({self.memories} memories): {self.reason}; every document is written all the same, "
+            f"and a rebuild computes their vectors again; {end}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,13 +66,22 @@ class ProvenanceUpdate:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class BackedUpVector:
+    """A vector in the pipeline's own table, with the text and the model that it is of."""
+
+    vector: Vector
+    text_hash: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Memory:
     """A row of ``memory_logs`` as one snapshot showed it.
 
     ``raw`` is ``raw_data::text`` as Postgres prints it. ``version`` is the row's ``xmin``.
     ``provenance`` is None where the pipeline has recorded none for the vector. A time is None where
     the column is NULL, or has no time that Python can represent: infinity, years before 2 or after
-    9998.
+    9998. ``backed_up`` is what the pipeline's own table has for the memory, if anything.
     """
 
     id: MemoryId
@@ -85,6 +94,7 @@ class Memory:
     updated_at: datetime | None
     version: str
     provenance: Provenance | None = None
+    backed_up: BackedUpVector | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,11 @@ class PostgresDetach:
         with self._database.transaction() as connection:
             return [f"{row.name} on {row.on_table}" for row in queries().triggers(connection)]
 
+    def vectors(self) -> int:
+        """Count the vectors in the pipeline's own table, which the schema takes with it."""
+        with self._database.transaction() as connection:
+            return int(queries().vectors_in_table(connection))
+
     def check(self) -> None:
         """Check that nothing outside the schema depends on it.
 

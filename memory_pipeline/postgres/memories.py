@@ -1,25 +1,23 @@
 """The rows of ``memory_logs``: read in binary by id, written as an application would write them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import psycopg
 
-from memory_pipeline.content.document import vector_hash
 from memory_pipeline.domain.types import (
+    BackedUpVector,
     Memory,
     MemoryId,
     Provenance,
-    ProvenanceUpdate,
     TenantId,
     Vector,
 )
 from memory_pipeline.errors import InvalidMemory
+from memory_pipeline.postgres.backup import PostgresBackup
 from memory_pipeline.postgres.connection import AS_APPLICATION
 from memory_pipeline.postgres.database import Database, queries
-from memory_pipeline.postgres.outbox import record_provenance
 from memory_pipeline.postgres.refusals import refusals
 from memory_pipeline.settings import Settings
 
@@ -27,8 +25,6 @@ from memory_pipeline.settings import Settings
 PAGE = 20_000
 # Rows in one statement of an iteration over a tenant.
 ROWS_AT_ONCE = 1000
-# Stands for the hash of an unknown text: no text has it.
-NO_TEXT = ""
 
 
 class PostgresMemories:
@@ -37,6 +33,7 @@ class PostgresMemories:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
+        self._backup = PostgresBackup(database, settings)
 
     def read(
         self, ids: Sequence[MemoryId], *, vectors: bool = True
@@ -75,33 +72,8 @@ class PostgresMemories:
     def back_up(
         self, vectors: dict[MemoryId, tuple[Memory, Vector, Provenance]]
     ) -> frozenset[MemoryId]:
-        """Store vectors where the row is still the version that was read; return the stored ones.
-
-        With ``backup=off`` no vector is stored and every row counts as done; where the row keeps
-        another vector, its provenance says that it is of another text.
-        """
-        if not vectors:
-            return frozenset()
-        if self._settings.backup == "off":
-            if others := provenance_of_unknown_text(vectors):
-                with self._database.statement() as connection:
-                    record_provenance(connection, others)
-            return frozenset(vectors)
-        provenance = [p for _, _, p in vectors.values()]
-        try:
-            with self._database.statement() as connection:
-                stored = queries().back_up(
-                    connection,
-                    ids=list(vectors),
-                    versions=[memory.version for memory, _, _ in vectors.values()],
-                    vectors=[vector for _, vector, _ in vectors.values()],
-                    text_hashes=[p.text_hash for p in provenance],
-                    models=[p.model for p in provenance],
-                    vector_hashes=[p.vector_hash for p in provenance],
-                )
-                return frozenset(MemoryId(row.id) for row in stored)
-        except psycopg.errors.LockNotAvailable:
-            return frozenset()  # another worker holds their provenance: the changes stay pending
+        """Store vectors as ``PostgresBackup`` does; return the memories that were not missed."""
+        return self._backup.back_up(vectors)
 
     def of_tenant(self, tenant: TenantId) -> Iterator[Memory]:
         """Iterate over a tenant's memories in id order, a page at a time, without their vectors."""
@@ -130,6 +102,11 @@ class PostgresMemories:
         with self._database.statement() as connection:
             rows = queries().sizes(connection)
             return {TenantId(row.tenant): row.memories for row in rows}
+
+    def forget_gone(self, *, limit: int = ROWS_AT_ONCE) -> int:
+        """Delete the vectors and the provenance of up to so many memories that no longer exist."""
+        with self._database.statement() as connection:
+            return int(queries().forget_gone(connection, limit=limit))
 
     def insert(
         self, *, user_id: str, project_id: str | None, raw: str, created_at: datetime | None
@@ -162,24 +139,8 @@ class PostgresMemories:
             return bool(queries().delete(connection, tenant=tenant, id=memory_id))
 
 
-def provenance_of_unknown_text(
-    vectors: Mapping[MemoryId, tuple[Memory, Vector, Provenance]],
-) -> dict[MemoryId, ProvenanceUpdate]:
-    """Return provenance that says that the vectors these rows keep are of an unknown text.
-
-    Without it the next batch would take such a vector for one that the application has just set.
-    """
-    return {
-        i: ProvenanceUpdate(
-            Provenance(NO_TEXT, provenance.model, vector_hash(memory.embedding)), memory.provenance
-        )
-        for i, (memory, _, provenance) in vectors.items()
-        if memory.embedding is not None
-    }
-
-
 def _memory(row: Any) -> Memory:
-    vector = row.embedding
+    vector, kept = _vector(row.embedding), _vector(row.backed_up)
     known = row.text_hash is not None
     return Memory(
         id=MemoryId(row.id),
@@ -187,11 +148,14 @@ def _memory(row: Any) -> Memory:
         user_id=row.user_id,
         project_id=row.project_id,
         raw=row.raw,
-        embedding=None if vector is None else np.asarray(_floats(vector), dtype=np.float32),
+        embedding=vector,
         created_at=_zoned(row.created_at),
         updated_at=_zoned(row.updated_at),
         version=row.version,
         provenance=Provenance(row.text_hash, row.model, row.vector_hash) if known else None,
+        backed_up=None
+        if kept is None
+        else BackedUpVector(kept, row.backed_up_text_hash, row.backed_up_model),
     )
 
 
@@ -212,5 +176,8 @@ def _utc_text(when: datetime) -> str:
     return utc.isoformat(sep=" ")
 
 
-def _floats(vector: Any) -> Any:
-    return vector.to_numpy() if hasattr(vector, "to_numpy") else vector
+def _vector(value: Any) -> Vector | None:
+    if value is None:
+        return None
+    floats = value.to_numpy() if hasattr(value, "to_numpy") else value
+    return np.asarray(floats, dtype=np.float32)

@@ -33,6 +33,7 @@ from memory_pipeline.postgres.ddl import (
 from memory_pipeline.postgres.preflight import check_contract
 from memory_pipeline.postgres.registry import PostgresRegistry
 from memory_pipeline.postgres.table_contract import broken_triggers
+from memory_pipeline.postgres.update_triggers import backup_advice
 from memory_pipeline.settings import Settings
 
 Vectors = Literal["trust", "recompute"]
@@ -44,7 +45,7 @@ GRANTS = """\
 -- GRANT USAGE ON SCHEMA memory_pipeline TO …;
 -- GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA memory_pipeline TO …;
 -- GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA memory_pipeline TO …;
--- GRANT SELECT, UPDATE (embedding) ON public.memory_logs TO …;
+-- GRANT {rights} ON public.memory_logs TO …;
 --    for what later versions add, as the role that runs the above:
 -- ALTER DEFAULT PRIVILEGES IN SCHEMA memory_pipeline
 --     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO …;
@@ -55,13 +56,16 @@ GRANTS = """\
 -- 4. then, as that role: memory-pipeline migrate (attaches to the rows from before)"""
 
 
-def migrate(settings: Settings, *, vectors: Vectors | None = None) -> None:
+def migrate(settings: Settings, *, vectors: Vectors | None = None) -> list[str]:
     """Migrate the database that the settings name.
 
     Args:
         settings: where Postgres is, which column names the tenant, whether hints are sent.
         vectors: whether vectors that the pipeline did not write are the current model's:
             ``trust`` them, or ``recompute`` them (the default of a new installation).
+
+    Returns:
+        Sentences about what works, and may not be what is wanted.
 
     Raises:
         ContractError: the database or its memory_logs does not meet the requirements; nothing was
@@ -82,6 +86,7 @@ def migrate(settings: Settings, *, vectors: Vectors | None = None) -> None:
                 _decide(connection, settings, vectors)
             _capture(database, settings)
             _attach(database)
+        return backup_advice(database, settings)
     finally:
         database.close()
 
@@ -89,10 +94,11 @@ def migrate(settings: Settings, *, vectors: Vectors | None = None) -> None:
 def migration_sql(settings: Settings) -> str:
     """Return the SQL that migrate would run, for a DBA to run. Touches no database."""
     steps = (
-        "-- 1. schema\nCREATE SCHEMA IF NOT EXISTS memory_pipeline;\n" + _offline_sql(),
+        f"-- 1. schema\n{queries().find_vector.sql.replace('%(is_local)s', 'false')}\n"
+        "CREATE SCHEMA IF NOT EXISTS memory_pipeline;\n" + _offline_sql(),
         f"-- 2. capture; with lock_timeout = '{LOCK_TIMEOUT_MILLISECONDS}ms', until it succeeds\n"
         + "\n\n".join(_capture_steps(settings)),
-        GRANTS,
+        GRANTS.format(rights="SELECT, UPDATE (embedding)" if settings.backup == "on" else "SELECT"),
     )
     return with_table("\n\n".join(steps) + "\n", Table.parse(settings.table))
 
@@ -120,6 +126,7 @@ def _upgrade_at_once(database: Database) -> None:
     try:
         with engine.begin() as connection:
             driver = connection.connection.driver_connection
+            queries().find_vector(driver, is_local=True)
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MILLISECONDS}")
             if not queries().schema_exists(driver):
                 connection.exec_driver_sql("CREATE SCHEMA memory_pipeline")

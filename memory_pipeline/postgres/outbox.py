@@ -121,7 +121,7 @@ class PostgresOutbox:
                 if pointer is not None
             ]
         changes = [
-            Change(r.seq, r.memory_id, r.age, r.recheck)
+            Change(r.seq, r.memory_id, r.age, r.recheck, r.waited_seconds)
             for r in sorted(claimed, key=lambda r: r.seq)
         ]
         full = len(changes) == self._settings.batch_size

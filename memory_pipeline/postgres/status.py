@@ -6,7 +6,7 @@ from dataclasses import asdict
 from psycopg.types.json import Jsonb
 
 from memory_pipeline.domain.outcomes import Verified
-from memory_pipeline.domain.status import NewestChange, TenantStatus, Totals
+from memory_pipeline.domain.status import BackupRefusal, NewestChange, TenantStatus, Totals
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.preflight import publication_problems
@@ -63,6 +63,12 @@ class PostgresStatus:
         with self._database.transaction() as connection:
             decided = queries().installation(connection)
             return decided is not None and decided.vectors == "trust"
+
+    def backup_refusal(self) -> BackupRefusal | None:
+        """Return why the last backup of vectors was refused, if it was."""
+        with self._database.statement() as connection:
+            row = queries().backup_refusal(connection)
+        return None if row is None else BackupRefusal(*row)
 
     def broken_capture(self) -> list[str]:
         """Return what keeps changes from being captured: triggers, and rows that have none."""

@@ -19,6 +19,9 @@ from memory_pipeline.sync.generations import Generations
 from memory_pipeline.sync.plan import EmbeddedDraft, Planned, plan_batch
 from memory_pipeline.sync.ports import Memories, Outbox
 
+# A document waits no longer for the backup of its vector while its row is locked or changes.
+BACKUP_PATIENCE_SECONDS = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -112,6 +115,7 @@ class Batch:
             renew=lease.renew,
             slice_seconds=self.slice_seconds,
             clock=self.clock,
+            overdue=planned.claim.waiting(BACKUP_PATIENCE_SECONDS),
         )
         embed_seconds = stopwatch.lap()
         ready = (*plan.covered, *embedded.ready)

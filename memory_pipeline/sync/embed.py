@@ -4,7 +4,7 @@ A refused text is isolated and charged only if a control text passes: a model th
 everything is broken, and no memory is to blame.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -26,8 +26,9 @@ LARGEST_SLICE = 64
 class Embedded:
     """The drafts of a batch after embedding.
 
-    ``ready``: embedded, and the vector is backed up. ``missed``: the row has changed since it was
-    read; its change stays pending. ``failures``: refused by the model.
+    ``ready``: embedded, and the backup of the vector is not waited for. ``missed``: the row has
+    changed since it was read, or is locked; its change stays pending. ``failures``: refused by the
+    model.
     """
 
     ready: tuple[EmbeddedDraft, ...]
@@ -43,14 +44,19 @@ def embed_and_back_up(
     renew: RenewLease,
     slice_seconds: float,
     clock: Clock = SYSTEM_CLOCK,
+    overdue: Collection[MemoryId] = (),
 ) -> Embedded:
-    """Embed drafts; back up each slice as soon as it is computed. Raises as ``embed_drafts``."""
+    """Embed drafts; back up each slice as soon as it is computed. Raises as ``embed_drafts``.
+
+    A missed backup is waited for, but of the ``overdue`` memories: a row may be locked for hours,
+    or change faster than its vector is stored, and a document is worth more than a backup.
+    """
     embedded: list[EmbeddedDraft] = []
-    stored: set[MemoryId] = set()
+    done: set[MemoryId] = set(overdue)
 
     def keep(slice_: Sequence[EmbeddedDraft]) -> None:
         embedded.extend(slice_)
-        stored.update(
+        done.update(
             memories.back_up({d.memory.id: (d.memory, d.vector, d.provenance) for d in slice_})
         )
 
@@ -58,8 +64,8 @@ def embed_and_back_up(
         embedder, drafts, renew=renew, slice_seconds=slice_seconds, clock=clock, keep=keep
     )
     return Embedded(
-        tuple(d for d in embedded if d.memory.id in stored),
-        tuple(d.memory.id for d in embedded if d.memory.id not in stored),
+        tuple(d for d in embedded if d.memory.id in done),
+        tuple(d.memory.id for d in embedded if d.memory.id not in done),
         tuple(failures),
     )
 

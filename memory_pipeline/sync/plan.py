@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memory_pipeline.content.document import Content, Recipe, compose, text_hash, vector_hash
-from memory_pipeline.content.vector_reuse import reusable_provenance
+from memory_pipeline.content.vector_reuse import reusable_vector
 from memory_pipeline.domain.changes import Claim
 from memory_pipeline.domain.outcomes import Failure
 from memory_pipeline.domain.types import (
@@ -125,11 +125,11 @@ def plan_batch(
         except Poison as why:
             refused.append(_unreadable(memory, why))
             continue
-        provenance = reusable_provenance(memory, content, model=model, trust=trust)
-        if re_embed or provenance is None or memory.embedding is None:
+        stored = reusable_vector(memory, content, model=model, trust=trust)
+        if re_embed or stored is None:
             to_embed.append(Draft(memory, content))
         else:
-            covered.append(EmbeddedDraft(memory, content, memory.embedding, provenance))
+            covered.append(EmbeddedDraft(memory, content, *stored))
     # Texts of one length embed together fastest.
     to_embed.sort(key=lambda d: len(d.content.text))
     return Plan(tuple(deletes), tuple(covered), tuple(to_embed), tuple(refused))

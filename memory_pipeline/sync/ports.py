@@ -76,7 +76,14 @@ class VectorBackup(Protocol):
     def back_up(
         self, vectors: dict[MemoryId, tuple[Memory, Vector, Provenance]]
     ) -> Collection[MemoryId]:
-        """Store vectors in rows that have not changed since they were read; return their ids."""
+        """Store vectors of rows that have not changed since they were read.
+
+        Returns:
+            The memories whose documents need not wait: the vector was stored, or will not be,
+            because of the setting or because Postgres refuses it. The others were missed: the row
+            has changed, or is locked.
+
+        """
         ...
 
 

@@ -13,7 +13,7 @@ from itertools import islice
 import numpy as np
 
 from memory_pipeline.content.document import Recipe, compose, describe, same_metadata
-from memory_pipeline.content.vector_reuse import reusable_provenance
+from memory_pipeline.content.vector_reuse import reusable_vector
 from memory_pipeline.domain.changes import ExpectedDifferences
 from memory_pipeline.domain.outcomes import Finding, FindingKind
 from memory_pipeline.domain.types import Generation, Memory, MemoryId, Stored, TenantId
@@ -184,18 +184,17 @@ class DoubleCheck:
         return fetched and stored.text != row.raw
 
     def _vectors_differ(self, row: Memory, stored: Stored) -> bool:
-        if row.embedding is None or stored.vector is None:
+        if stored.vector is None or (row.embedding is None and row.backed_up is None):
             return False
         sides = self._sides
-        provenance = reusable_provenance(
+        kept = reusable_vector(
             row, compose(row, sides.recipe), model=sides.model, trust=sides.trust
         )
-        if provenance is None:  # the application's own vector, which the document was not made of
+        if kept is None:  # the application's own vector, which the document was not made of
             return False
-        scale = max(1.0, float(np.linalg.norm(row.embedding)))
-        return not np.allclose(
-            row.embedding, stored.vector, rtol=0.0, atol=VECTOR_TOLERANCE * scale
-        )
+        vector, _ = kept
+        scale = max(1.0, float(np.linalg.norm(vector)))
+        return not np.allclose(vector, stored.vector, rtol=0.0, atol=VECTOR_TOLERANCE * scale)
 
 
 def _stray(row: Memory | None) -> Wrong:

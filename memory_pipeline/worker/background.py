@@ -5,6 +5,7 @@
 - repair: rebuild damaged collections, drop retired ones, replay dead letters whose cause is gone
 - report: report synced tenants to Dagster
 - restore watch: check whether Postgres went back in time
+- forget: delete vectors and provenance of memories that are gone, where no change did
 
 While the worker rests (quiet.py) each of them touches Postgres rarely.
 """
@@ -56,6 +57,7 @@ class Intervals:
             grow with every change.
         report_retry_seconds: after a failure, Dagster is left alone for so long.
         restore_watch_seconds: each check costs queries, and a request to every server.
+        forget_seconds: each time reads the ids of all memories.
 
     """
 
@@ -66,6 +68,7 @@ class Intervals:
     report_tenant_seconds: float = 60.0
     report_retry_seconds: float = 30.0
     restore_watch_seconds: float = 10.0
+    forget_seconds: float = 3600.0
 
 
 DEFAULT_INTERVALS = Intervals()
@@ -84,6 +87,7 @@ class BackgroundTasks:
         drop_retired: drops collections that no search uses any more.
         replay_cured: replays dead letters whose cause is gone; returns their number.
         restore_watch: checks whether Postgres went back in time.
+        forget_gone: forgets some of the memories that are gone; returns their number.
         metrics: the figures for Prometheus.
         reporter: Dagster, or none.
         intervals: how often each task runs.
@@ -100,6 +104,7 @@ class BackgroundTasks:
     drop_retired: DropRetired
     replay_cured: Callable[[], int]
     restore_watch: RestoreWatch
+    forget_gone: Callable[[], int]
     metrics: Meter
     reporter: Reporter
     intervals: Intervals = DEFAULT_INTERVALS
@@ -152,6 +157,7 @@ class BackgroundTasks:
             ("repair", intervals.repair_seconds, self._repair),
             ("report", intervals.report_seconds, self._reports.tell),
             ("restore-watch", intervals.restore_watch_seconds, self.restore_watch.watch),
+            ("forget", intervals.forget_seconds, self._forget),
         ):
             thread = threading.Thread(
                 target=self._run_every, args=(name, seconds, task), name=name, daemon=True
@@ -289,3 +295,7 @@ class BackgroundTasks:
             )
         else:
             log.info("damaged_tenant_rebuild_ended", tenant=tenant, verdict=rebuilt.verdict)
+
+    def _forget(self) -> None:
+        while self.forget_gone() and not self._stop.is_set():
+            continue

@@ -26,6 +26,10 @@ class Metrics:
         self._backlog = self._gauge("pending_changes", "changes that wait")
         self._oldest = self._gauge("oldest_change_seconds", "age of the oldest pending change")
         self._dead = self._gauge("dead_letters", "memories that were refused too often")
+        self._unbacked = self._gauge(
+            "unbacked_memories",
+            "memories whose vector was refused by Postgres since a backup last succeeded",
+        )
         self._documents = Counter(
             "memory_pipeline_documents",
             "documents written, deleted or refused",
@@ -109,6 +113,7 @@ class Metrics:
         self._backlog.set(backlog.changes)
         self._oldest.set(backlog.oldest_seconds)
         self._dead.set(backlog.dead_letters)
+        self._unbacked.set(backlog.unbacked_memories)
 
     def set_unwritable_servers(self, servers: int) -> None:
         """Set the number of servers that take no writes."""

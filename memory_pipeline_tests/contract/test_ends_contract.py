@@ -173,7 +173,7 @@ def test_without_backup_a_vector_of_an_older_text_is_known_as_one(world: World) 
     first = Provenance("a text", "model", vector_hash(OLD))
     world.memories.back_up({memory: (rows[memory], OLD, first)})
     world.put("ada", '{"n": 2}', memory_id=memory)
-    memories = world.without_backup()
+    memories = world.with_backup("off")
     rows, _ = memories.read([memory])
     second = Provenance("another text", "model", vector_hash(NEW))
     assert memories.back_up({memory: (rows[memory], NEW, second)}) == {memory}
@@ -188,7 +188,7 @@ def test_without_backup_a_vector_of_an_older_text_is_known_as_one(world: World) 
 def test_without_backup_a_row_without_a_vector_has_nothing_noted(world: World) -> None:
     """There is no vector that could be mistaken for another text's."""
     memory = world.put("ada")
-    memories = world.without_backup()
+    memories = world.with_backup("off")
     rows, _ = memories.read([memory])
     made = Provenance("a text", "model", vector_hash(NEW))
     assert memories.back_up({memory: (rows[memory], NEW, made)}) == {memory}

@@ -4,6 +4,7 @@ from uuid import uuid4
 
 import pytest
 
+from memory_pipeline.content.document import vector_hash
 from memory_pipeline.domain.types import MemoryId, Provenance, ProvenanceUpdate
 from memory_pipeline.postgres import memories as postgres_memories
 from memory_pipeline_tests.contract.worlds import (
@@ -63,6 +64,124 @@ def test_a_backup_misses_a_row_that_moved(world: World) -> None:
     rows, _ = world.memories.read([moved])
     assert rows[moved].embedding is None
     assert rows[moved].provenance is None
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_backup_that_is_refused_is_no_miss(world: World, *, refused: bool) -> None:
+    """What broke: a row that could not be updated was taken for one that had changed, for ever."""
+    memory = world.put("ada")
+    rows, _ = world.memories.read([memory])
+    if refused:
+        world.refuse_backups()
+    assert world.memories.back_up({memory: (rows[memory], a_vector(1), OURS)}) == {memory}
+    [row] = world.memories.read([memory])[0].values()
+    assert (row.embedding is None) is refused
+    assert (row.version == rows[memory].version) is refused
+
+
+def test_a_vector_of_which_the_backup_is_refused_leaves_the_row_with_one_of_no_known_text(
+    world: World,
+) -> None:
+    """The old vector is never taken for the new text's, nor for one of the application's."""
+    memory = world.put("ada")
+    old = Provenance("text", "model", vector_hash(a_vector(1)))
+    rows, _ = world.memories.read([memory])
+    world.memories.back_up({memory: (rows[memory], a_vector(1), old)})
+    rows, _ = world.memories.read([memory])
+    world.refuse_backups()
+    new = Provenance("newer text", "model", vector_hash(a_vector(2)))
+    assert world.memories.back_up({memory: (rows[memory], a_vector(2), new)}) == {memory}
+    [row] = world.memories.read([memory])[0].values()
+    assert row.provenance is not None
+    assert row.provenance.vector_hash == old.vector_hash
+    assert row.provenance.text_hash not in {old.text_hash, new.text_hash}
+
+
+# ---- a table of the pipeline's own
+
+
+def test_a_vector_in_the_pipelines_own_table_leaves_the_row_as_it_was(world: World) -> None:
+    """It is read with its text and its model, and under every setting."""
+    memory = world.put("ada")
+    memories = world.with_backup("table")
+    rows, _ = memories.read([memory])
+    assert rows[memory].backed_up is None
+    world.refuse_backups()  # which concerns the row alone
+    assert memories.back_up({memory: (rows[memory], a_vector(1), OURS)}) == {memory}
+    for backup in ("table", "on", "off"):
+        [row] = world.with_backup(backup).read([memory])[0].values()
+        assert (row.version, row.embedding) == (rows[memory].version, None)
+        assert row.backed_up is not None
+        assert row.backed_up.vector.tolist() == a_vector(1).tolist()
+        assert (row.backed_up.text_hash, row.backed_up.model) == (OURS.text_hash, OURS.model)
+        [row] = world.memories.read([memory], vectors=False)[0].values()
+        assert row.backed_up is None
+    assert world.pending(ADA) == 1  # that of its insert
+
+
+def test_a_vector_in_the_pipelines_own_table_is_replaced_by_the_newer_texts(world: World) -> None:
+    """One a memory; also where the row has a vector of its own, which is known as an older one."""
+    memory = world.put("ada")
+    rows, _ = world.memories.read([memory])
+    old = Provenance("text", "model", vector_hash(a_vector(1)))
+    world.memories.back_up({memory: (rows[memory], a_vector(1), old)})
+    memories = world.with_backup("table")
+    for n, text in enumerate(("newer", "newest"), 2):
+        rows, _ = memories.read([memory])
+        made = Provenance(text, "model", vector_hash(a_vector(n)))
+        assert memories.back_up({memory: (rows[memory], a_vector(n), made)}) == {memory}
+    [row] = memories.read([memory])[0].values()
+    assert row.embedding is not None
+    assert row.backed_up is not None
+    assert row.embedding.tolist() == a_vector(1).tolist()
+    assert row.backed_up.vector.tolist() == a_vector(3).tolist()
+    assert row.backed_up.text_hash == "newest"
+    assert row.provenance is not None
+    assert row.provenance.text_hash not in {"newer", "newest"}
+
+
+def test_the_pipelines_own_table_misses_a_row_that_moved(world: World) -> None:
+    """The same guard as for memory_logs: what was read is what is stored for."""
+    moved, still, gone = world.put("ada"), world.put("ada"), world.put("ada")
+    memories = world.with_backup("table")
+    rows, _ = memories.read([moved, still, gone])
+    world.put("ada", '{"n": 2}', memory_id=moved)
+    world.delete(gone)
+    done = memories.back_up({i: (rows[i], a_vector(1), OURS) for i in rows})
+    assert done == {still}
+    assert memories.read([moved])[0][moved].backed_up is None
+
+
+def test_a_vector_that_is_stored_in_the_row_ends_the_one_in_the_table(world: World) -> None:
+    """A table that is used no longer empties by itself, and nothing is kept twice."""
+    memory = world.put("ada")
+    memories = world.with_backup("table")
+    rows, _ = memories.read([memory])
+    memories.back_up({memory: (rows[memory], a_vector(1), OURS)})
+    memories = world.with_backup("on")
+    memories.back_up({memory: (rows[memory], a_vector(2), OURS)})
+    [row] = memories.read([memory])[0].values()
+    assert row.embedding is not None
+    assert row.backed_up is None
+
+
+def test_acking_a_delete_forgets_the_vector_of_what_is_gone(world: World) -> None:
+    """A memory that moved keeps its own."""
+    gone, moved = world.put("ada"), world.put("ada")
+    memories = world.with_backup("table")
+    rows, _ = memories.read([gone, moved])
+    memories.back_up({i: (rows[i], a_vector(1), OURS) for i in rows})
+    drained(world)
+    world.delete(gone)
+    world.put("bob", memory_id=moved)
+    lease = taken(world)
+    claim = world.outbox.claim(lease)
+    deleted: dict[MemoryId, ProvenanceUpdate | None] = {gone: None, moved: None}
+    world.outbox.ack(lease, claim, landed=deleted, failures=(), missed=(), recheck=())
+    world.put("ada", memory_id=gone)
+    rows, _ = memories.read([gone, moved])
+    assert rows[gone].backed_up is None
+    assert rows[moved].backed_up is not None
 
 
 def test_acking_a_delete_forgets_the_provenance_of_what_is_gone(world: World) -> None:

@@ -1,7 +1,7 @@
 """Both sides of a contract in the words of a test: the world in memory, and Postgres."""
 
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from uuid import UUID, uuid4
 
 import psycopg
@@ -34,6 +34,7 @@ from memory_pipeline_tests.fakes import (
     FakeWorld,
 )
 
+Backup = Literal["on", "table", "off"]
 ADA, BOB = TenantId("ada"), TenantId("bob")
 OURS = Provenance("text", "model", "vector")
 
@@ -44,7 +45,16 @@ CHOSEN = {
     "batch_size": 4,
     "batch_bytes": 100_000,
 }
-TABLES = ("change", "tenant", "generation", "failure", "provenance", "rebuild", "truncation")
+TABLES = (
+    "change",
+    "tenant",
+    "generation",
+    "failure",
+    "provenance",
+    "rebuild",
+    "truncation",
+    "vector_backup",
+)
 
 
 class DeadLetters(Protocol):
@@ -85,8 +95,12 @@ class World(Protocol):
         """Write a row again without changing anything but its time."""
         ...
 
-    def without_backup(self) -> Memories:
-        """Return the memories as an installation sees them that keeps no vectors."""
+    def with_backup(self, backup: Backup) -> Memories:
+        """Return the memories as an installation with this backup sees them."""
+        ...
+
+    def refuse_backups(self) -> None:
+        """Have the table refuse that vectors are stored."""
         ...
 
     def expected_differences(self, tenant: TenantId, ids: list[MemoryId]) -> ExpectedDifferences:
@@ -177,10 +191,14 @@ class FakeSide:
         row = self.world.rows[memory_id]
         self.world.store(memory_id, replace(row, version=str(self.world.number())))
 
-    def without_backup(self) -> Memories:
-        """Return the memories as an installation sees them that keeps no vectors."""
-        self.world.settings = self.world.settings.model_copy(update={"backup": "off"})
+    def with_backup(self, backup: Backup) -> Memories:
+        """Return the memories as an installation with this backup sees them."""
+        self.world.settings = self.world.settings.model_copy(update={"backup": backup})
         return self.memories
+
+    def refuse_backups(self) -> None:
+        """Have the table refuse that vectors are stored."""
+        self.world.refuses_backup = lambda _: True
 
     def expected_differences(self, tenant: TenantId, ids: list[MemoryId]) -> ExpectedDifferences:
         """Tell for which of these memories a document may differ, and why."""
@@ -282,10 +300,16 @@ class RealSide:
         """Write a row again without changing anything but its time."""
         self._db.execute("UPDATE memory_logs SET updated_at = now() WHERE id = %s", (memory_id,))
 
-    def without_backup(self) -> Memories:
-        """Return the memories as an installation sees them that keeps no vectors."""
-        settings = self.settings.model_copy(update={"backup": "off"})
+    def with_backup(self, backup: Backup) -> Memories:
+        """Return the memories as an installation with this backup sees them."""
+        settings = self.settings.model_copy(update={"backup": backup})
         return PostgresMemories(self._pipeline.database, settings)
+
+    def refuse_backups(self) -> None:
+        """Have the table refuse that vectors are stored."""
+        self._db.execute(
+            "ALTER TABLE memory_logs ADD CONSTRAINT no_vectors CHECK (embedding IS NULL) NOT VALID"
+        )
 
     def expected_differences(self, tenant: TenantId, ids: list[MemoryId]) -> ExpectedDifferences:
         """Tell for which of these memories a document may differ, and why."""

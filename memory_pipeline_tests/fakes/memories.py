@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from memory_pipeline.domain.types import (
+    BackedUpVector,
     Memory,
     MemoryId,
     Provenance,
@@ -11,6 +12,7 @@ from memory_pipeline.domain.types import (
     Vector,
 )
 from memory_pipeline.postgres import memories as postgres_memories
+from memory_pipeline.postgres.backup import provenance_of_unknown_text
 from memory_pipeline_tests.fakes.world import FakeWorld
 
 
@@ -77,22 +79,41 @@ class FakeMemories:
     def back_up(
         self, vectors: dict[MemoryId, tuple[Memory, Vector, Provenance]]
     ) -> frozenset[MemoryId]:
-        """Store vectors in rows whose version is still the one that was read; return their ids."""
+        """Store vectors of rows whose version is the one that was read; return whom it missed not.
+
+        Whom Postgres refuses a backup counts as done, whatever has become of the row.
+        """
         world = self.world
+        backup = world.settings.backup
         with world.step("memories.back_up"):
-            if world.settings.backup == "off":
-                world.note_provenance(postgres_memories.provenance_of_unknown_text(vectors))
+            refused = {i for i in vectors if backup == "on" and world.refuses_backup(i)}
+            unkept = refused if backup == "on" else vectors
+            world.note_provenance(
+                provenance_of_unknown_text({i: v for i, v in vectors.items() if i in unkept})
+            )
+            if backup == "off":
                 return frozenset(vectors)
-            done: set[MemoryId] = set()
+            done = set(refused)
             for memory_id, (read, vector, provenance) in vectors.items():
                 row = world.rows.get(memory_id)
-                if row is not None and row.version == read.version:
-                    version = str(world.number())
-                    world.rows[memory_id] = replace(row, embedding=vector, version=version)
-                    world.provenance[memory_id] = provenance
-                    done.add(memory_id)
+                if memory_id in refused or row is None or row.version != read.version:
+                    continue
+                done.add(memory_id)
+                if backup == "table":
+                    world.vectors[memory_id] = BackedUpVector(
+                        vector, provenance.text_hash, provenance.model
+                    )
+                    continue
+                version = str(world.number())
+                world.rows[memory_id] = replace(row, embedding=vector, version=version)
+                world.provenance[memory_id] = provenance
+                world.vectors.pop(memory_id, None)
             return frozenset(done)
 
     def _row(self, memory_id: MemoryId, *, vectors: bool) -> Memory:
-        row = replace(self.world.rows[memory_id], provenance=self.world.provenance.get(memory_id))
-        return row if vectors else replace(row, embedding=None)
+        row = replace(
+            self.world.rows[memory_id],
+            provenance=self.world.provenance.get(memory_id),
+            backed_up=self.world.vectors.get(memory_id),
+        )
+        return row if vectors else replace(row, embedding=None, backed_up=None)

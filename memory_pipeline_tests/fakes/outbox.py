@@ -111,7 +111,12 @@ class FakeOutbox:
             tenant = world.tenant(lease.tenant)
             pointed = [world.generations[g] for g in (tenant.live, tenant.building) if g]
             return Claim(
-                tuple(Change(c.seq, c.memory_id, recheck=c.recheck) for c in due),
+                tuple(
+                    Change(
+                        c.seq, c.memory_id, recheck=c.recheck, waited_seconds=world.now - c.since
+                    )
+                    for c in due
+                ),
                 tuple(g for g in pointed if g.id == tenant.building or g.state == "live"),
                 full=len(due) == world.settings.batch_size,
             )
@@ -147,6 +152,7 @@ class FakeOutbox:
                     world.note_provenance({memory_id: update})
                 elif memory_id not in world.rows:
                     world.provenance.pop(memory_id, None)
+                    world.vectors.pop(memory_id, None)
             if claim.resets:
                 world.forget_failures_of_gone(lease.tenant)
             return len(buried)

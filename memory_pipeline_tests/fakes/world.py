@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import numpy as np
 
 from memory_pipeline.domain.types import (
+    BackedUpVector,
     Generation,
     GenerationState,
     Memory,
@@ -73,6 +74,7 @@ class FakeChange:
     confirm: bool = False
     covered_by: UUID | None = None
     recheck: bool = False
+    since: float = 0.0
 
 
 @dataclass(slots=True)
@@ -152,6 +154,8 @@ class FakeWorld:
         self.parts: dict[tuple[RebuildId, TenantId], FakePart] = {}
         self.failures: dict[tuple[TenantId, MemoryId], FakeFailure] = {}
         self.provenance: dict[MemoryId, Provenance] = {}
+        self.vectors: dict[MemoryId, BackedUpVector] = {}  # kept in a table of the pipeline's own
+        self.refuses_backup: Callable[[MemoryId], bool] = lambda _: False
         self.collections: dict[str, FakeCollection] = {}
         self.in_flight: deque[Callable[[], None]] = deque()
         self.watch: Callable[[str], None] = lambda _: None
@@ -255,7 +259,7 @@ class FakeWorld:
     ) -> None:
         """Append a change, as the trigger does."""
         seq = self.number()
-        self.changes[seq] = FakeChange(seq, tenant, memory_id, recheck=recheck)
+        self.changes[seq] = FakeChange(seq, tenant, memory_id, recheck=recheck, since=self.now)
 
     def claimable(self, tenant: TenantId) -> list[FakeChange]:
         """Return the changes that are due and that no rebuild under way covers."""

@@ -524,6 +524,7 @@ class Vandal:
         row = world.rows.get(memory_id)
         # Where no vector is kept beside the row, no verify can tell that one is wrong.
         kept = row is not None and row.embedding is not None and world.settings.backup == "on"
+        kept = kept and memory_id not in world.unbacked
         # Nor does the proof before a flip look at the vectors of more than a few.
         kind = rng.randrange(3 if kept and not building else 2)
         if kind == 0:

@@ -31,7 +31,7 @@ def is_right(world: SimulatedWorld, row: Memory, document: FakeDocument | None) 
     # Of an older text, a vector that the row keeps is the application's own or not right.
     own = world.trust and row.embedding.tobytes() in world.own_vectors
     rows = same_vector(document.vector, row.embedding)
-    if world.settings.backup == "on":
+    if world.settings.backup == "on" and row.id not in world.unbacked:
         return rows and (own or _is_texts(document))
     return _is_texts(document) or (own and rows)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-from memory_pipeline.domain.types import TenantId
+from memory_pipeline.domain.types import MemoryId, TenantId
 from memory_pipeline.settings import Settings
 from memory_pipeline_tests.fakes import FakeRegistry
 from memory_pipeline_tests.simulation import actors, invariants
@@ -25,6 +25,8 @@ MOST_STEPS = 20_000
 PACES = (0.0, 0.03, 0.3, 0.8)
 # By then everything is in sync: leases, ownerships, pauses and confirms take some ten seconds each.
 CALM_SECONDS = 400.0
+# Seeds whose application lets not every vector be backed up.
+REFUSING_SHARE = 0.35
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,22 @@ def settings_of(batch_size: int, chunk: int, backup: str, attempts: int) -> Sett
     )
 
 
+def refusing(world: SimulatedWorld, chance: Random) -> Callable[[MemoryId], bool]:
+    """Return whose backup Postgres refuses now, as the application has set it up.
+
+    Nobody's in most seeds; else that of every nth memory, for good or in every other spell.
+    """
+    if chance.random() < REFUSING_SHARE:
+        every, spell_seconds = chance.choice((1, 1, 2, 3)), chance.choice((0.0, 2.0, 10.0))
+
+        def refuses(memory_id: MemoryId) -> bool:
+            spell = int(world.now / spell_seconds) % 2 if spell_seconds else 0
+            return memory_id % every == 0 and spell == 0
+
+        return refuses
+    return lambda _: False
+
+
 class Simulation:
     """One seed."""
 
@@ -72,7 +90,7 @@ class Simulation:
         settings = settings_of(
             chance.choice((1, 2, 3, 5)),
             chance.choice((1, 2, 4)),
-            chance.choice(("on", "on", "on", "off")),
+            chance.choice(("on", "on", "table", "off")),
             chance.choice((1, 2, 3)),
         )
         season: Season = chance.choice(("any", "sync", "sync", "rebuild", "rebuild", "verify"))
@@ -80,6 +98,7 @@ class Simulation:
         world.trust = chance.random() < 0.7
         world.re_embeds = chance.random() < 0.3
         world.beyond_the_grace = chance.random() < 0.1
+        world.refuses_backup = refusing(world, Random(f"refusals {seed}"))
         self.closing = Closing()
         self.faults = world.faults = ChanceOfFaults(world, self._restart, self._meddle, season)
         self.pace_seconds = chance.choice(PACES)

@@ -125,6 +125,8 @@ class SimulatedWorld(FakeWorld):
         # any, and before the live documents have them.
         self.re_embeds = False
         self.own_vectors: set[bytes] = set()  # that the application has set
+        # Whose newest vector is not kept: refused, or the row was in other hands for too long.
+        self.unbacked: set[MemoryId] = set()
         # Spoilt by hand or by a request that landed later than the grace, and not mended since.
         self.spoilt: set[tuple[UUID, MemoryId]] = set()
         self.spoils: list[MemoryId] = []  # all that ever were, mended or not, in their order
@@ -217,7 +219,7 @@ class SimulatedWorld(FakeWorld):
         if drawn is None:
             super().enqueue(tenant, memory_id, recheck=recheck)
             return
-        self.changes[drawn] = FakeChange(drawn, tenant, memory_id, recheck=recheck)
+        self.changes[drawn] = FakeChange(drawn, tenant, memory_id, recheck=recheck, since=self.now)
         self.changes = dict(sorted(self.changes.items()))
 
     def refuses(self, row: Memory) -> bool:
@@ -226,6 +228,9 @@ class SimulatedWorld(FakeWorld):
 
     def store(self, memory_id: MemoryId, row: Memory | None) -> None:
         """Change a row, and remember whether it was ever poison."""
+        before = self.rows.get(memory_id)
+        if before is None or row is None or before.embedding is not row.embedding:
+            self.unbacked.discard(memory_id)
         if row is not None:
             self.stated[memory_id] = int(row.version)
             if "poison" in row.raw:
@@ -321,10 +326,15 @@ class SimulatedMemories(FakeMemories):
         self, vectors: dict[MemoryId, tuple[Memory, Vector, Provenance]]
     ) -> frozenset[MemoryId]:
         """Store vectors; tell where that was done over what the application had set since."""
-        done = super().back_up(vectors)
-        for i in done if self.world.settings.backup == "on" else ():
-            if self.world.stated.get(i, 0) > int(vectors[i][0].version):
-                self.world.breaks(f"P6: the backup of m{i} went over what the application set")
+        done, world = super().back_up(vectors), self.world
+        stores = world.settings.backup == "on"
+        for i, (read, _, _) in vectors.items():
+            if not stores or i not in done or world.refuses_backup(i):
+                world.unbacked.add(i)
+                continue
+            world.unbacked.discard(i)
+            if world.stated.get(i, 0) > int(read.version):
+                world.breaks(f"P6: the backup of m{i} went over what the application set")
         return done
 
 

@@ -30,6 +30,10 @@ class World:
         """Return what is in progress."""
         return self.active
 
+    def vectors(self) -> int:
+        """Count no vectors."""
+        return 0
+
     def triggers(self) -> Sequence[str]:
         """Name one."""
         return ["capture on memory_logs"]

@@ -25,6 +25,8 @@ INTERNAL = {
     "StillInUse": "of `detach` alone",
     "ServiceFailed": "of `up` alone",
     "AnotherUp": "of `up` and `down` alone",
+    "BackupRefused": "costs the backup of a vector, and is recorded",
+    "BackupRaced": "leaves a change pending for a moment",
     "DeviceUnusable": "a caller catches SettingsError; a worker goes on as without a model",
 }
 # A Dagster tick, or a script that catches an error, does without these.

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from memory_pipeline.content.document import compose, recipe_from, vector_hash
-from memory_pipeline.content.vector_reuse import reusable_provenance
+from memory_pipeline.content.vector_reuse import reusable_vector
 from memory_pipeline.domain.types import (
     DIMENSION,
+    BackedUpVector,
     Memory,
     MemoryId,
     Provenance,
@@ -34,7 +35,8 @@ def reused(
 ) -> Provenance | None:
     """Return what is said of a row with this vector, of which that is recorded."""
     memory = replace(BARE, embedding=vector, provenance=known)
-    return reusable_provenance(memory, CONTENT, model=MODEL, trust=trust)
+    found = reusable_vector(memory, CONTENT, model=MODEL, trust=trust)
+    return None if found is None else found[1]
 
 
 def test_our_own_vector_of_this_text_is_reused() -> None:
@@ -68,3 +70,43 @@ def test_an_applications_vector_is_reused_if_it_is_trusted(known: Provenance | N
 def test_a_vector_without_a_direction_is_never_trusted(value: float) -> None:
     """Chroma measures an angle: to zero, infinity or NaN there is none."""
     assert reused(vector=np.full(DIMENSION, value, np.float32), known=None, trust=True) is None
+
+
+# ---- a vector in the pipeline's own table
+
+KEPT: Vector = np.full(DIMENSION, 0.25, np.float32)
+
+
+def chosen(
+    *,
+    vector: Vector | None = None,
+    known: Provenance | None = None,
+    text_hash: str = CONTENT.text_hash,
+    model: str = MODEL,
+    trust: bool = False,
+) -> Vector | None:
+    """Return which vector is reused of a row, beside which the table has one of this text."""
+    kept = BackedUpVector(KEPT, text_hash, model)
+    memory = replace(BARE, embedding=vector, provenance=known, backed_up=kept)
+    found = reusable_vector(memory, CONTENT, model=MODEL, trust=trust)
+    if found is not None:
+        assert found[1] == Provenance(CONTENT.text_hash, MODEL, vector_hash(found[0]))
+    return None if found is None else found[0]
+
+
+def test_a_vector_in_the_table_is_reused_if_it_is_of_this_text_and_model() -> None:
+    """Whatever was recorded of one in the row."""
+    assert chosen() is KEPT
+    assert chosen(known=OURS) is KEPT
+    assert chosen(text_hash="another text") is None
+    assert chosen(model="another model") is None
+
+
+def test_a_trusted_vector_of_the_application_comes_first() -> None:
+    """It may have been set since; one that is not trusted, or of an older text, does not."""
+    older = replace(OURS, text_hash="an older text")
+    assert chosen(vector=VECTOR, trust=True) is VECTOR
+    assert chosen(vector=VECTOR, trust=False) is KEPT
+    assert chosen(vector=VECTOR, known=older, trust=True) is KEPT
+    assert chosen(vector=VECTOR, known=OURS) is VECTOR
+    assert chosen(vector=np.zeros(DIMENSION, np.float32), trust=True) is KEPT

@@ -1,4 +1,5 @@
--- Removing the pipeline from a database. memory_logs keeps its columns, its rows and its vectors.
+-- Removing the pipeline from a database. memory_logs keeps its columns, its rows and its vectors; the
+-- vectors in vector_backup go with the schema.
 
 -- name: under_way^
 -- Count the rebuilds whose process is alive, and the leases that are valid.
@@ -14,6 +15,10 @@ SELECT t.tgrelid::regclass::text AS on_table, t.tgname::text AS name
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
 WHERE p.pronamespace = to_regnamespace('memory_pipeline') AND t.tgparentid = 0 AND NOT t.tgisinternal
 ORDER BY 1, 2;
+
+-- name: vectors_in_table$
+-- Count the vectors in the pipeline's own table.
+SELECT count(*) FROM memory_pipeline.vector_backup;
 
 -- name: drop_triggers#
 -- Drop every trigger that calls a function of the pipeline; the names come from the catalog.

@@ -17,10 +17,12 @@ SELECT m.id, memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS t
        CASE WHEN %(vectors)s THEN m.embedding END AS embedding,
        CASE WHEN m.created_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.created_at END AS created_at,
        CASE WHEN m.updated_at BETWEEN '0002-01-01' AND '9998-12-31' THEN m.updated_at END AS updated_at,
-       m.xmin::text AS version, p.text_hash, p.model, p.vector_hash
+       m.xmin::text AS version, p.text_hash, p.model, p.vector_hash,
+       b.embedding AS backed_up, b.text_hash AS backed_up_text_hash, b.model AS backed_up_model
 FROM public.memory_logs m
 JOIN sized s ON s.id = m.id
 LEFT JOIN memory_pipeline.provenance p ON p.memory_id = m.id
+LEFT JOIN memory_pipeline.vector_backup b ON b.memory_id = m.id AND %(vectors)s
 ORDER BY m.id;
 
 -- name: versions
@@ -28,39 +30,6 @@ ORDER BY m.id;
 SELECT m.id, memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) AS tenant,
        m.xmin::text AS version
 FROM public.memory_logs m WHERE m.id = ANY(%(ids)s::bigint[]);
-
--- name: back_up
--- Store vectors and their provenance, where the row is still the version that was read and no
--- transaction holds it: in id order, so that no application waits long and none is chosen as a
--- deadlock's victim. One statement is one transaction and waits for no lock once it holds rows: a
--- process that is frozen, or cut off, between a statement and its commit would hold them for long.
-WITH marked AS MATERIALIZED (
-    -- Marks this transaction for the capture trigger: it stores vectors and nothing else.
-    SELECT set_config('memory_pipeline.backup', pg_current_xact_id()::text, true),
-           set_config('lock_timeout', '200ms', true)
-), given AS (
-    SELECT * FROM unnest(%(ids)s::bigint[], %(versions)s::text[], %(vectors)s,
-                         %(text_hashes)s::text[], %(models)s::text[], %(vector_hashes)s::text[])
-        AS g (id, version, vector, text_hash, model, vector_hash)
-), mine AS MATERIALIZED (
-    SELECT m.id FROM marked, public.memory_logs m JOIN given ON given.id = m.id
-    WHERE m.xmin::text = given.version
-    ORDER BY m.id
-    FOR UPDATE OF m SKIP LOCKED
-), stored AS (
-    UPDATE public.memory_logs m SET embedding = given.vector
-    FROM given JOIN mine ON mine.id = given.id
-    WHERE m.id = given.id
-    RETURNING m.id
-), noted AS (
-    INSERT INTO memory_pipeline.provenance AS p (memory_id, text_hash, model, vector_hash)
-    SELECT id, text_hash, model, vector_hash FROM given JOIN stored USING (id) ORDER BY id
-    ON CONFLICT (memory_id) DO UPDATE SET
-        text_hash = EXCLUDED.text_hash, model = EXCLUDED.model, vector_hash = EXCLUDED.vector_hash
-    WHERE (p.text_hash, p.model, p.vector_hash)
-          IS DISTINCT FROM (EXCLUDED.text_hash, EXCLUDED.model, EXCLUDED.vector_hash)
-)
-SELECT id FROM stored;
 
 -- name: ids_of_tenant
 -- Return the ids of a tenant's memories after the given id, in order.

@@ -100,7 +100,9 @@ WHERE c.tenant = %(tenant)s AND c.seq = due.seq
 RETURNING c.seq, c.memory_id, due.claim_token AS claimed_before,
           c.recheck, CASE WHEN c.memory_id IS NOT NULL AND NOT c.confirm AND NOT c.recheck
                THEN greatest(0, extract(epoch FROM clock_timestamp() - c.changed_at))::float8
-          END AS age;
+          END AS age,
+          greatest(0, extract(epoch FROM clock_timestamp() - c.changed_at))::float8
+              AS waited_seconds;
 
 -- name: schedule_confirms!
 -- Schedule a second write of these memories for when every request under way has been applied or
@@ -222,7 +224,12 @@ WHERE text_hash_before IS NULL ORDER BY memory_id
 ON CONFLICT (memory_id) DO NOTHING;
 
 -- name: forget_provenance!
--- Delete the provenance of memories that no longer exist.
+-- Delete the provenance, and the backed-up vectors, of memories that no longer exist.
+WITH vectors AS (
+    DELETE FROM memory_pipeline.vector_backup b
+    WHERE b.memory_id = ANY(%(memory_ids)s::bigint[])
+      AND NOT EXISTS (SELECT FROM public.memory_logs m WHERE m.id = b.memory_id)
+)
 DELETE FROM memory_pipeline.provenance p
 WHERE p.memory_id = ANY(%(memory_ids)s::bigint[])
   AND NOT EXISTS (SELECT FROM public.memory_logs m WHERE m.id = p.memory_id);

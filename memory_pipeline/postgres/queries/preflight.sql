@@ -127,3 +127,9 @@ ORDER BY 1;
 -- name: table_exists$
 -- Return whether a table of this name is there.
 SELECT to_regclass(%(name)s) IS NOT NULL;
+
+-- name: find_vector$
+-- Find pgvector's type by its name where it is installed in a schema that is not on the search path.
+SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''),
+                                           quote_ident(n.nspname)), %(is_local)s)
+FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector';

@@ -66,9 +66,11 @@ FROM memory_pipeline.change WHERE tenant = ANY(%(tenants)s::text[]) GROUP BY ten
 UPDATE memory_pipeline.tenant SET retry_at = NULL WHERE retry_at > clock_timestamp();
 
 -- name: backlog^
--- Count the pending changes, their oldest age and the dead letters.
+-- Count the pending changes, their oldest age, the dead letters and the refused backups.
 SELECT count(*) AS changes,
        coalesce(greatest(0, extract(epoch FROM clock_timestamp() - min(changed_at))), 0)::float8
            AS oldest_seconds,
-       (SELECT count(*) FROM memory_pipeline.failure WHERE buried_at IS NOT NULL) AS dead_letters
+       (SELECT count(*) FROM memory_pipeline.failure WHERE buried_at IS NOT NULL) AS dead_letters,
+       (SELECT coalesce(sum(memories), 0)::bigint FROM memory_pipeline.backup_refusal)
+           AS unbacked_memories
 FROM memory_pipeline.change;

@@ -45,31 +45,54 @@ def test_the_pipelines_own_backup_is_no_change(
     assert changes(db) == []
 
 
-@pytest.mark.parametrize(
-    "assignment",
-    [
-        "NEW.updated_at := clock_timestamp()",
-        'NEW.raw_data := \'{"by": "trigger"}\'',
-        "NEW.project_id := 'zeus'",
-        "NEW.created_at := '2020-02-02'",
-        "NEW.user_id := 'bob'",
-    ],
-)
-def test_what_a_users_trigger_does_during_the_backup_is_captured(
-    db: psycopg.Connection, memory: int, backup: Backup, assignment: str
-) -> None:
-    """The backup is recognised only where embedding alone changed."""
+def assign(db: psycopg.Connection, assignment: str) -> None:
+    """Have a trigger of the application assign a column on each update."""
     db.execute(
         "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$"
-        f" BEGIN {assignment}; RETURN NEW; END $$"
+        f" BEGIN {assignment}; RETURN NEW; END $$".encode()
     )
     db.execute(
         "CREATE TRIGGER touch BEFORE UPDATE ON memory_logs FOR EACH ROW EXECUTE FUNCTION touch()"
     )
 
+
+def test_what_a_users_trigger_does_during_the_backup_is_captured(
+    db: psycopg.Connection, memory: int, backup: Backup
+) -> None:
+    """The backup is recognised only where embedding alone changed."""
+    assign(db, "NEW.updated_at := clock_timestamp()")
+
     assert backup.of(memory)
 
     assert ("ada", memory) in changes(db)
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        'NEW.raw_data := \'{"by": "trigger"}\'',
+        "NEW.project_id := 'zeus'",
+        "NEW.created_at := '2020-02-02'",
+        "NEW.user_id := 'bob'",
+        "NEW.id := 99",
+        "NEW.embedding := NULL",
+    ],
+)
+def test_a_backup_that_would_change_the_memory_is_undone(
+    db: psycopg.Connection, memory: int, backup: Backup, assignment: str
+) -> None:
+    """No memory is moved, or gets another text, because its vector is stored.
+
+    What broke: a trigger that counts the updates in raw_data. Each backup made another text, which
+    was embedded and backed up, for ever.
+    """
+    assign(db, assignment)
+    before = db.execute("SELECT ctid, m.* FROM memory_logs m").fetchall()
+
+    assert backup.of(memory)  # it is not waited for
+
+    assert db.execute("SELECT ctid, m.* FROM memory_logs m").fetchall() == before
+    assert changes(db) == []
 
 
 def test_a_users_write_in_another_row_during_the_backup_is_captured(

@@ -12,6 +12,7 @@ from memory_pipeline_tests.simulation.sabotage import (
     rebuilds,
     past_designs,
     found_by_simulation,
+    backups,
 )
 
 # isort: on
@@ -21,6 +22,7 @@ from memory_pipeline_tests.simulation.sabotage.planting import BUGS
 __all__ = [
     "BUGS",
     "Caught",
+    "backups",
     "essential",
     "found_by_simulation",
     "hunt",

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, cast
 from unittest.mock import patch
 
+from memory_pipeline.content import vector_reuse
 from memory_pipeline.content.document import vector_hash
 from memory_pipeline.domain.changes import Claim
 from memory_pipeline.domain.outcomes import Failure
@@ -17,7 +18,7 @@ from memory_pipeline.domain.types import (
 )
 from memory_pipeline.ports import Lease
 from memory_pipeline.rebuild import chunks as filling
-from memory_pipeline.sync import embed, generations, plan, write
+from memory_pipeline.sync import embed, generations, write
 from memory_pipeline.sync import isolate as isolating
 from memory_pipeline.sync.damage import Damage
 from memory_pipeline.sync.generations import Generations
@@ -125,20 +126,15 @@ def _whatever_flipped() -> Iterator[None]:
     "a vector is known by its text, the model and its own hash",
 )
 def _vector_by_text() -> Iterator[None]:
-    def reusable_provenance(
-        memory: Memory, content: Any, *, model: str, trust: bool
+    def provenance_of_row(
+        memory: Memory, vector: Any, content: Any, *, model: str, **_: Any
     ) -> Provenance | None:
         known = memory.provenance
-        if memory.embedding is None:
-            return None
         if known is not None:
             return known if (known.text_hash, known.model) == (content.text_hash, model) else None
-        return Provenance(content.text_hash, model, vector_hash(memory.embedding))
+        return Provenance(content.text_hash, model, vector_hash(vector))
 
-    with (
-        patch.object(plan, "reusable_provenance", reusable_provenance),
-        patch.object(double_check, "reusable_provenance", reusable_provenance),
-    ):
+    with patch.object(vector_reuse, "_provenance_of_row", provenance_of_row):
         yield
 
 
