@@ -25,6 +25,7 @@ INTERNAL = {
     "StillInUse": "of `detach` alone",
     "ServiceFailed": "of `up` alone",
     "AnotherUp": "of `up` and `down` alone",
+    "ReportFailed": "of a worker, which shows it in `status` and reports again",
     "DeviceUnusable": "a caller catches SettingsError; a worker goes on as without a model",
 }
 # A Dagster tick, or a script that catches an error, does without these.
