@@ -35,6 +35,7 @@ NO_TENANT: dict[str, tuple[About, str]] = {
     "alert_refused": ("alert", "one alert names many tenants; the alert is sent again"),
     "sweep_failed": ("server", "the collections of a forgotten state are of no known tenant"),
     "postgres_rollback_detected": ("installation", "every tenant is unproven then"),
+    "last_report_abandoned": ("installation", "one report is of many tenants; it counts them"),
     "dagster_report_failed": ("installation", "one report is of many tenants; it counts them"),
 }
 
