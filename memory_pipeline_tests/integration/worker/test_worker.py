@@ -21,6 +21,7 @@ from memory_pipeline_tests.integration.worker.words import (
     EVE,
     FRESH_SECONDS,
     SOON,
+    STOP_SECONDS,
     Open,
     Told,
     WaitUntil,
@@ -287,7 +288,7 @@ def test_a_lineage_that_never_answers_keeps_no_worker_from_ending(
     class Hangs(Told):
         def report(self, outcomes: Sequence[Outcome]) -> None:
             hangs.set()
-            released.wait(SECONDS)
+            released.wait(2 * STOP_SECONDS)
             super().report(outcomes)
 
     try:
