@@ -55,9 +55,10 @@ def report_checks(
     Raises what Dagster's storage raises; then it may be called again.
     """
     for _ in range(ROUNDS):
-        shown = _shown(instance, key)
+        shown, new = _shown(instance, key), f"{REPORT}{uuid4()}"
         for evaluation in after_sync(instance, pipeline, tenant, key):
-            _store(instance, evaluation, _run_id(shown.get(evaluation.asset_check_key)))
+            run_id = _run_id(shown.get(evaluation.asset_check_key), new)
+            _store(instance, evaluation, run_id)
         if _are_current(instance, key):
             return
 
@@ -117,11 +118,11 @@ def _shown(
     )
 
 
-def _run_id(shown: AssetCheckExecutionRecord | None) -> str:
-    """Return the shown report's run id, to write over it; else a new one, to be shown instead."""
+def _run_id(shown: AssetCheckExecutionRecord | None, new: str) -> str:
+    """Return the shown report's run id, to write over it; else the new one, to be shown instead."""
     if shown is not None and shown.run_id.startswith(REPORT):
         return shown.run_id
-    return f"{REPORT}{uuid4()}"
+    return new
 
 
 def _store(instance: dg.DagsterInstance, evaluation: dg.AssetCheckEvaluation, run_id: str) -> None:

@@ -41,7 +41,11 @@ from memory_pipeline.worker.reports import Reports
 
 log = get_logger("memory_pipeline.worker.background")
 
+REPORT = "report"
+
 DROPS_AT_ONCE = 3  # the next damaged tenant waits for them
+# A worker that is asked to end waits no longer for Dagster's storage, which may hang.
+LAST_REPORT_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,7 @@ class BackgroundTasks:
             ("heartbeat", intervals.heartbeat_seconds, self._heartbeat),
             ("probe", intervals.probe_seconds, lambda: self._probe(on_return)),
             ("repair", intervals.repair_seconds, self._repair),
-            ("report", intervals.report_seconds, self._reports.tell),
+            (REPORT, intervals.report_seconds, self._reports.tell),
             ("restore-watch", intervals.restore_watch_seconds, self.restore_watch.watch),
             ("forget", intervals.forget_seconds, self._forget),
         ):
@@ -172,16 +176,38 @@ class BackgroundTasks:
             if self._rebuilding is not None:
                 self._rebuilding.stop()
         for thread in self._threads:
-            thread.join()
+            if thread.name != REPORT:
+                thread.join()
+        self._report_last()
+        self._while_ending(self._record_freshness)
+        self._while_ending(self.workers.deregister)
+
+    def _report_last(self) -> None:
+        """Report what waits, as far as there is time; the storage may never answer."""
+        until = self.clock.monotonic() + LAST_REPORT_SECONDS
+        last = threading.Thread(
+            target=self._while_ending, args=(self._reports.tell_everything,), daemon=True
+        )
+        for thread in (*(t for t in self._threads if t.name == REPORT), last):
+            if thread is last:
+                thread.start()
+            thread.join(max(0.0, until - self.clock.monotonic()))
+            if thread.is_alive():
+                log.warning(
+                    "last_report_abandoned",
+                    tenants=len(self.reporter.waiting),
+                    next="the worker ends; the next sync of these tenants is reported",
+                )
+                return
+
+    def _while_ending(self, task: Callable[[], None]) -> None:
         try:
-            self._reports.tell_everything()
-            self._record_freshness()
-            self.workers.deregister()
+            task()
         except PipelineError as error:
             log.warning(
                 "shutdown_report_failed",
                 reason=str(error),
-                next="the worker counts as gone when its heartbeat expires",
+                next="the worker ends; it counts as gone when its heartbeat expires",
             )
 
     def record(self, outcome: Outcome) -> None:
@@ -217,9 +243,9 @@ class BackgroundTasks:
         rests = self.quiet.is_due() and not self._has_reports(idle_seconds)
         if rests and not self.quiet.rests:
             self.restore_watch.watch(seconds=idle_seconds)
-        self.workers.heartbeat(
-            self._reports.failing, quiet_seconds=self.quiet.seconds if rests else 0.0
-        )
+        failing = self._reports.failing
+        self.metrics.set_unreported_tenants(failing.tenants if failing else 0)
+        self.workers.heartbeat(failing, quiet_seconds=self.quiet.seconds if rests else 0.0)
         self._record_freshness()
         self.metrics.set_backlog(backlog)
         if rests:

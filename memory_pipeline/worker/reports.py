@@ -19,6 +19,9 @@ from memory_pipeline.worker.ports import Meter, Reporter
 log = get_logger("memory_pipeline.worker.reports")
 
 REPORT_TENANTS = 25  # in one report; the others follow in the next
+# A report of so many tenants takes seconds. Nothing limits a request to Dagster's storage, so one
+# that is never answered has to be noticed from outside.
+SLOW_SECONDS = 120.0
 
 
 @dataclass(eq=False, kw_only=True)
@@ -47,11 +50,19 @@ class Reports:
     _reported_at: dict[TenantId, float] = field(init=False, default_factory=dict)
     _retry_at: float = field(init=False, default=-math.inf)
     _failing: FailingReports | None = field(init=False, default=None)
+    _began: float | None = field(init=False, default=None)
 
     @property
     def failing(self) -> FailingReports | None:
-        """What cannot be reported, if the last report failed."""
-        return self._failing
+        """What cannot be reported: the last report failed, or the current one does not end."""
+        began, now = self._began, self.clock.monotonic()
+        if began is None or now - began < SLOW_SECONDS:
+            return self._failing
+        return FailingReports(
+            len(self.reporter.waiting),
+            f"a report has not ended for {now - began:.0f} s: Dagster's database hangs; see "
+            "pg_stat_activity there for what it waits for",
+        )
 
     @property
     def any_left(self) -> bool:
@@ -90,6 +101,7 @@ class Reports:
 
     def _tell(self, outcomes: list[Outcome]) -> bool:
         """Report; return whether nothing is left waiting."""
+        self._began = self.clock.monotonic()
         try:
             self.reporter.report(outcomes)
             self._failing = None
@@ -103,7 +115,8 @@ class Reports:
                 reason=self._failing.reason,
                 next="syncing continues; the worker reports them later, as long as it runs",
             )
-        self.metrics.set_unreported_tenants(len(self.reporter.waiting))
+        finally:
+            self._began = None
         return self._failing is None
 
     def _due(self, now: float) -> list[Outcome]:

@@ -36,7 +36,7 @@ from memory_pipeline_tests.dagster.reporting import (
     tenants_in_sync,
     version,
 )
-from memory_pipeline_tests.dagster.running import execute, green, over, red
+from memory_pipeline_tests.dagster.running import execute, green, over, passes, red
 from memory_pipeline_tests.embedders import CountingEmbedder
 from memory_pipeline_tests.words import remember
 
@@ -142,6 +142,27 @@ def test_a_verify_shows_what_it_found_though_a_worker_reported_meanwhile(
     execute(on_postgres, over(ADA, ADA), job="verify_index")
     assert red(on_postgres, "dead_letters") == [ADA]
     assert_shown_fresh(on_postgres, ADA)
+
+
+def test_a_verify_of_all_is_told_any_number_of_times(
+    environment: Settings,
+    on_postgres: dg.DagsterInstance,
+    pipeline: Pipeline,
+    db: psycopg.Connection,
+    postgres: EmbeddedPostgres,
+) -> None:
+    """What it says of all tenants has no run and no partition, and is not refused either."""
+    tenants_in_sync(pipeline, db, TENANTS)
+    DagsterReporter(pipeline).report(synced_once(1, *TENANTS))
+    before = count_errors(postgres)
+    for count in (0, 1, 0):
+        db.execute("DELETE FROM memory_pipeline.failure")
+        if count:
+            db.execute(BURY, (BEN,))
+        execute(on_postgres, dg.RunRequest(), job="verify_index")
+        assert red(on_postgres, "dead_letters") == [BEN] * count
+        assert passes(on_postgres, "dead_letters") is not bool(count)
+    assert count_errors(postgres) == before
 
 
 def test_a_run_that_syncs_a_tenant_twice_shows_the_second_time(

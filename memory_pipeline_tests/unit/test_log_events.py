@@ -39,6 +39,7 @@ NO_TENANT: dict[str, tuple[About, str]] = {
     "sweep_failed": ("server", "the collections of a forgotten state are of no known tenant"),
     "postgres_rollback_detected": ("installation", "every tenant is unproven then"),
     "vector_backup_refused": ("installation", "a table refuses the vectors of all its tenants"),
+    "last_report_abandoned": ("installation", "one report is of many tenants; it counts them"),
     "dagster_report_failed": ("installation", "one report is of many tenants; it counts them"),
 }
 

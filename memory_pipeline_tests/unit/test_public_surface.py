@@ -27,6 +27,7 @@ INTERNAL = {
     "AnotherUp": "of `up` and `down` alone",
     "BackupRefused": "costs the backup of a vector, and is recorded",
     "BackupRaced": "leaves a change pending for a moment",
+    "ReportFailed": "of a worker, which shows it in `status` and reports again",
     "DeviceUnusable": "a caller catches SettingsError; a worker goes on as without a model",
 }
 # A Dagster tick, or a script that catches an error, does without these.

@@ -1,11 +1,13 @@
 """Which outcomes Dagster is told of, and when, while it answers and while it does not."""
 
+from collections.abc import Sequence
+
 from memory_pipeline.domain.outcomes import Outcome
 from memory_pipeline.domain.status import FailingReports
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.sync.freshness import Freshness
 from memory_pipeline.worker.metrics import Metrics
-from memory_pipeline.worker.reports import REPORT_TENANTS, Reports
+from memory_pipeline.worker.reports import REPORT_TENANTS, SLOW_SECONDS, Reports
 from memory_pipeline_tests.integration.worker.words import Told
 from memory_pipeline_tests.manual_clock import ManualClock
 
@@ -94,3 +96,27 @@ def test_a_dagster_that_is_down_does_not_keep_the_worker_from_ending() -> None:
     queue.tell_everything()
     assert told.raised == 1
     assert queue.failing is not None
+
+
+def test_a_report_that_is_never_answered_is_known_while_it_hangs() -> None:
+    """Nothing has failed then, and nothing else would say so."""
+    clock = ManualClock()
+    seen: list[FailingReports | None] = []
+
+    class Hangs(Told):
+        def report(self, outcomes: Sequence[Outcome]) -> None:
+            seen.append(queue.failing)
+            clock.now += SLOW_SECONDS
+            self.kept |= {o.tenant: o for o in outcomes}
+            seen.append(queue.failing)
+            super().report([])
+
+    queue = reports(Hangs(), clock)
+    queue.add(Outcome(ADA, newest_change=1))
+    queue.tell()
+    before, hanging = seen
+    assert before is None
+    assert hanging is not None
+    assert hanging.tenants == 1
+    assert "has not ended for 120 s" in hanging.reason
+    assert queue.failing is None

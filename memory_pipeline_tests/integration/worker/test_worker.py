@@ -2,15 +2,18 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import psycopg
 import pytest
 
+from memory_pipeline.domain.outcomes import Outcome
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.pipeline import Pipeline
 from memory_pipeline.postgres.migrate import migrate
 from memory_pipeline.rebuild.tenants import RebuildAll
+from memory_pipeline.worker import background
 from memory_pipeline.worker.reports import REPORT_TENANTS
 from memory_pipeline_tests.embedders import CountingEmbedder
 from memory_pipeline_tests.integration.worker.words import (
@@ -18,6 +21,7 @@ from memory_pipeline_tests.integration.worker.words import (
     EVE,
     FRESH_SECONDS,
     SOON,
+    STOP_SECONDS,
     Open,
     Told,
     WaitUntil,
@@ -269,6 +273,34 @@ def test_lineage_that_fails_delays_nothing_and_hears_of_it_later(
         wait_until(lambda: sum(o.written for o in reporter.outcomes) == written)
     assert {o.tenant for o in reporter.outcomes} == {ADA}
     assert sum(o.written for o in reporter.outcomes) == written
+
+
+def test_a_lineage_that_never_answers_keeps_no_worker_from_ending(
+    pipeline: Pipeline,
+    db: psycopg.Connection,
+    wait_until: WaitUntil,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A database that hangs, amid a report: changes arrive, and a stop ends the worker."""
+    monkeypatch.setattr(background, "LAST_REPORT_SECONDS", 0.5)
+    hangs, released = threading.Event(), threading.Event()
+
+    class Hangs(Told):
+        def report(self, outcomes: Sequence[Outcome]) -> None:
+            hangs.set()
+            released.wait(2 * STOP_SECONDS)
+            super().report(outcomes)
+
+    try:
+        with living(pipeline, Hangs()) as running:
+            remember(db, "ada", "the first")
+            assert hangs.wait(SECONDS)
+            memory_id = remember(db, "ada", "the second")
+            wait_until(lambda: memory_id in texts(pipeline, ADA), within=FRESH_SECONDS)
+            running.stop()
+        assert pipeline.workers.healthy() == []
+    finally:
+        released.set()
 
 
 def test_of_a_tenant_it_is_told_only_so_often(
