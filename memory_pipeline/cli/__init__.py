@@ -14,6 +14,7 @@ from memory_pipeline.cli import (
     dead_letters,
     demo,
     detach,
+    forget,
     live,
     memories,
     rebuild,
@@ -69,6 +70,7 @@ for module in (
     status,
     demo,
     detach,
+    forget,
     chaos,
 ):
     module.register(app)

@@ -76,6 +76,7 @@ def _inspect(settings: Settings, figures: dict[str, Any]) -> tuple[list[str], bo
             problems += [f"capture is broken: {b}" for b in pipeline.status.broken_capture()]
             problems += _documents(pipeline, figures)
             problems += _damage(figures)
+            problems += _erasures(pipeline)
     except PostgresUnavailable as error:
         return [*problems, str(error)], False
     return problems, True
@@ -117,6 +118,16 @@ def _damage(figures: dict[str, Any]) -> list[str]:
     if found:
         problems.append(f"the last verify found {found}: `memory-pipeline verify --repair`")
     return problems
+
+
+def _erasures(pipeline: Pipeline) -> list[str]:
+    """Return a line for each tenant whose forgetting is not finished."""
+    return [
+        f"tenant {e.tenant} is being forgotten since {e.requested_at:%Y-%m-%d %H:%M} UTC"
+        f"{f', which waits: {e.waits_for}' if e.waits_for else ''}: a worker continues, "
+        "`memory-pipeline forget-tenant` proves it"
+        for e in pipeline.erasures.pending()
+    ]
 
 
 def _servers(pipeline: Pipeline) -> list[dict[str, Any]]:

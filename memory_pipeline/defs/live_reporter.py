@@ -26,7 +26,10 @@ class DagsterReporter:
         """
         if self._instance is None:
             self._instance = dg.DagsterInstance.get()
-        keys = {o.tenant: self._pipeline.registry.register(o.tenant) for o in outcomes}
+        registered = self._pipeline.registry.keys()
+        # A tenant that was forgotten since gets no report: it would bring its name back.
+        outcomes = [o for o in outcomes if o.tenant in registered]
+        keys = {o.tenant: registered[o.tenant] for o in outcomes}
         self._instance.add_dynamic_partitions(str(tenants.name), list(keys.values()))
         for outcome in outcomes:
             key = keys[outcome.tenant]

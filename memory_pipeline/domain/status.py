@@ -74,11 +74,12 @@ class ActiveWork:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Pending changes, the age of the oldest in seconds, and the number of dead letters."""
+    """Pending changes, the age of the oldest in seconds, dead letters, and unfinished erasures."""
 
     changes: int
     oldest_seconds: float
     dead_letters: int
+    erasures: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 - heartbeat: record that the worker lives, and how fresh the tenants are
 - probe: check whether a server that took no writes takes them again
-- repair: rebuild damaged collections, drop retired ones, replay dead letters whose cause is gone
+- repair: rebuild damaged collections, drop retired ones, replay dead letters whose cause is gone,
+  finish erasures
+- empty: retire the collections of tenants without memories
 - report: report synced tenants to Dagster
 - restore watch: check whether Postgres went back in time
 """
@@ -53,6 +55,7 @@ class Intervals:
         report_tenant_seconds: one tenant is reported no more often, so that Dagster's tables do not
             grow with every change.
         restore_watch_seconds: each check costs queries, and a request to every server.
+        empty_seconds: each look for tenants without memories reads the whole table once.
 
     """
 
@@ -62,6 +65,7 @@ class Intervals:
     report_seconds: float = 5.0
     report_tenant_seconds: float = 60.0
     restore_watch_seconds: float = 10.0
+    empty_seconds: float = 600.0
 
 
 DEFAULT_INTERVALS = Intervals()
@@ -79,6 +83,8 @@ class BackgroundTasks:
         rebuild: makes the rebuild of one damaged tenant.
         drop_retired: drops collections that no search uses any more.
         replay_cured: replays dead letters whose cause is gone; returns their number.
+        resume_erasures: continues the forgetting of tenants; returns how many were finished.
+        retire_empty: retires the collections of tenants without memories; returns how many.
         restore_watch: checks whether Postgres went back in time.
         metrics: the figures for Prometheus.
         reporter: Dagster, or none.
@@ -94,6 +100,8 @@ class BackgroundTasks:
     rebuild: Callable[[], DamageRebuild]
     drop_retired: DropRetired
     replay_cured: Callable[[], int]
+    resume_erasures: Callable[[], int]
+    retire_empty: Callable[[], int]
     restore_watch: RestoreWatch
     metrics: Meter
     reporter: Reporter
@@ -137,6 +145,7 @@ class BackgroundTasks:
             ("repair", intervals.repair_seconds, self._repair),
             ("report", intervals.report_seconds, self._report),
             ("restore-watch", intervals.restore_watch_seconds, self.restore_watch.watch),
+            ("empty", intervals.empty_seconds, self.retire_empty),
         ):
             thread = threading.Thread(
                 target=self._run_every, args=(name, seconds, task), name=name, daemon=True
@@ -176,7 +185,7 @@ class BackgroundTasks:
             before = self._unreported.get(outcome.tenant)
             self._unreported[outcome.tenant] = before.plus(outcome) if before else outcome
 
-    def _run_every(self, name: str, seconds: float, task: Callable[[], None]) -> None:
+    def _run_every(self, name: str, seconds: float, task: Callable[[], object]) -> None:
         while not self._stop.wait(seconds):
             try:
                 task()
@@ -237,6 +246,7 @@ class BackgroundTasks:
         self.drop_retired(limit=DROPS_AT_ONCE)
         if replayed := self.replay_cured():
             log.info("dead_letters_replayed", memories=replayed)
+        self.resume_erasures()
 
     def _rebuild(self, tenant: TenantId) -> None:
         rebuild = self.rebuild()

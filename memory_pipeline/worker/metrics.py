@@ -26,6 +26,7 @@ class Metrics:
         self._backlog = self._gauge("pending_changes", "changes that wait")
         self._oldest = self._gauge("oldest_change_seconds", "age of the oldest pending change")
         self._dead = self._gauge("dead_letters", "memories that were refused too often")
+        self._erasures = self._gauge("pending_erasures", "tenants whose forgetting is not finished")
         self._documents = Counter(
             "memory_pipeline_documents",
             "documents written, deleted or refused",
@@ -95,6 +96,7 @@ class Metrics:
         self._backlog.set(backlog.changes)
         self._oldest.set(backlog.oldest_seconds)
         self._dead.set(backlog.dead_letters)
+        self._erasures.set(backlog.erasures)
 
     def set_unwritable_servers(self, servers: int) -> None:
         """Set the number of servers that take no writes."""

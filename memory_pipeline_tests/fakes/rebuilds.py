@@ -33,6 +33,8 @@ class FakeRebuilds:
         """Record the tenants of a rebuild; its parts so far stay as they are."""
         with self.world.step("rebuilds.request"):
             for tenant in tenants:
+                if tenant not in self.world.tenants:
+                    continue  # it was forgotten
                 self.world.parts.setdefault((rebuild, tenant), FakePart(re_embed))
 
     def acquire_part(self, rebuild: RebuildId, tenant: TenantId) -> RebuildPart | None:

@@ -14,7 +14,6 @@ from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR, RECENT
 from memory_pipeline_tests.fakes.world import (
     HOUR_SECONDS,
     NEW_GENERATIONS_LIVE_SECONDS,
-    FakeTenant,
     FakeWorld,
 )
 
@@ -28,8 +27,19 @@ class FakeRegistry:
     def register(self, tenant: TenantId) -> str:
         """Register a tenant unless it is; return its partition key."""
         with self.world.step("registry.register"):
-            self.world.tenants.setdefault(tenant, FakeTenant())
+            if tenant not in self.world.tenants:
+                self.world.register(tenant)
             return str(tenant)
+
+    def register_pending(self, tenant: TenantId) -> bool:
+        """Register a tenant that has a pending change; tell whether it is registered then."""
+        with self.world.step("registry.register"):
+            if tenant in self.world.tenants:
+                return True
+            if not any(c.tenant == tenant for c in self.world.changes.values()):
+                return False
+            self.world.register(tenant)
+            return True
 
     def live(self, tenant: TenantId) -> Generation | None:
         """Return the generation that searches of this tenant go to now."""
@@ -70,6 +80,8 @@ class FakeRegistry:
         """Record a new generation before its collection exists."""
         del memories  # decides where the next real generation is placed
         with self.world.step("registry.begin_generation"):
+            if tenant not in self.world.tenants:
+                raise Fenced("the tenant was forgotten")
             generation = Generation(
                 self.world.uuid(), tenant, server, None, model, config_hash, "new"
             )

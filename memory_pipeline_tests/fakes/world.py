@@ -144,6 +144,7 @@ class FakeWorld:
         self.rows: dict[MemoryId, Memory] = {}
         self.changes: dict[int, FakeChange] = {}
         self.truncations = 0
+        self.registrations = 0
         self.tenants: dict[TenantId, FakeTenant] = {}
         self.generations: dict[UUID, Generation] = {}
         self.begun: dict[UUID, float] = {}
@@ -290,6 +291,11 @@ class FakeWorld:
             row = self.rows.get(memory_id)
             if whose == tenant and (row is None or row.tenant != tenant):
                 del self.failures[whose, memory_id]
+
+    def register(self, tenant: TenantId) -> None:
+        """Register a tenant; its tokens are above those of its registrations before."""
+        self.registrations += 1
+        self.tenants[tenant] = FakeTenant(token=self.registrations << 32)
 
     def tenant(self, tenant: TenantId) -> FakeTenant:
         """Return a registered tenant, or one that cannot be leased."""
