@@ -37,7 +37,12 @@ from memory_pipeline.admin.traces import NoHistory, postgres_places, reach_of_de
 from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.domain.erasure import Erasure, PendingErasure, Place
 from memory_pipeline.domain.types import Generation, Server, TenantId
-from memory_pipeline.errors import Fenced, MemoriesRemain, PipelineError, Transient
+from memory_pipeline.errors import (
+    MemoriesRemain,
+    PipelineError,
+    PostgresUnavailable,
+    Transient,
+)
 from memory_pipeline.logs import get_logger
 from memory_pipeline.maintenance.cleanup import drop_in_batches
 from memory_pipeline.ports import Lease
@@ -107,7 +112,9 @@ class Forget:
         for erasure in self.erasures.pending(idle_seconds=idle_seconds):
             try:
                 reason = self._resume(erasure)
-            except (Fenced, Transient) as error:
+            except PostgresUnavailable:
+                raise
+            except PipelineError as error:
                 reason = str(error)
                 self.erasures.postpone(erasure.tenant, reason)
             if reason:

@@ -10,7 +10,7 @@ from memory_pipeline.cli.console import AsJson, err, out, plain, print_json
 from memory_pipeline.cli.services import name_dagster
 from memory_pipeline.domain.erasure import Erasure, Place
 from memory_pipeline.domain.types import TenantId
-from memory_pipeline.errors import EXIT_FINDINGS
+from memory_pipeline.errors import EXIT_FINDINGS, EXIT_UNAVAILABLE
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
@@ -35,8 +35,9 @@ def forget_tenant(
     """Erase a tenant everywhere, and report every place where it was looked for afterwards.
 
     Its collections on every Chroma server, its changes, dead letters, results, registration and
-    Dagster partition are deleted. Exits with 1 where something is left or could not be looked at; a
-    worker continues then, and the same command proves it. A tenant that is written to later is new.
+    Dagster partition are deleted. Exits with 1 where something is left, and with 3 where a place
+    could not be looked at; a worker continues then, and the same command proves it. A tenant that
+    is written to later is a new one.
     """
     with opened(discover(Settings.load())) as pipeline:
         forget = pipeline.forget(_history(pipeline))
@@ -49,11 +50,13 @@ def forget_tenant(
         print_json({**asdict(erasure), "proven": erasure.proven})
     else:
         _print(erasure)
+    if any(place.state == "unknown" for place in erasure.places):
+        raise typer.Exit(EXIT_UNAVAILABLE)
     if not erasure.proven:
         raise typer.Exit(EXIT_FINDINGS)
 
 
-def _fate(memories: int, delete: bool) -> str:  # noqa: FBT001 - its one caller is above
+def _fate(memories: int, delete: bool) -> str:
     return f"deletes its {memories} memories in memory_logs" if delete else "no memory"
 
 
