@@ -191,8 +191,8 @@ class FakeRebuilds:
                 row.state, row.error = "failed", error
 
     def _part(self, part: RebuildPart) -> FakePart | None:
-        row = self.world.parts[part.rebuild, part.tenant]
-        return row if (row.owner, row.state) == (part.owner, "running") else None
+        row = self.world.parts.get((part.rebuild, part.tenant))
+        return row if row and (row.owner, row.state) == (part.owner, "running") else None
 
     def _mine(self, part: RebuildPart) -> FakePart:
         row = self._part(part)

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from memory_pipeline.domain.types import (
     Generation,
+    Server,
     TenantId,
 )
 from memory_pipeline.errors import Fenced
@@ -113,6 +114,11 @@ class FakeRegistry:
                     self.world.enqueue(lease.tenant, None)
             live = self.world.generations[generation].state == "live"
             self.world.end(generation, "corrupt" if live else "abandoned")
+
+    def servers(self) -> list[Server]:
+        """Return the one server."""
+        with self.world.step("registry.servers"):
+            return [Server(self.world.server, "http://fake", "ready", 0)]
 
     def damaged(self) -> dict[TenantId, str]:
         """Return the tenants whose collections wait for a rebuild, with their partition keys."""

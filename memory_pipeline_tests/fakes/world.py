@@ -118,6 +118,16 @@ class FakeFailure:
 
 
 @dataclass(slots=True)
+class FakeErasure:
+    """A tenant that is being forgotten."""
+
+    fenced: bool = False
+    settles_at: float = 0.0
+    tried_at: float = 0.0
+    waits_for: str = ""
+
+
+@dataclass(slots=True)
 class FakeDocument:
     """What a collection holds under one id."""
 
@@ -132,6 +142,7 @@ class FakeCollection:
 
     id: UUID
     documents: dict[str, FakeDocument] = field(default_factory=dict)
+    tenant: TenantId | None = None
 
 
 class FakeWorld:
@@ -150,6 +161,8 @@ class FakeWorld:
         self.begun: dict[UUID, float] = {}
         self.ended: dict[UUID, float] = {}
         self.dropped: set[UUID] = set()
+        self.erasures: dict[TenantId, FakeErasure] = {}
+        self.erased: set[UUID] = set()  # generations of forgotten registrations, not dropped yet
         self.parts: dict[tuple[RebuildId, TenantId], FakePart] = {}
         self.failures: dict[tuple[TenantId, MemoryId], FakeFailure] = {}
         self.provenance: dict[MemoryId, Provenance] = {}

@@ -122,6 +122,9 @@ class Simulation:
                 self._process(f"{name}{number}", role)
         if self.vandal:
             self._start("vandal", self.vandal.run)
+        # Drawn apart: a seed without it is the schedule that it was.
+        if Random(f"forgetter {seed}").random() < 0.25:
+            self._process("forgetter", actors.forgetter)
 
     # ---- processes
 
@@ -236,6 +239,8 @@ class Simulation:
             resumed = not self.left_alone and rebuild_id.startswith("rebuild")
             if owned or (resumed and part.state in {"waiting", "running"}):
                 yield f"the rebuild {rebuild_id} of {tenant}"
+        for tenant in world.erasures:
+            yield f"the erasure of {tenant}"
         if damaged := FakeRegistry(world).damaged():
             yield f"the rebuild of {sorted(damaged)}"
         for change in world.changes.values():

@@ -80,10 +80,7 @@ def test_a_tenant_that_is_forgotten_under_writes_and_a_worker_loses_nothing(
         for _ in range(6):
             begun = written["ada"]
             wait_until(lambda begun=begun: written["ada"] > begun + 5, within=30)
-            try:
-                pipeline.forget().run(ADA, delete_memories=True)
-            except Transient as error:  # the worker holds it in every poll
-                assert "did not become free" in str(error), turn
+            pipeline.forget().run(ADA, delete_memories=True)
         stop.set()
         for writer in writers:
             writer.join()
