@@ -408,6 +408,21 @@ def test_a_request_that_creates_a_collection_is_waited_for(
     assert named_after(pipeline) == []
 
 
+def test_a_search_that_runs_meanwhile_finds_nothing_and_no_damage(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """It has resolved the collection before: that it is gone since is no damage."""
+    filled(pipeline, db)
+
+    def query(call: Any, *which: Any, **how: Any) -> Any:
+        pipeline.forget().run(ADA, delete_memories=True)
+        return call(*which, **how)
+
+    search = pipeline.search
+    search._index = around(pipeline.index, query=query)
+    assert search.search(ADA, "memory 1 of ada") == []
+
+
 # ---- rows that cannot be seen
 
 

@@ -134,15 +134,15 @@ def after_every_step(world: SimulatedWorld) -> None:
 
 
 def nothing_is_left(world: SimulatedWorld) -> None:
-    """P9: of a tenant that is not registered nothing is left, once everything is quiet."""
+    """Erasure: of a tenant that is not registered nothing is left, once everything is quiet."""
     named = {c.tenant for c in world.collections.values()}
     named |= {tenant for tenant, _ in world.failures} | {tenant for _, tenant in world.parts}
     if back := named - world.tenants.keys():
-        raise Broken(f"P9: something is left of {sorted(map(str, back))}")
+        raise Broken(f"erasure: something is left of {sorted(map(str, back))}")
 
 
 def in_the_end(world: SimulatedWorld) -> None:
-    """P2, P5 and P9, once everything is quiet. Raises Broken."""
+    """P2, P5 and erasure, once everything is quiet. Raises Broken."""
     if world.changes:
         raise Broken(f"P2: {len(world.changes)} changes wait for ever")
     nothing_is_left(world)

@@ -226,8 +226,8 @@ class Simulation:
 
     def _to_be_done(self) -> Iterator[str]:
         world = self.world
-        if world.on_their_way or world.truncations:
-            yield "requests on their way"
+        if world.on_their_way or world.truncations or world.erasures:
+            yield "requests on their way, or tenants that are being forgotten"
         if world.frozen_until > world.now:
             yield "somebody who is frozen"
         for tenant, known in world.tenants.items():
@@ -239,8 +239,6 @@ class Simulation:
             resumed = not self.left_alone and rebuild_id.startswith("rebuild")
             if owned or (resumed and part.state in {"waiting", "running"}):
                 yield f"the rebuild {rebuild_id} of {tenant}"
-        for tenant in world.erasures:
-            yield f"the erasure of {tenant}"
         if damaged := FakeRegistry(world).damaged():
             yield f"the rebuild of {sorted(damaged)}"
         for change in world.changes.values():
