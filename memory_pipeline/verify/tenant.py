@@ -135,8 +135,8 @@ class Verify:
     def _check_generation(self, tenant: TenantId, generation: Generation | None) -> Finding | None:
         """Return what the registry says is wrong with all of a tenant's collection."""
         if generation is None:
-            # Read first: a memory written after that has a pending change, or a collection. And read
-            # once more: the tenant may have been forgotten in between.
+            # Read before: a memory written after that has a pending change, or a collection. Read
+            # again after: the tenant may have been forgotten in between.
             before = self._some_memories(tenant)
             waits = self.sides.outbox.pending(tenant) or self.registry.building(tenant)
             if waits or not before & self._some_memories(tenant):

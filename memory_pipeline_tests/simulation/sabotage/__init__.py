@@ -12,6 +12,7 @@ from memory_pipeline_tests.simulation.sabotage import (
     rebuilds,
     past_designs,
     found_by_simulation,
+    forgetting,
 )
 
 # isort: on
@@ -22,6 +23,7 @@ __all__ = [
     "BUGS",
     "Caught",
     "essential",
+    "forgetting",
     "found_by_simulation",
     "hunt",
     "past_designs",
