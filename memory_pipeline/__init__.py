@@ -6,6 +6,7 @@ The names in ``__all__`` are public; everything else may change.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memory_pipeline.domain.erasure import Erasure, Place
     from memory_pipeline.domain.types import Hit
     from memory_pipeline.errors import (
         ChromaUnavailable,
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
         EmbedderUnavailable,
         InvalidFilter,
         InvalidMemory,
+        MemoriesRemain,
         ModelMissing,
         PipelineError,
         Poison,
@@ -34,12 +36,15 @@ __all__ = [
     "ContractError",
     "Corrupt",
     "EmbedderUnavailable",
+    "Erasure",
     "Hit",
     "InvalidFilter",
     "InvalidMemory",
+    "MemoriesRemain",
     "MemoryStore",
     "ModelMissing",
     "PipelineError",
+    "Place",
     "Poison",
     "PostgresUnavailable",
     "ServerLost",
@@ -55,12 +60,15 @@ _MODULES = {
     "ContractError": "memory_pipeline.errors",
     "Corrupt": "memory_pipeline.errors",
     "EmbedderUnavailable": "memory_pipeline.errors",
+    "Erasure": "memory_pipeline.domain.erasure",
     "Hit": "memory_pipeline.domain.types",
     "InvalidFilter": "memory_pipeline.errors",
     "InvalidMemory": "memory_pipeline.errors",
+    "MemoriesRemain": "memory_pipeline.errors",
     "MemoryStore": "memory_pipeline.store",
     "ModelMissing": "memory_pipeline.errors",
     "PipelineError": "memory_pipeline.errors",
+    "Place": "memory_pipeline.domain.erasure",
     "Poison": "memory_pipeline.errors",
     "PostgresUnavailable": "memory_pipeline.errors",
     "ServerLost": "memory_pipeline.errors",

@@ -109,6 +109,10 @@ class StillInUse(PipelineError):
     """The pipeline is at work and cannot be removed; the message names the work and its end."""
 
 
+class MemoriesRemain(PipelineError):
+    """A tenant cannot be forgotten while it has memories that nobody asked to delete."""
+
+
 class InvalidMemory(PipelineError, ValueError):
     """A value of an application cannot be stored in Postgres: as JSON, as text, or as a column."""
 

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from memory_pipeline.admin.detach import Detach
+from memory_pipeline.admin.forget import Forget
+from memory_pipeline.admin.ports import TenantHistory
+from memory_pipeline.admin.traces import NoHistory
 from memory_pipeline.chroma.index import ChromaIndex
 from memory_pipeline.chroma.servers import Servers
 from memory_pipeline.content.document import Recipe, recipe_from
@@ -16,13 +19,14 @@ from memory_pipeline.domain.dead_letters import Cause
 from memory_pipeline.domain.outcomes import Rebuilt
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.embedding.factory import embedder_from
-from memory_pipeline.maintenance.cleanup import drop_retired
+from memory_pipeline.maintenance.cleanup import drop_retired, retire_empty
 from memory_pipeline.maintenance.restore_watch import RestoreWatch
 from memory_pipeline.ports import Embedder
 from memory_pipeline.postgres.database import Database
 from memory_pipeline.postgres.dead_letters import PostgresDeadLetters
 from memory_pipeline.postgres.detach import PostgresDetach
 from memory_pipeline.postgres.epochs import PostgresEpochs
+from memory_pipeline.postgres.erasures import PostgresErasures
 from memory_pipeline.postgres.listener import Listener, NoListener
 from memory_pipeline.postgres.memories import PostgresMemories
 from memory_pipeline.postgres.outbox import PostgresOutbox
@@ -81,6 +85,7 @@ class Pipeline:
     replay: PostgresReplay
     epochs: PostgresEpochs
     restore_watch: RestoreWatch
+    erasures: PostgresErasures
     prefetch: Prefetch = prefetch
 
     def sync(self) -> Sync:
@@ -193,6 +198,8 @@ class Pipeline:
                 grace_seconds=self.settings.retire_seconds,
             ),
             replay_cured=self.replay_cured,
+            resume_erasures=lambda: self.forget().resume(),
+            retire_empty=self.retire_empty,
             restore_watch=self.restore_watch,
             forget_gone=self.memories.forget_gone,
             metrics=metrics,
@@ -232,6 +239,23 @@ class Pipeline:
     def rebuild_alone(self, tenant: TenantId) -> Rebuilt:
         """Rebuild one tenant, because its collection was found damaged."""
         return self.rebuild().alone(tenant)
+
+    def retire_empty(self) -> int:
+        """Retire the collections of tenants that have long been without memories; count them."""
+        return retire_empty(self.erasures, self.outbox, seconds=self.settings.empty_tenant_seconds)
+
+    def forget(self, history: TenantHistory | None = None) -> Forget:
+        """Return what forgets a tenant. ``history``: Dagster, where it is set up here."""
+        return Forget(
+            erasures=self.erasures,
+            outbox=self.outbox,
+            registry=self.registry,
+            memories=self.memories,
+            index=self.index,
+            generations=self.epochs,
+            log_tenants=self.settings.log_tenants,
+            history=history or NoHistory(),
+        )
 
     def detach(self) -> Detach:
         """Return what removes the pipeline from the database."""
@@ -316,6 +340,7 @@ def opened(settings: Settings, *, embedder: Embedder | None = None) -> Iterator[
             replay=PostgresReplay(database),
             epochs=epochs,
             restore_watch=RestoreWatch(servers, epochs, registry, index),
+            erasures=PostgresErasures(database, settings),
         )
     finally:
         servers.close()

@@ -165,6 +165,11 @@ class Settings(BaseSettings):
     retire_seconds: float = Field(
         60.0, ge=0, description="how long a replaced collection is kept for running searches"
     )
+    empty_tenant_seconds: float = Field(
+        86_400.0,
+        ge=0,
+        description="how long a tenant without memories keeps its collection; 0: for good",
+    )
     dead_letter_search: Literal["previous", "hidden"] = Field(
         "previous",
         description="if a memory's latest content cannot be indexed: `previous` keeps its previous "

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 from memory_pipeline.content.document import parse
 from memory_pipeline.content.json_writer import exact_json
+from memory_pipeline.domain.erasure import Erasure
 from memory_pipeline.domain.types import BIGINT, Hit, MemoryId, TenantId
 from memory_pipeline.errors import InvalidMemory
 from memory_pipeline.local.discovery import discover
@@ -151,6 +152,34 @@ class MemoryStore:
         return memory_id in BIGINT and self._as_spelt_or_printed(
             tenant, lambda t: self._pipeline.memories.delete(t, MemoryId(memory_id))
         )
+
+    def forget_tenant(self, tenant: str, *, delete_memories: bool = False) -> Erasure:
+        """Erase everything that the pipeline keeps of a tenant; return the proof.
+
+        Deleted are its collections on every Chroma server, pending changes, dead letters, results
+        and registration. Then every place is looked at once more. What cannot be reached now is
+        erased by a worker later; call this again for its proof. A tenant that is written to later
+        is a new one, with a new collection. Dagster is not asked: the command
+        ``memory-pipeline forget-tenant`` does that.
+
+        Args:
+            tenant: the tenant to forget.
+            delete_memories: delete its memories in Postgres first: those that exist now, and none
+                that is written meanwhile.
+
+        Returns:
+            Every place that was looked at. ``proven`` says whether nothing is left.
+
+        Raises:
+            MemoriesRemain: the tenant has memories, and ``delete_memories`` is not set.
+            InvalidMemory: the tenant has a character that Postgres cannot store.
+            PostgresUnavailable: Postgres is down; what was begun is continued by a worker.
+            Transient: a worker holds the tenant for too long; a worker continues.
+            ContractError: this database is not migrated, its role lacks a grant, or the table does
+                not let the memories go.
+
+        """
+        return self._pipeline.forget().run(TenantId(tenant), delete_memories=delete_memories)
 
     def get(self, tenant: str, memory_id: int) -> object | None:
         """Return a memory's current content, parsed; None where the tenant has no such memory.

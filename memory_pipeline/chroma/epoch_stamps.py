@@ -8,7 +8,7 @@ from uuid import UUID
 
 from memory_pipeline.chroma.client import ChromaClient
 from memory_pipeline.chroma.marker import probe, write_stamp
-from memory_pipeline.chroma.ports import Epochs, ServerRegistry
+from memory_pipeline.chroma.ports import Epochs
 from memory_pipeline.chroma.server_map import Marker
 from memory_pipeline.chroma.snapshot import Snapshot
 from memory_pipeline.domain.epoch import Comparison, EpochStamp
@@ -22,8 +22,7 @@ log = get_logger("memory_pipeline.chroma.epoch_stamps")
 class EpochStamps:
     """The stamps of one installation's servers."""
 
-    def __init__(self, registry: ServerRegistry, epochs: Epochs, settings: Settings) -> None:
-        self._registry = registry
+    def __init__(self, epochs: Epochs, settings: Settings) -> None:
         self._epochs = epochs
         self._settings = settings
 
@@ -45,9 +44,6 @@ class EpochStamps:
                     reason=sign.reason,
                     next="every tenant is compared with Chroma and repaired; searches continue",
                 )
-        if compared.signs or compared.recorded_since:
-            # The cache may be of the state that Postgres has forgotten.
-            self._registry.clear_cache()
         return compared
 
     def problems(self, markers: Iterable[Marker | None]) -> list[str]:

@@ -28,12 +28,15 @@ from memory_pipeline.domain.types import (
     Generation,
     MemoryId,
     MetadataValue,
+    TenantId,
     document_id,
     generation_of,
 )
 from memory_pipeline.errors import Corrupt
 from memory_pipeline.ports import RenewLease
 
+# By this a collection of a tenant is found whatever the registry says.
+TENANT_KEY = "tenant"
 # A write delays every other tenant of the server: 250 rows take about 0.3 s.
 DOCUMENTS_A_WRITE = 250
 COLLECTIONS_A_PAGE = 1_000
@@ -94,7 +97,7 @@ class ChromaIndex(Reachability):
                 generation.collection,
                 configuration=configuration,
                 metadata={
-                    "tenant": generation.tenant,
+                    TENANT_KEY: generation.tenant,
                     "model": generation.model,
                     "config_hash": generation.config_hash,
                     INSTALLATION_KEY: str(self._servers.installation()),
@@ -169,15 +172,16 @@ class ChromaIndex(Reachability):
 
     def generations(self, server: UUID, installation: UUID, *, seconds: float) -> list[UUID]:
         """Return the generations of an installation that have a collection on this server."""
-        models: list[Any] = []
-        with self._servers.client(server).call(seconds) as connected:
-            while page := connected.list_collections(COLLECTIONS_A_PAGE, len(models)):
-                models += page
+        listed = self._listed(server, seconds=seconds)
+        return [g for g, metadata in listed if metadata.get(INSTALLATION_KEY) == str(installation)]
+
+    def generations_of(self, server: UUID, tenant: TenantId, *, seconds: float) -> list[UUID]:
+        """Return this installation's generations on a server that are named after a tenant."""
+        ours = str(self._servers.installation())
         return [
             generation
-            for model in models
-            if (model.metadata or {}).get(INSTALLATION_KEY) == str(installation)
-            and (generation := generation_of(model.name)) is not None
+            for generation, metadata in self._listed(server, seconds=seconds)
+            if metadata.get(INSTALLATION_KEY) == ours and metadata.get(TENANT_KEY) == tenant
         ]
 
     def drop(self, generation: Generation, *, seconds: float) -> None:
@@ -192,6 +196,15 @@ class ChromaIndex(Reachability):
                 server.delete_collection(generation.collection)
         except Corrupt:
             return
+
+    def _listed(self, server: UUID, *, seconds: float) -> list[tuple[UUID, Mapping[str, Any]]]:
+        """Return the generation and the metadata of every collection of the pipeline."""
+        models: list[Any] = []
+        with self._servers.client(server).call(seconds) as connected:
+            while page := connected.list_collections(COLLECTIONS_A_PAGE, len(models)):
+                models += page
+        named = [(generation_of(model.name), model.metadata or {}) for model in models]
+        return [(generation, metadata) for generation, metadata in named if generation is not None]
 
     def _send(
         self,

@@ -31,10 +31,6 @@ class ServerRegistry(Protocol):
         """Retire a server whose data is gone; every generation on it is lost."""
         ...
 
-    def clear_cache(self) -> None:
-        """Forget what was read from a state of Postgres that no longer exists."""
-        ...
-
 
 class Epochs(Protocol):
     """The epochs of this database; domain/epoch.py says what they are for."""

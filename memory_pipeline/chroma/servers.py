@@ -43,7 +43,7 @@ class Servers:
     ) -> None:
         self._registry = registry
         # None: a rollback of Postgres is not detected.
-        self._stamps = None if epochs is None else EpochStamps(registry, epochs, settings)
+        self._stamps = None if epochs is None else EpochStamps(epochs, settings)
         self._settings = settings
         self._lock = threading.Lock()
         self._snapshot = Snapshot()  # swapped under the lock, read without it

@@ -16,6 +16,7 @@ from memory_pipeline.cli import (
     dead_letters,
     demo,
     detach,
+    forget,
     live,
     memories,
     rebuild,
@@ -75,6 +76,7 @@ for module in (
     status,
     demo,
     detach,
+    forget,
     chaos,
 ):
     module.register(app)

@@ -1,6 +1,5 @@
 """``memory-pipeline live``: run a worker, the resident process that syncs every change."""
 
-import os
 import signal
 from types import FrameType
 from typing import Annotated
@@ -8,12 +7,12 @@ from typing import Annotated
 import typer
 
 from memory_pipeline.cli.console import err
-from memory_pipeline.cli.services import exports
+from memory_pipeline.cli.services import name_dagster
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.logs import configure_logging
 from memory_pipeline.pipeline import Pipeline, opened
-from memory_pipeline.settings import PREFIX, Settings
+from memory_pipeline.settings import Settings
 from memory_pipeline.worker.ports import Reporter
 
 
@@ -62,11 +61,7 @@ class _NoReporter:
 
 def _reporter(pipeline: Pipeline) -> Reporter:
     """Return a reporter to the Dagster of the environment, or of the services here."""
-    named = exports(pipeline.settings)
-    for name in ("DAGSTER_HOME", f"{PREFIX}DAGSTER_DATABASE_URL"):
-        if name in named:
-            os.environ.setdefault(name, named[name])
-    if "DAGSTER_HOME" not in os.environ:
+    if not name_dagster(pipeline.settings):
         return _NoReporter()
     from memory_pipeline.defs.live_reporter import DagsterReporter  # noqa: PLC0415 - dagster is slow
 

@@ -1,5 +1,6 @@
 """Commands for the services of this machine: up, down, env."""
 
+import os
 import shlex
 from typing import Annotated
 
@@ -102,6 +103,18 @@ def exports(settings: Settings) -> dict[str, str]:
     variables[f"{PREFIX}HOME"] = str(home_of(settings))
     dagster_home = home_of(settings) / "dagster"
     return variables | ({"DAGSTER_HOME": str(dagster_home)} if dagster_home.exists() else {})
+
+
+def name_dagster(settings: Settings) -> bool:
+    """Name the Dagster of the services here in the environment; return whether there is one.
+
+    What the environment names already stays.
+    """
+    named = exports(settings)
+    for name in ("DAGSTER_HOME", f"{PREFIX}DAGSTER_DATABASE_URL"):
+        if name in named:
+            os.environ.setdefault(name, named[name])
+    return "DAGSTER_HOME" in os.environ
 
 
 def _print_line(line: str) -> None:

@@ -91,6 +91,7 @@ def _inspect(settings: Settings, figures: dict[str, Any]) -> tuple[list[str], bo
             problems += _documents(pipeline, figures)
             problems += _impossible(pipeline, figures)
             problems += _damage(figures)
+            problems += _erasures(pipeline)
     except PostgresUnavailable as error:
         return [*problems, str(error)], False
     return problems, True
@@ -173,6 +174,16 @@ def _reports(figures: dict[str, Any], workers: Sequence[WorkerInfo]) -> list[str
         f"{worker.report_failure}"
         for worker in workers
         if worker.report_failure is not None
+    ]
+
+
+def _erasures(pipeline: Pipeline) -> list[str]:
+    """Return a line for each tenant whose forgetting is not finished."""
+    return [
+        f"tenant {e.tenant} is being forgotten since {e.requested_at:%Y-%m-%d %H:%M} UTC"
+        f"{f', which waits: {e.waits_for}' if e.waits_for else ''}: a worker continues, "
+        "`memory-pipeline forget-tenant` proves it"
+        for e in pipeline.erasures.pending()
     ]
 
 

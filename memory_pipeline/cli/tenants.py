@@ -38,7 +38,7 @@ def known_tenants(pipeline: Pipeline) -> list[TenantId]:
     """Return all tenants: registered, with changes, or with memories. Registers the second kind."""
     for pending in pipeline.outbox.pending_tenants(paused=True):
         if pending.partition_key is None:
-            pipeline.registry.register(pending.tenant)
+            pipeline.registry.register_pending(pending.tenant)
     return list(dict.fromkeys([*pipeline.registry.keys(), *pipeline.memories.sizes()]))
 
 

@@ -40,7 +40,8 @@ class DagsterReporter:
     def report(self, outcomes: Sequence[Outcome]) -> None:
         """Materialize these tenants, after those that wait; a new tenant becomes a partition first.
 
-        A failed rebuild stays red: its check is evaluated again after each materialization.
+        A failed rebuild stays red: its check is evaluated again after each materialization. A
+        tenant that was forgotten since is not reported: that would bring its name back.
 
         Raises:
             ReportFailed: some tenants could not be told of; they wait, the others are told.
@@ -62,7 +63,13 @@ class DagsterReporter:
         self._tell(self._instance)
 
     def _add_partitions(self, instance: dg.DagsterInstance) -> None:
-        keys = [report.key(self._pipeline) for report in self._waiting.values()]
+        """Forget the tenants that are not registered any more; add the partitions of the others."""
+        registered = self._pipeline.registry.keys()
+        for tenant in self._waiting.keys() - registered.keys():
+            del self._waiting[tenant]
+        keys = [registered[tenant] for tenant in self._waiting]
+        for tenant, report in self._waiting.items():
+            report.key = registered[tenant]
         add_partitions(instance, str(tenants.name), keys)
 
     def _tell(self, instance: dg.DagsterInstance) -> None:

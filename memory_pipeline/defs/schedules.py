@@ -37,6 +37,8 @@ def sync_sweep(
         requests = sync_requests(
             context.instance, pipeline, pending, pipeline.registry.keys(), keys
         )
+        if not pipeline.workers.healthy():  # a worker does it itself
+            pipeline.retire_empty()
     return requests or dg.SkipReason(skip_reason_of(len(pending)))
 
 

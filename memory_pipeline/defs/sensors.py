@@ -16,6 +16,7 @@ from memory_pipeline.defs.sync_requests import (
     skip_reason_of,
     sync_requests,
 )
+from memory_pipeline.defs.tenant_history import departed
 from memory_pipeline.domain.changes import PendingTenant
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import Transient
@@ -28,6 +29,7 @@ from memory_pipeline.settings import PREFIX, Settings
 TICK_SECONDS = 30.0
 NEW_TENANTS_A_TICK = 500
 DROPS_A_TICK = 3
+GONE_A_TICK = 100
 
 ALERT_SECONDS = 30
 MESSAGE_LENGTH = 500
@@ -60,12 +62,18 @@ def memory_changes(
         events = (
             _observations(pipeline, [p.tenant for p in pending], registered) if requests else []
         )
+        gone: list[str] = []
         if not requests:  # optional: a tick that times out here loses nothing
+            gone = departed(context.instance, pipeline, registered.values(), most=GONE_A_TICK)
             grace = pipeline.settings.retire_seconds
             drop_retired(pipeline.registry, pipeline.index, grace_seconds=grace, limit=DROPS_A_TICK)
+            pipeline.forget().resume()
     return dg.SensorResult(
         run_requests=requests,
-        dynamic_partitions_requests=[tenants.build_add_request(new)] if new else [],
+        dynamic_partitions_requests=[
+            *([tenants.build_add_request(new)] if new else []),
+            *([tenants.build_delete_request(gone)] if gone else []),
+        ],
         asset_events=events,
         skip_reason=None if requests else skip_reason_of(len(pending)),
     )
@@ -74,7 +82,7 @@ def memory_changes(
 def _register(pipeline: Pipeline, pending: Sequence[PendingTenant], *, until: float) -> None:
     for change in pending[:NEW_TENANTS_A_TICK]:
         if change.partition_key is None and time.monotonic() < until:
-            pipeline.registry.register(change.tenant)
+            pipeline.registry.register_pending(change.tenant)
 
 
 def _partitions(

@@ -34,17 +34,11 @@ class TenantReport:
         self._version = str(outcome.newest_change)
         self._stored: set[dg.AssetKey] = set()
         self._attempted = False
-        self._key: str | None = None
-
-    def key(self, pipeline: Pipeline) -> str:
-        """Return the partition key of the tenant; register the tenant first, if it is new."""
-        if self._key is None:
-            self._key = pipeline.registry.register(self._outcome.tenant)
-        return self._key
+        self.key = ""  # the partition key, which the reporter looks up for each attempt
 
     def tell(self, instance: dg.DagsterInstance, pipeline: Pipeline) -> None:
         """Tell what is not stored yet. Raises what Dagster's storage raises."""
-        key = self.key(pipeline)
+        key = self.key
         for event in self._events(pipeline, key):
             if event.asset_key in self._stored:
                 continue

@@ -116,14 +116,9 @@ def how_moved(now: DatabaseLocation, before: DatabaseLocation) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The signs that Postgres went back in time.
-
-    ``recorded_since``: a rollback was recorded since this process last compared, by whatever
-    process; what this one has cached of Postgres may be wrong.
-    """
+    """The signs that Postgres went back in time."""
 
     signs: tuple[RollbackSign, ...] = ()
-    recorded_since: bool = False
 
     @property
     def settled(self) -> bool:

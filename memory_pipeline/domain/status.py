@@ -104,7 +104,7 @@ class ActiveWork:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Pending changes, the age of the oldest in seconds, and the number of dead letters.
+    """Pending changes, the age of the oldest in seconds, dead letters, and unfinished erasures.
 
     ``unbacked_memories``: of how many memories a backup of the vector was refused, since one last
     succeeded.
@@ -114,6 +114,7 @@ class Backlog:
     oldest_seconds: float
     dead_letters: int
     unbacked_memories: int = 0
+    erasures: int = 0
 
 
 @dataclass(frozen=True, slots=True)

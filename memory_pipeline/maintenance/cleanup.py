@@ -1,4 +1,4 @@
-"""Drop the collections of generations that have ended, once no search can be using them."""
+"""Drop collections that have ended, and retire those of tenants without memories."""
 
 from uuid import UUID
 
@@ -6,11 +6,17 @@ from memory_pipeline.clock import SYSTEM_CLOCK, Clock
 from memory_pipeline.domain.types import Generation
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError
 from memory_pipeline.logs import get_logger
-from memory_pipeline.maintenance.ports import DroppableCollections, EndedGenerations
+from memory_pipeline.maintenance.ports import (
+    DroppableCollections,
+    EmptyTenants,
+    EndedGenerations,
+    Leases,
+)
 
 DROP_SECONDS = 60.0
 DROPS_AT_ONCE = 20
 SECONDS_AT_ONCE = 10.0
+RETIRED_AT_ONCE = 100
 # The oldest come first, and those of an unreachable server stay; others come after them.
 MAX_LISTED = 10_000
 
@@ -59,6 +65,34 @@ def drop_retired(
     return dropped
 
 
+def retire_empty(
+    tenants: EmptyTenants, outbox: Leases, *, seconds: float, limit: int = RETIRED_AT_ONCE
+) -> int:
+    """Retire collections of tenants that have had no memory for so long; return how many.
+
+    Each costs Chroma memory and four open files. Such a tenant stays registered: its next memory
+    begins a new collection. Nothing is decided before the lease is held: what is pending, failed or
+    being rebuilt keeps the collection, and so does a memory that has come since. ``drop_retired``
+    drops the collection later. Raises PostgresUnavailable, and ContractError where Postgres hides
+    rows from this role: a memory that one may not see is not gone.
+    """
+    if not seconds:
+        return 0
+    retired = 0
+    for tenant in tenants.empty_tenants(seconds=seconds, limit=limit):
+        lease = outbox.acquire_lease(tenant)
+        if lease is None:  # it is being synced: it is not empty, or the next call finds it
+            continue
+        try:
+            done = tenants.retire_empty(lease)
+        finally:
+            tenants.return_lease(lease)
+        if done:
+            retired += 1
+            log.info("empty_collection_retired", tenant=tenant)
+    return retired
+
+
 def drop_in_batches(
     index: DroppableCollections, generation: Generation, until: float, clock: Clock = SYSTEM_CLOCK
 ) -> bool:
@@ -76,8 +110,11 @@ def drop_in_batches(
 def _shrink(
     index: DroppableCollections, generation: Generation, until: float, clock: Clock
 ) -> bool:
-    """Empty a large collection in batches; return whether it is small, or too damaged to read."""
-    if generation.state != "retired":
+    """Empty a large collection in batches; return whether it is small, or too damaged to read.
+
+    Lists are deleted of a small one as well: they outlive a collection that is dropped with them.
+    """
+    if generation.state not in {"retired", "abandoned"}:
         return True
     try:
         while index.delete_batch(generation, seconds=DROP_SECONDS):

@@ -5,7 +5,8 @@ from typing import Protocol
 from uuid import UUID
 
 from memory_pipeline.domain.dead_letters import DeadLetter
-from memory_pipeline.domain.types import Generation, Server
+from memory_pipeline.domain.types import Generation, Server, TenantId
+from memory_pipeline.ports import Lease
 
 # ---- cleanup
 
@@ -31,6 +32,30 @@ class DroppableCollections(Protocol):
 
     def drop(self, generation: Generation, *, seconds: float) -> None:
         """Drop a generation's collection without reading it."""
+        ...
+
+
+class Leases(Protocol):
+    """The leases of tenants."""
+
+    def acquire_lease(self, tenant: TenantId) -> Lease | None:
+        """Take the tenant's lease; None while another worker holds it."""
+        ...
+
+
+class EmptyTenants(Protocol):
+    """The tenants that keep a collection and have no memories."""
+
+    def empty_tenants(self, *, seconds: float, limit: int) -> Sequence[TenantId]:
+        """Return tenants that have had no memory for so long."""
+        ...
+
+    def retire_empty(self, lease: Lease) -> bool:
+        """Retire the collection of a tenant that is still empty; whether it was."""
+        ...
+
+    def return_lease(self, lease: Lease) -> None:
+        """Release a lease under which no sync took place."""
         ...
 
 

@@ -9,7 +9,7 @@ Five files do it together. The order of events, and the file that does each step
    ``postgres/epochs.py`` reads the state of Postgres, ``domain/epoch.py`` decides
 4. on a sign of a rollback: in one transaction, ``postgres/epochs.py`` records the sign, raises
    every token, which fences the workers of the forgotten state, marks every tenant unproven and
-   begins an epoch. ``chroma/epoch_stamps.py`` clears what this process has cached
+   begins an epoch
 5. without a sign, and where the newest epoch is old enough: the next epoch is committed in Postgres
    and only then written to the markers, by ``postgres/epochs.py`` and ``chroma/epoch_stamps.py``.
    Postgres first: a nonce in a marker that Postgres has never known would be a false alarm

@@ -70,10 +70,9 @@ class PostgresEpochs:
             newest = int(queries().newest_rollback_sign(connection))
             signs = _judge(connection, stamps)
         before, self._seen = self._seen, newest
-        recorded_since = before not in {None, newest}
-        if recorded_since:
+        if before not in {None, newest}:  # recorded since, by another process
             self._database.reconnect()
-        return Comparison(tuple(signs), recorded_since)
+        return Comparison(tuple(signs))
 
     def record(self, stamps: Collection[EpochStamp]) -> list[RollbackSign]:
         """Record the rollback signs of these stamps, once; every tenant is unproven then.

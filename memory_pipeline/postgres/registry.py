@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from memory_pipeline.domain.partition_keys import partition_keys
 from memory_pipeline.domain.types import Generation, Server, TenantId
-from memory_pipeline.errors import ContractError, PipelineError, ServerLost
+from memory_pipeline.errors import ContractError, Fenced, PipelineError, ServerLost
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.database import Connection, Database, queries
 from memory_pipeline.postgres.flip import flip_first
@@ -32,24 +32,36 @@ class PostgresRegistry:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._keys: dict[TenantId, str] = {}  # a key never changes
 
     def register(self, tenant: TenantId) -> str:
-        """Register a tenant if needed; return its partition key. Commits before any write."""
-        if tenant in self._keys:
-            return self._keys[tenant]
+        """Register a tenant if needed; return its partition key. Commits before any write.
+
+        Nothing is cached: a tenant that was registered may have been forgotten since.
+        """
         for proposed in partition_keys(tenant):
-            with self._database.transaction() as connection:
+            with self._database.statement() as connection:
                 known = queries().partition_key(connection, tenant=tenant) or queries().register(
                     connection, tenant=tenant, partition_key=proposed
                 )
             if known is not None:
-                return self._keys.setdefault(tenant, str(known))
+                return str(known)
         raise PipelineError(f"every partition key of tenant {tenant!r} is taken")
 
-    def clear_cache(self) -> None:
-        """Forget the cached partition keys: Postgres may have gone back in time since."""
-        self._keys.clear()
+    def register_pending(self, tenant: TenantId) -> bool:
+        """Register a tenant that has a pending change; return whether it is registered then.
+
+        A tenant without one was forgotten meanwhile, and must not come back by what a worker or a
+        run remembers of it.
+        """
+        for proposed in partition_keys(tenant):
+            with self._database.statement() as connection:
+                if queries().partition_key(connection, tenant=tenant) or queries().register_pending(
+                    connection, tenant=tenant, partition_key=proposed
+                ):
+                    return True
+                if not queries().has_changes(connection, tenant=tenant):
+                    return False
+        raise PipelineError(f"every partition key of tenant {tenant!r} is taken")
 
     def keys(self) -> dict[TenantId, str]:
         """Return every tenant with its partition key, in the order of registration."""
@@ -86,7 +98,13 @@ class PostgresRegistry:
     def begin_generation(
         self, tenant: TenantId, server: UUID, *, model: str, config_hash: str, memories: int
     ) -> Generation:
-        """Record a new generation before its collection exists. Raises ServerLost."""
+        """Record a new generation before its collection exists.
+
+        Raises:
+            ServerLost: the server was retired.
+            Fenced: the tenant was forgotten.
+
+        """
         generation = Generation(uuid4(), tenant, server, None, model, config_hash, "new")
         with self._database.transaction() as connection:
             noted = queries().begin_generation(
@@ -98,6 +116,9 @@ class PostgresRegistry:
                 config_hash=config_hash,
                 memories=memories,
             )
+            forgotten = noted != 1 and not queries().is_registered(connection, tenant=tenant)
+        if forgotten:
+            raise Fenced("the tenant was forgotten")
         if noted != 1:
             raise ServerLost(f"Chroma server {server} was retired: another one takes its place")
         return generation

@@ -54,12 +54,12 @@ class RebuildAll:
 
         """
         workers = TENANTS_AT_ONCE_A_SERVER * len(self.index.servers()) + VERIFIED_AT_ONCE
-        registered = self.registry.keys()
+        registered, sizes = self.registry.keys(), self.memories.sizes()
         for tenant in tenants:
-            if tenant not in registered:
+            # Without memories it was forgotten since it was named.
+            if tenant not in registered and sizes.get(tenant):
                 self.registry.register(tenant)
         self.rebuilds.request(rebuild, tenants, re_embed=re_embed)
-        sizes = self.memories.sizes()
         largest_first = sorted(tenants, key=lambda t: -sizes.get(t, 0))
         pool = ThreadPoolExecutor(workers, thread_name_prefix="rebuild")
         try:

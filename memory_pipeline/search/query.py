@@ -117,9 +117,12 @@ class Search:
                     seconds=self._seconds,
                 )
             except Corrupt:
-                # It may have been retired since it was resolved: then another one is live.
+                # It may have been retired since it was resolved: then another one is live, or none,
+                # where the tenant was forgotten or has no memories.
                 newer = self._resolve(generation.tenant)
-                if newer is None or newer.id == generation.id:
+                if newer is None:
+                    return generation, []
+                if newer.id == generation.id:
                     raise
                 generation = newer
 

@@ -114,8 +114,8 @@ class Memories(VectorBackup, TenantRows, Protocol):
 class Registry(Protocol):
     """Tenants and their generations."""
 
-    def register(self, tenant: TenantId) -> str:
-        """Register a tenant unless it is; return its partition key."""
+    def register_pending(self, tenant: TenantId) -> bool:
+        """Register a tenant that has a pending change; return whether it is registered then."""
         ...
 
     def live(self, tenant: TenantId) -> Generation | None:
@@ -133,7 +133,7 @@ class Registry(Protocol):
     def begin_generation(
         self, tenant: TenantId, server: UUID, *, model: str, config_hash: str, memories: int
     ) -> Generation:
-        """Record a new generation before its collection exists. Raises ServerLost."""
+        """Record a new generation before its collection exists. Raises ServerLost or Fenced."""
         ...
 
     def flip_first(self, lease: Lease, generation: Generation) -> None:

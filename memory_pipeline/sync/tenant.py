@@ -1,6 +1,7 @@
 """Sync one tenant: bring its collection up to date with its memories. The order is the design.
 
-1. acquire the tenant's lease: one writer a tenant, under a token that only grows
+1. acquire the tenant's lease: one writer a tenant, under a token that only grows. A new tenant is
+   registered first, by its pending changes alone: what a worker remembers brings none back
 2. prepare the generations to write
 3. claim changes; the claim names the generations to write
 4. read the rows as they are *now*, whatever the change once meant
@@ -163,8 +164,9 @@ class Sync:
         self, tenant: TenantId, progress: Callable[[Outcome], None], *, once: bool
     ) -> Outcome:
         stopwatch = Stopwatch(self.clock)
-        self.registry.register(tenant)
         lease = self.outbox.acquire_lease(tenant)  # 1
+        if lease is None and self.registry.register_pending(tenant):
+            lease = self.outbox.acquire_lease(tenant)
         if lease is None:
             return Outcome(tenant, "busy")
         run, check_due = _Run(lease, Outcome(tenant)), False

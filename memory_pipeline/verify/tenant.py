@@ -130,13 +130,18 @@ class Verify:
         except Corrupt as damage:
             return _one_finding(tenant, generation, "damaged", str(damage))
 
+    def _some_memories(self, tenant: TenantId) -> set[MemoryId]:
+        """Return the first of a tenant's memories, a page of them."""
+        return set(next(iter(self.sides.memories.ids(tenant)), []))
+
     def _check_generation(self, tenant: TenantId, generation: Generation | None) -> Finding | None:
         """Return what the registry says is wrong with all of a tenant's collection."""
         if generation is None:
-            # Counted first: a memory written after that has a pending change, or a collection.
-            memories = self.sides.memories.count(tenant)
+            # Read before: a memory written after that has a pending change, or a collection. Read
+            # again after: the tenant may have been forgotten in between.
+            before = self._some_memories(tenant)
             waits = self.sides.outbox.pending(tenant) or self.registry.building(tenant)
-            if waits or not memories:
+            if waits or not before & self._some_memories(tenant):
                 return None
             return Finding(
                 "no collection", tenant, detail="it has memories, and no change is pending"

@@ -2,7 +2,9 @@
 
 - heartbeat: record that the worker lives, and how fresh the tenants are
 - probe: check whether a server that took no writes takes them again
-- repair: rebuild damaged collections, drop retired ones, replay dead letters whose cause is gone
+- repair: rebuild damaged collections, drop retired ones, replay dead letters whose cause is gone,
+  finish erasures
+- empty: retire the collections of tenants without memories
 - report: report synced tenants to Dagster
 - restore watch: check whether Postgres went back in time
 - forget: delete vectors and provenance of memories that are gone, where no change did
@@ -62,6 +64,7 @@ class Intervals:
         report_retry_seconds: after a failure, Dagster is left alone for so long.
         restore_watch_seconds: each check costs queries, and a request to every server.
         forget_seconds: each time reads the ids of all memories.
+        empty_seconds: each look for tenants without memories reads the whole table once.
 
     """
 
@@ -73,6 +76,7 @@ class Intervals:
     report_retry_seconds: float = 30.0
     restore_watch_seconds: float = 10.0
     forget_seconds: float = 3600.0
+    empty_seconds: float = 600.0
 
 
 DEFAULT_INTERVALS = Intervals()
@@ -90,6 +94,8 @@ class BackgroundTasks:
         rebuild: makes the rebuild of one damaged tenant.
         drop_retired: drops collections that no search uses any more.
         replay_cured: replays dead letters whose cause is gone; returns their number.
+        resume_erasures: continues the forgetting of tenants; returns how many were finished.
+        retire_empty: retires the collections of tenants without memories; returns how many.
         restore_watch: checks whether Postgres went back in time.
         forget_gone: forgets some of the memories that are gone; returns their number.
         metrics: the figures for Prometheus.
@@ -107,6 +113,8 @@ class BackgroundTasks:
     rebuild: Callable[[], DamageRebuild]
     drop_retired: DropRetired
     replay_cured: Callable[[], int]
+    resume_erasures: Callable[[], int]
+    retire_empty: Callable[[], int]
     restore_watch: RestoreWatch
     forget_gone: Callable[[], int]
     metrics: Meter
@@ -162,6 +170,7 @@ class BackgroundTasks:
             (REPORT, intervals.report_seconds, self._reports.tell),
             ("restore-watch", intervals.restore_watch_seconds, self.restore_watch.watch),
             ("forget", intervals.forget_seconds, self._forget),
+            ("empty", intervals.empty_seconds, self.retire_empty),
         ):
             thread = threading.Thread(
                 target=self._run_every, args=(name, seconds, task), name=name, daemon=True
@@ -219,7 +228,7 @@ class BackgroundTasks:
         if outcome.verdict == "done" and outcome.newest_change:
             self._reports.add(outcome)
 
-    def _run_every(self, name: str, seconds: float, task: Callable[[], None]) -> None:
+    def _run_every(self, name: str, seconds: float, task: Callable[[], object]) -> None:
         while not self._stop.wait(seconds):
             if not self.quiet.may_touch(name):
                 continue
@@ -298,6 +307,7 @@ class BackgroundTasks:
         self.drop_retired(limit=DROPS_AT_ONCE)
         if replayed := self.replay_cured():
             log.info("dead_letters_replayed", memories=replayed)
+        self.resume_erasures()
 
     def _rebuild(self, tenant: TenantId) -> None:
         rebuild = self.rebuild()

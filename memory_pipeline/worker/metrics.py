@@ -30,6 +30,7 @@ class Metrics:
             "unbacked_memories",
             "memories whose vector was refused by Postgres since a backup last succeeded",
         )
+        self._erasures = self._gauge("pending_erasures", "tenants whose forgetting is not finished")
         self._documents = Counter(
             "memory_pipeline_documents",
             "documents written, deleted or refused",
@@ -114,6 +115,7 @@ class Metrics:
         self._oldest.set(backlog.oldest_seconds)
         self._dead.set(backlog.dead_letters)
         self._unbacked.set(backlog.unbacked_memories)
+        self._erasures.set(backlog.erasures)
 
     def set_unwritable_servers(self, servers: int) -> None:
         """Set the number of servers that take no writes."""

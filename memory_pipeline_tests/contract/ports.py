@@ -29,3 +29,7 @@ class Memories(verify.Memories, rebuild.ChunkMemories, sync.Memories, Protocol):
 
 class Registry(sync.Registry, rebuild.Registry, Protocol):
     """The tenants' generations."""
+
+    def register(self, tenant: TenantId) -> str:
+        """Register a tenant unless it is; return its partition key."""
+        ...

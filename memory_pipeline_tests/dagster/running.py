@@ -24,14 +24,18 @@ RED = AssetPartitionStatus.FAILED
 
 
 def tick(instance: dg.DagsterInstance) -> dg.SensorResult:
-    """Evaluate the sensor once, and add the partitions as the daemon would."""
+    """Evaluate the sensor once; add and delete the partitions as the daemon would."""
     with dg.build_sensor_context(
         instance=instance, resources={"pipeline_resource": PipelineResource()}
     ) as context:
         result = memory_changes(context)
     assert isinstance(result, dg.SensorResult)
     for request in result.dynamic_partitions_requests or []:
-        instance.add_dynamic_partitions("tenants", list(request.partition_keys))
+        if isinstance(request, dg.AddDynamicPartitionsRequest):
+            instance.add_dynamic_partitions("tenants", list(request.partition_keys))
+            continue
+        for key in request.partition_keys:
+            instance.delete_dynamic_partition("tenants", key)
     return result
 
 

@@ -9,6 +9,7 @@ wrong at a step (``fail``), and may let others act before it (``watch``).
 
 from memory_pipeline_tests.fakes.dead_letters import FakeLetters
 from memory_pipeline_tests.fakes.documents import a_document, a_vector, no_lease
+from memory_pipeline_tests.fakes.erasures import FakeErasures
 from memory_pipeline_tests.fakes.index import FakeIndex, QueryableIndex
 from memory_pipeline_tests.fakes.memories import FakeMemories
 from memory_pipeline_tests.fakes.outbox import FakeLease, FakeOutbox
@@ -31,6 +32,7 @@ __all__ = [
     "FakeChange",
     "FakeCollection",
     "FakeDocument",
+    "FakeErasures",
     "FakeFailure",
     "FakeIndex",
     "FakeLease",

@@ -14,8 +14,10 @@ from memory_pipeline.domain.types import (
     MemoryId,
     MetadataValue,
     Stored,
+    TenantId,
     Vector,
     document_id,
+    generation_of,
     memory_id_of,
 )
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, ServerLost
@@ -74,7 +76,7 @@ class FakeIndex:
             self._server(generation)
             if generation.collection in self.world.collections:
                 raise ChromaUnavailable(f"collection {generation.collection} already exists")
-            collection = FakeCollection(self.world.uuid())
+            collection = FakeCollection(self.world.uuid(), tenant=generation.tenant)
             self.world.collections[generation.collection] = collection
             return replace(generation, collection_id=collection.id)
 
@@ -213,6 +215,16 @@ class FakeIndex:
         with self.world.step("index.thin_out"):
             self._collection(generation)
             return False
+
+    def generations_of(self, server: UUID, tenant: TenantId, *, seconds: float) -> list[UUID]:
+        """Return the generations on a server that are named after a tenant."""
+        del seconds  # nothing here takes any
+        with self.world.step("index.generations_of"):
+            if server != self.world.server:
+                raise ServerLost(f"no server {server} answers here")
+            named = {n for n, c in self.world.collections.items() if c.tenant == tenant}
+            found = [generation_of(name) for name in sorted(named)]
+            return [generation for generation in found if generation is not None]
 
     def drop(self, generation: Generation, *, seconds: float) -> None:
         """Delete a generation's collection; nothing where it is gone."""

@@ -171,6 +171,8 @@ class FakeOutbox:
     def enqueue(self, tenant: TenantId, memory_ids: Sequence[MemoryId]) -> None:
         """Enqueue a recheck of memories, as if they had changed."""
         with self.world.step("outbox.enqueue"):
+            if tenant not in self.world.tenants:
+                return  # it was forgotten
             for memory_id in sorted(set(memory_ids)):
                 self.world.enqueue(tenant, memory_id, recheck=True)
 

@@ -33,6 +33,8 @@ class FakeRebuilds:
         """Record the tenants of a rebuild; its parts so far stay as they are."""
         with self.world.step("rebuilds.request"):
             for tenant in tenants:
+                if tenant not in self.world.tenants:
+                    continue  # it was forgotten
                 self.world.parts.setdefault((rebuild, tenant), FakePart(re_embed))
 
     def acquire_part(self, rebuild: RebuildId, tenant: TenantId) -> RebuildPart | None:
@@ -189,8 +191,8 @@ class FakeRebuilds:
                 row.state, row.error = "failed", error
 
     def _part(self, part: RebuildPart) -> FakePart | None:
-        row = self.world.parts[part.rebuild, part.tenant]
-        return row if (row.owner, row.state) == (part.owner, "running") else None
+        row = self.world.parts.get((part.rebuild, part.tenant))
+        return row if row and (row.owner, row.state) == (part.owner, "running") else None
 
     def _mine(self, part: RebuildPart) -> FakePart:
         row = self._part(part)

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from memory_pipeline.domain.types import (
     Generation,
+    Server,
     TenantId,
 )
 from memory_pipeline.errors import Fenced
@@ -14,7 +15,6 @@ from memory_pipeline.postgres.registry import AUTOMATIC_REBUILDS_AN_HOUR, RECENT
 from memory_pipeline_tests.fakes.world import (
     HOUR_SECONDS,
     NEW_GENERATIONS_LIVE_SECONDS,
-    FakeTenant,
     FakeWorld,
 )
 
@@ -28,8 +28,19 @@ class FakeRegistry:
     def register(self, tenant: TenantId) -> str:
         """Register a tenant unless it is; return its partition key."""
         with self.world.step("registry.register"):
-            self.world.tenants.setdefault(tenant, FakeTenant())
+            if tenant not in self.world.tenants:
+                self.world.register(tenant)
             return str(tenant)
+
+    def register_pending(self, tenant: TenantId) -> bool:
+        """Register a tenant that has a pending change; tell whether it is registered then."""
+        with self.world.step("registry.register"):
+            if tenant in self.world.tenants:
+                return True
+            if not any(c.tenant == tenant for c in self.world.changes.values()):
+                return False
+            self.world.register(tenant)
+            return True
 
     def live(self, tenant: TenantId) -> Generation | None:
         """Return the generation that searches of this tenant go to now."""
@@ -70,6 +81,8 @@ class FakeRegistry:
         """Record a new generation before its collection exists."""
         del memories  # decides where the next real generation is placed
         with self.world.step("registry.begin_generation"):
+            if tenant not in self.world.tenants:
+                raise Fenced("the tenant was forgotten")
             generation = Generation(
                 self.world.uuid(), tenant, server, None, model, config_hash, "new"
             )
@@ -101,6 +114,11 @@ class FakeRegistry:
                     self.world.enqueue(lease.tenant, None)
             live = self.world.generations[generation].state == "live"
             self.world.end(generation, "corrupt" if live else "abandoned")
+
+    def servers(self) -> list[Server]:
+        """Return the one server."""
+        with self.world.step("registry.servers"):
+            return [Server(self.world.server, "http://fake", "ready", 0)]
 
     def damaged(self) -> dict[TenantId, str]:
         """Return the tenants whose collections wait for a rebuild, with their partition keys."""

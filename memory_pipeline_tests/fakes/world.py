@@ -120,6 +120,16 @@ class FakeFailure:
 
 
 @dataclass(slots=True)
+class FakeErasure:
+    """A tenant that is being forgotten."""
+
+    fenced: bool = False
+    settles_at: float = 0.0
+    tried_at: float = 0.0
+    waits_for: str = ""
+
+
+@dataclass(slots=True)
 class FakeDocument:
     """What a collection holds under one id."""
 
@@ -134,6 +144,7 @@ class FakeCollection:
 
     id: UUID
     documents: dict[str, FakeDocument] = field(default_factory=dict)
+    tenant: TenantId | None = None
 
 
 class FakeWorld:
@@ -146,11 +157,14 @@ class FakeWorld:
         self.rows: dict[MemoryId, Memory] = {}
         self.changes: dict[int, FakeChange] = {}
         self.truncations = 0
+        self.registrations = 0
         self.tenants: dict[TenantId, FakeTenant] = {}
         self.generations: dict[UUID, Generation] = {}
         self.begun: dict[UUID, float] = {}
         self.ended: dict[UUID, float] = {}
         self.dropped: set[UUID] = set()
+        self.erasures: dict[TenantId, FakeErasure] = {}
+        self.erased: set[UUID] = set()  # generations of forgotten registrations, not dropped yet
         self.parts: dict[tuple[RebuildId, TenantId], FakePart] = {}
         self.failures: dict[tuple[TenantId, MemoryId], FakeFailure] = {}
         self.provenance: dict[MemoryId, Provenance] = {}
@@ -294,6 +308,11 @@ class FakeWorld:
             row = self.rows.get(memory_id)
             if whose == tenant and (row is None or row.tenant != tenant):
                 del self.failures[whose, memory_id]
+
+    def register(self, tenant: TenantId) -> None:
+        """Register a tenant; its tokens are above those of its registrations before."""
+        self.registrations += 1
+        self.tenants[tenant] = FakeTenant(token=self.registrations << 32)
 
     def tenant(self, tenant: TenantId) -> FakeTenant:
         """Return a registered tenant, or one that cannot be leased."""

@@ -10,11 +10,12 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
+from memory_pipeline.admin.forget import Forget
 from memory_pipeline.content.document import Recipe, parse, recipe_from
 from memory_pipeline.domain.outcomes import Outcome, Rebuilt, Verified
 from memory_pipeline.domain.types import MemoryId, RebuildId, TenantId, Vector
 from memory_pipeline.errors import ChromaUnavailable, Corrupt, PipelineError, PostgresUnavailable
-from memory_pipeline.maintenance.cleanup import drop_retired
+from memory_pipeline.maintenance.cleanup import drop_retired, retire_empty
 from memory_pipeline.rebuild.chunks import ChunkWriter
 from memory_pipeline.rebuild.ownership import Ownership
 from memory_pipeline.rebuild.proof import Prover
@@ -27,7 +28,7 @@ from memory_pipeline.verify.double_check import Sides
 from memory_pipeline.verify.repair import Repair
 from memory_pipeline.verify.tenant import Verify
 from memory_pipeline.worker.tenant_scheduler import TenantScheduler
-from memory_pipeline_tests.fakes import FakeLetters, FakeRebuilds, FakeRegistry
+from memory_pipeline_tests.fakes import FakeErasures, FakeLetters, FakeRebuilds, FakeRegistry
 from memory_pipeline_tests.simulation.scheduler import (
     NoLock,
     VirtualClock,
@@ -67,6 +68,7 @@ class Core:
         self.memories = SimulatedMemories(world)
         self.registry = FakeRegistry(world)
         self.rebuilds = FakeRebuilds(world)
+        self.erasures = FakeErasures(world)
         self.index = SimulatedIndex(world)
         self.embedder = SimulatedEmbedder(world, loaded=loaded)
         recipe = _recipe(settings)
@@ -137,6 +139,20 @@ class Core:
             seconds=AUDIT_SECONDS,
             dead_letters=FakeLetters(world),
             dead_letter_search=settings.dead_letter_search,
+        )
+
+    @property
+    def forget(self) -> Forget:
+        """Return what forgets a tenant."""
+        return Forget(
+            erasures=self.erasures,
+            outbox=self.outbox,
+            registry=self.registry,
+            memories=self.memories,
+            index=self.index,
+            generations=self.erasures,
+            log_tenants="name",
+            clock=VirtualClock(self.world.scheduler),
         )
 
     def rebuild_alone(self, tenant: TenantId) -> Rebuilt:
@@ -222,6 +238,22 @@ def mender(core: Core, closing: Closing) -> None:
                 clock=VirtualClock(world.scheduler),
             )
         world.scheduler.sleep(4.0 + world.scheduler.rng.random() * 4.0)
+
+
+def forgetter(core: Core, closing: Closing) -> None:
+    """Forget a tenant now and then, finish what was cut off, and retire what is empty."""
+    world, rng = core.world, core.world.scheduler.rng
+    while True:
+        world.scheduler.sleep(1.0 + rng.random() * core.idle_seconds * 4.0)
+        with contextlib.suppress(PipelineError):
+            if not closing.now and rng.random() < 0.5:
+                core.forget.run(rng.choice(world.served), delete_memories=rng.random() < 0.8)
+            for tenant in [t for t, e in world.erasures.items() if not e.fenced and closing.now]:
+                # What only the command may do: a worker never deletes a memory.
+                core.forget.run(tenant, delete_memories=True)
+            core.forget.resume(idle_seconds=0.0)
+        with contextlib.suppress(PipelineError):
+            retire_empty(core.erasures, core.outbox, seconds=rng.choice((0.001, 2.0)))
 
 
 def verifier(core: Core, closing: Closing) -> None:

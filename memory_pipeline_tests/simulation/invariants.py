@@ -90,7 +90,7 @@ def nothing_is_lost(world: SimulatedWorld) -> None:
                 raise Broken(f"P1: m{i} of {tenant} differs in {where}, and nothing waits")
     for row in world.rows.values():
         unknown = row.tenant is not None and row.tenant not in world.tenants
-        if unknown and (row.tenant, row.id) not in waiting:
+        if unknown and not {(row.tenant, row.id), (row.tenant, None)} & waiting:
             raise Broken(f"P1: m{row.id} of {row.tenant}, who is unknown, and nothing waits")
 
 
@@ -133,10 +133,19 @@ def after_every_step(world: SimulatedWorld) -> None:
         nobody_is_blamed(world)
 
 
+def nothing_is_left(world: SimulatedWorld) -> None:
+    """Erasure: of a tenant that is not registered nothing is left, once everything is quiet."""
+    named = {c.tenant for c in world.collections.values()}
+    named |= {tenant for tenant, _ in world.failures} | {tenant for _, tenant in world.parts}
+    if back := named - world.tenants.keys():
+        raise Broken(f"erasure: something is left of {sorted(map(str, back))}")
+
+
 def in_the_end(world: SimulatedWorld) -> None:
-    """P2 and P5, once everything is quiet. Raises Broken."""
+    """P2, P5 and erasure, once everything is quiet. Raises Broken."""
     if world.changes:
         raise Broken(f"P2: {len(world.changes)} changes wait for ever")
+    nothing_is_left(world)
     for tenant, known in world.tenants.items():
         if known.lease_until > world.now:
             raise Broken(f"P2: somebody has the lease of {tenant}")

@@ -141,6 +141,9 @@ class Simulation:
                 self._process(f"{name}{number}", role)
         if self.vandal:
             self._start("vandal", self.vandal.run)
+        # Drawn apart: a seed without it is the schedule that it was.
+        if Random(f"forgetter {seed}").random() < 0.25:
+            self._process("forgetter", actors.forgetter)
 
     # ---- processes
 
@@ -242,8 +245,8 @@ class Simulation:
 
     def _to_be_done(self) -> Iterator[str]:
         world = self.world
-        if world.on_their_way or world.truncations:
-            yield "requests on their way"
+        if world.on_their_way or world.truncations or world.erasures:
+            yield "requests on their way, or tenants that are being forgotten"
         if world.frozen_until > world.now:
             yield "somebody who is frozen"
         for tenant, known in world.tenants.items():

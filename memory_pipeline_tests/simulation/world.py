@@ -52,7 +52,13 @@ READ_STEPS = frozenset(
     {
         "embedder.embed",
         "embedder.load",
+        "erasures.empty_tenants",
+        "erasures.generations",
+        "erasures.pending",
+        "erasures.traces",
+        "erasures.unknown",
         "index.count",
+        "index.generations_of",
         "index.fetch",
         "index.hashes",
         "index.unreachable_by_vector",
@@ -80,6 +86,7 @@ READ_STEPS = frozenset(
         "registry.damaged",
         "registry.droppable",
         "registry.live",
+        "registry.servers",
         "registry.serves_others",
     }
 )

@@ -72,7 +72,7 @@ def test_every_public_name_can_be_imported() -> None:
 def test_a_shell_completes_the_public_names() -> None:
     """What broke: dir() had none of them, so no completion did."""
     shell = rlcompleter.Completer({"memory_pipeline": memory_pipeline})
-    assert shell.complete("memory_pipeline.Mem", 0) == "memory_pipeline.MemoryStore("
+    assert shell.complete("memory_pipeline.MemoryS", 0) == "memory_pipeline.MemoryStore("
     assert shell.complete("memory_pipeline.InvalidF", 0) == "memory_pipeline.InvalidFilter("
 
 

@@ -40,7 +40,7 @@ def test_a_memory_written_during_a_verify_makes_no_finding(world: FakeWorld) -> 
     )
 
     def write(step: str) -> None:
-        if step == "memories.count":
+        if step == "memories.ids":
             world.put("ada", '{"text": "just now"}')
 
     world.watch = write

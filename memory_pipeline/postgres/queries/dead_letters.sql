@@ -201,10 +201,12 @@ SELECT (SELECT count(*) FROM page) AS matched, (SELECT count(*) FROM added) AS e
 
 -- name: replay_keys$
 -- Enqueue these memories of a tenant, whether they exist or not: the document of a memory that is
--- gone is deleted once more.
-WITH added AS (
+-- gone is deleted once more. None of a tenant that was forgotten meanwhile.
+WITH registered AS MATERIALIZED (
+    SELECT t.tenant FROM memory_pipeline.tenant t WHERE t.tenant = %(tenant)s FOR KEY SHARE
+), added AS (
     INSERT INTO memory_pipeline.change (tenant, memory_id, recheck)
-    SELECT %(tenant)s, g.id, true FROM unnest(%(ids)s::bigint[]) AS g (id)
+    SELECT registered.tenant, g.id, true FROM registered, unnest(%(ids)s::bigint[]) AS g (id)
     WHERE NOT EXISTS (
         SELECT FROM memory_pipeline.change c
         WHERE c.tenant = %(tenant)s AND c.memory_id = g.id AND c.recheck

@@ -90,6 +90,10 @@ WHERE NOT EXISTS (SELECT FROM moved WHERE moved.tenant = t.tenant);
 -- Raise every lease token by a trillion, above all that the forgotten state can have issued: a
 -- worker that holds one of those is fenced, and no token is ever issued twice. A lease that is
 -- valid expires by itself.
+WITH later AS (
+    -- Beyond them, too: registrations that the forgotten state made and this one does not know.
+    UPDATE memory_pipeline.installation SET registrations = registrations + (1 << 20)
+)
 UPDATE memory_pipeline.tenant SET lease_token = lease_token + (1::bigint << 40);
 
 -- name: record_stamp!

@@ -10,7 +10,11 @@ WITH gone AS (
     RETURNING reason
 ), reset AS (
     INSERT INTO memory_pipeline.change (tenant, memory_id)
-    SELECT t.tenant, NULL FROM memory_pipeline.tenant t WHERE EXISTS (SELECT FROM gone)
+    SELECT t.tenant, NULL FROM (
+        -- Locked: where a forgetting deletes the tenant first, it gets no reset.
+        SELECT tenant FROM memory_pipeline.tenant WHERE EXISTS (SELECT FROM gone)
+        ORDER BY tenant FOR KEY SHARE
+    ) AS t
 )
 SELECT coalesce(bool_or(reason <> 'truncate'), false) FROM gone;
 
@@ -136,13 +140,16 @@ WHERE c.tenant = %(tenant)s AND c.seq = ANY(%(seqs)s::bigint[]) AND c.claim_toke
 -- name: enqueue!
 -- Append a change for each memory that is to be rechecked. While an unproven tenant's reset is
 -- pending, changes enqueued for it may come from that reset, so the tenant stays unproven until
--- they are done too.
-INSERT INTO memory_pipeline.change (tenant, memory_id, recheck, unproven)
-SELECT %(tenant)s, m, true, EXISTS (
-    SELECT FROM memory_pipeline.change r
-    WHERE r.tenant = %(tenant)s AND r.unproven AND r.memory_id IS NULL
+-- they are done too. A tenant that was forgotten meanwhile gets none: it would come back by them.
+WITH registered AS MATERIALIZED (
+    SELECT t.tenant FROM memory_pipeline.tenant t WHERE t.tenant = %(tenant)s FOR KEY SHARE
 )
-FROM unnest(%(memory_ids)s::bigint[]) AS m;
+INSERT INTO memory_pipeline.change (tenant, memory_id, recheck, unproven)
+SELECT registered.tenant, m, true, EXISTS (
+    SELECT FROM memory_pipeline.change r
+    WHERE r.tenant = registered.tenant AND r.unproven AND r.memory_id IS NULL
+)
+FROM registered, unnest(%(memory_ids)s::bigint[]) AS m;
 
 -- name: charge
 -- Count one more failed attempt of each memory; bury it at the limit. A waiver ends with the

@@ -2,9 +2,13 @@
 -- or records that it was written, names the token of the tenant's lease.
 
 -- name: request_rebuild!
--- Record which tenants a rebuild is for; parts that exist stay as they are.
+-- Record which tenants a rebuild is for; parts that exist stay as they are. Not for a tenant that was
+-- forgotten meanwhile.
 INSERT INTO memory_pipeline.rebuild (id, tenant, re_embed)
-SELECT %(id)s, t, %(re_embed)s FROM unnest(%(tenants)s::text[]) AS t
+SELECT %(id)s, t.tenant, %(re_embed)s FROM (
+    SELECT tenant FROM memory_pipeline.tenant WHERE tenant = ANY(%(tenants)s::text[])
+    ORDER BY tenant FOR KEY SHARE
+) AS t
 ON CONFLICT (id, tenant) DO NOTHING;
 
 -- name: fail_dead_parts!

@@ -5,11 +5,35 @@
 SELECT partition_key FROM memory_pipeline.tenant WHERE tenant = %(tenant)s;
 
 -- name: register$
--- Register a tenant under a partition key; no row where either is taken.
-INSERT INTO memory_pipeline.tenant (tenant, partition_key)
-VALUES (%(tenant)s, %(partition_key)s)
+-- Register a tenant under a partition key; no row where either is taken. Its tokens begin above
+-- those of every registration before: a lease on a tenant that was forgotten since is void.
+WITH numbered AS (
+    UPDATE memory_pipeline.installation SET registrations = registrations + 1
+    RETURNING registrations
+)
+INSERT INTO memory_pipeline.tenant (tenant, partition_key, lease_token)
+SELECT %(tenant)s, %(partition_key)s, registrations << 32 FROM numbered
 ON CONFLICT DO NOTHING
 RETURNING partition_key;
+
+-- name: register_pending$
+-- Register a tenant as `register` does, but only while it has a pending change. The change is
+-- locked: where a forgetting deletes it first, nothing is registered.
+WITH pending AS MATERIALIZED (
+    SELECT FROM memory_pipeline.change WHERE tenant = %(tenant)s LIMIT 1 FOR KEY SHARE
+), numbered AS (
+    UPDATE memory_pipeline.installation SET registrations = registrations + 1
+    WHERE EXISTS (SELECT FROM pending)
+    RETURNING registrations
+)
+INSERT INTO memory_pipeline.tenant (tenant, partition_key, lease_token)
+SELECT %(tenant)s, %(partition_key)s, registrations << 32 FROM numbered
+ON CONFLICT DO NOTHING
+RETURNING partition_key;
+
+-- name: has_changes$
+-- Return whether a tenant has a change, whatever its state.
+SELECT EXISTS (SELECT FROM memory_pipeline.change WHERE tenant = %(tenant)s);
 
 -- name: partition_keys
 -- Return every tenant with its partition key, in the order of registration.
@@ -55,12 +79,17 @@ SELECT EXISTS (
 
 -- name: begin_generation!
 -- Record a generation before its collection is created, so that no collection is ever unknown. Not
--- on a retired server. Serialises with a concurrent retire_server: whichever locks the row first
--- runs first.
+-- on a retired server, and not for a tenant that was forgotten. Serialises with a concurrent
+-- retire_server and with a forgetting: whichever locks its row first runs first.
 INSERT INTO memory_pipeline.generation (id, tenant, server, model, config_hash, memories)
-SELECT %(id)s, %(tenant)s, s.id, %(model)s, %(config_hash)s, %(memories)s
-FROM memory_pipeline.server s WHERE s.id = %(server)s AND s.state <> 'retired'
-FOR SHARE;
+SELECT %(id)s, t.tenant, s.id, %(model)s, %(config_hash)s, %(memories)s
+FROM memory_pipeline.server s CROSS JOIN memory_pipeline.tenant t
+WHERE s.id = %(server)s AND s.state <> 'retired' AND t.tenant = %(tenant)s
+FOR SHARE OF s FOR KEY SHARE OF t;
+
+-- name: is_registered$
+-- Return whether a tenant is registered.
+SELECT EXISTS (SELECT FROM memory_pipeline.tenant WHERE tenant = %(tenant)s);
 
 -- name: abandon!
 -- Stop writing a generation; only under the token of the tenant's lease. A live generation is

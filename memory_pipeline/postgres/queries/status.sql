@@ -61,9 +61,10 @@ SELECT tenant, max(seq) AS seq, count(*) AS pending
 FROM memory_pipeline.change WHERE tenant = ANY(%(tenants)s::text[]) GROUP BY tenant;
 
 -- name: record_verification!
--- Store the result of a tenant's newest verify.
+-- Store the result of a tenant's newest verify; not of a tenant that was forgotten meanwhile.
 INSERT INTO memory_pipeline.verification AS v (tenant, documents, found, findings, unread_dates)
-VALUES (%(tenant)s, %(documents)s, %(found)s, %(findings)s, %(unread_dates)s)
+SELECT t.tenant, %(documents)s, %(found)s, %(findings)s, %(unread_dates)s
+FROM (SELECT tenant FROM memory_pipeline.tenant WHERE tenant = %(tenant)s FOR KEY SHARE) AS t
 ON CONFLICT (tenant) DO UPDATE SET
     verified_at = clock_timestamp(), documents = EXCLUDED.documents, found = EXCLUDED.found,
     findings = EXCLUDED.findings, unread_dates = EXCLUDED.unread_dates;

@@ -39,10 +39,16 @@ WHERE heartbeat_at BETWEEN clock_timestamp() - make_interval(secs => %(seconds)s
 ORDER BY started_at;
 
 -- name: record_freshness!
--- Store how fresh tenants are; tenant NULL is all of them.
+-- Store how fresh tenants are; tenant NULL is all of them. Not of a tenant that was forgotten since.
+WITH registered AS MATERIALIZED (
+    SELECT tenant FROM memory_pipeline.tenant WHERE tenant = ANY(%(tenants)s::text[])
+    ORDER BY tenant FOR KEY SHARE
+)
 INSERT INTO memory_pipeline.freshness AS f (tenant, changes, p50, p95, p99, slowest)
-SELECT * FROM unnest(%(tenants)s::text[], %(changes)s::int[], %(p50)s::float8[],
-                     %(p95)s::float8[], %(p99)s::float8[], %(slowest)s::float8[])
+SELECT m.* FROM unnest(%(tenants)s::text[], %(changes)s::int[], %(p50)s::float8[],
+                       %(p95)s::float8[], %(p99)s::float8[], %(slowest)s::float8[])
+    AS m (tenant, changes, p50, p95, p99, slowest)
+WHERE m.tenant IS NULL OR m.tenant IN (SELECT tenant FROM registered)
 ON CONFLICT (tenant) DO UPDATE SET
     measured_at = clock_timestamp(), changes = EXCLUDED.changes, p50 = EXCLUDED.p50,
     p95 = EXCLUDED.p95, p99 = EXCLUDED.p99, slowest = EXCLUDED.slowest;
@@ -66,11 +72,13 @@ FROM memory_pipeline.change WHERE tenant = ANY(%(tenants)s::text[]) GROUP BY ten
 UPDATE memory_pipeline.tenant SET retry_at = NULL WHERE retry_at > clock_timestamp();
 
 -- name: backlog^
--- Count the pending changes, their oldest age, the dead letters and the refused backups.
+-- Count the pending changes, their oldest age, the dead letters, the refused backups and the
+-- unfinished erasures.
 SELECT count(*) AS changes,
        coalesce(greatest(0, extract(epoch FROM clock_timestamp() - min(changed_at))), 0)::float8
            AS oldest_seconds,
        (SELECT count(*) FROM memory_pipeline.failure WHERE buried_at IS NOT NULL) AS dead_letters,
        (SELECT coalesce(sum(memories), 0)::bigint FROM memory_pipeline.backup_refusal)
-           AS unbacked_memories
+           AS unbacked_memories,
+       (SELECT count(*) FROM memory_pipeline.erasure) AS erasures
 FROM memory_pipeline.change;

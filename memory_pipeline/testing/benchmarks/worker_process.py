@@ -86,7 +86,7 @@ def running_worker(settings: Settings, log: Path) -> Iterator[None]:
 def register_tenants(pipeline: Pipeline) -> list[TenantId]:
     """Register every tenant with changes; return all tenants."""
     for pending in pipeline.outbox.pending_tenants():
-        pipeline.registry.register(pending.tenant)
+        pipeline.registry.register_pending(pending.tenant)
     return list(pipeline.registry.keys())
 
 

@@ -135,7 +135,16 @@ def test_the_dead_are_forgotten_after_a_day(
 # ---- how fresh
 
 
-def test_freshness_comes_back_as_it_was_recorded(workers: PostgresWorkers) -> None:
+def register(database: Database, *tenants: TenantId | None) -> None:
+    """Register tenants: of one that is not registered, no figure is stored."""
+    for tenant in tenants:
+        if tenant is not None:
+            PostgresRegistry(database).register(tenant)
+
+
+def test_freshness_comes_back_as_it_was_recorded(
+    workers: PostgresWorkers, database: Database
+) -> None:
     """Of each tenant, and of all of them together, whose name is none."""
     measured: dict[TenantId | None, Lags] = {
         BOB: LAGS,
@@ -143,13 +152,17 @@ def test_freshness_comes_back_as_it_was_recorded(workers: PostgresWorkers) -> No
         TenantId(""): Lags(1, 1.0, 1.0, 1.0, 1.0),
         TenantId("Zoë, „ü“ \\ '%s'"): Lags(2, 0.5, 0.6, 0.7, 0.8),
     }
+    register(database, *measured)
     workers.record_freshness(measured)
     assert workers.freshness() == measured
     assert workers.freshness([BOB, EVE]) == {BOB: LAGS}
 
 
-def test_newer_figures_replace_older_ones(workers: PostgresWorkers, db: psycopg.Connection) -> None:
+def test_newer_figures_replace_older_ones(
+    workers: PostgresWorkers, database: Database, db: psycopg.Connection
+) -> None:
     """One row a tenant, and one for all of them, however often it is told."""
+    register(database, ADA, BOB)
     newer = Lags(8, 1.0, 2.0, 3.0, 4.0)
     workers.record_freshness({ADA: LAGS, BOB: LAGS, None: LAGS})
     workers.record_freshness({ADA: newer, None: newer})
@@ -157,8 +170,11 @@ def test_newer_figures_replace_older_ones(workers: PostgresWorkers, db: psycopg.
     assert one(db, "SELECT count(*) FROM memory_pipeline.freshness") == 3
 
 
-def test_figures_of_the_past_are_not_told(workers: PostgresWorkers, db: psycopg.Connection) -> None:
+def test_figures_of_the_past_are_not_told(
+    workers: PostgresWorkers, database: Database, db: psycopg.Connection
+) -> None:
     """When all workers are gone, nothing claims to be fresh."""
+    register(database, ADA)
     workers.record_freshness({ADA: LAGS, None: LAGS})
     db.execute(
         "UPDATE memory_pipeline.freshness SET measured_at = measured_at - make_interval(secs => %s)"
@@ -181,6 +197,7 @@ def test_nothing_measured_is_nothing_recorded(
 def test_two_processes_record_the_same_tenants_at_once(database: Database) -> None:
     """In one order, whatever the order they measured in: neither ends as a deadlock's victim."""
     tenants = [TenantId(f"tenant {n}") for n in range(100)]
+    register(database, *tenants)
     forward: dict[TenantId | None, Lags] = {**dict.fromkeys(tenants, LAGS), None: LAGS}
     backward: dict[TenantId | None, Lags] = dict(reversed(forward.items()))
 

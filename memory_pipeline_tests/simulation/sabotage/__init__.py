@@ -13,6 +13,7 @@ from memory_pipeline_tests.simulation.sabotage import (
     past_designs,
     found_by_simulation,
     backups,
+    forgetting,
 )
 
 # isort: on
@@ -24,6 +25,7 @@ __all__ = [
     "Caught",
     "backups",
     "essential",
+    "forgetting",
     "found_by_simulation",
     "hunt",
     "past_designs",
