@@ -138,9 +138,11 @@ class Verify:
         """Return what the registry says is wrong with all of a tenant's collection."""
         if generation is None:
             # Read before: a memory written after that has a pending change, or a collection. Read
-            # again after: the tenant may have been forgotten in between.
+            # again after: the tenant may have been forgotten in between, and until then have had a
+            # collection, which the comparison of before and after does not show.
             before = self._some_memories(tenant)
             waits = self.sides.outbox.pending(tenant) or self.registry.building(tenant)
+            waits = waits or self.registry.live(tenant)
             if waits or not before & self._some_memories(tenant):
                 return None
             return Finding(
