@@ -203,7 +203,7 @@ class Forget:
         for server in self._servers():
             try:
                 for unknown in self.generations.unknown(self._named_after(server, tenant)):
-                    stray = Generation(unknown, tenant, server.id, None, "", "", "abandoned")
+                    stray = Generation(unknown, tenant, server.id, None, "", "", "retired")
                     drop_in_batches(self.index, stray, until, self.clock)
             except Transient as error:
                 yield str(error)

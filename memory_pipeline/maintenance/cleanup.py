@@ -114,7 +114,7 @@ def _shrink(
 
     Lists are deleted of a small one as well: they outlive a collection that is dropped with them.
     """
-    if generation.state not in {"retired", "abandoned"}:
+    if generation.state != "retired":
         return True
     try:
         while index.delete_batch(generation, seconds=DROP_SECONDS):

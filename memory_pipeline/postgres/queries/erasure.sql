@@ -41,8 +41,8 @@ WITH gone AS (
 )
 UPDATE memory_pipeline.generation
 SET erase = true, ended_at = coalesce(ended_at, clock_timestamp()),
-    state = CASE state WHEN 'live' THEN 'retired' WHEN 'new' THEN 'abandoned'
-                       WHEN 'building' THEN 'abandoned' ELSE state END
+    state = CASE state WHEN 'live' THEN 'retired' WHEN 'building' THEN 'retired'
+                       WHEN 'new' THEN 'abandoned' ELSE state END
 WHERE tenant = %(tenant)s AND dropped_at IS NULL;
 
 -- name: forget_failures!
