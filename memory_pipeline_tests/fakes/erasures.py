@@ -44,7 +44,8 @@ class FakeErasures:
                 world.erased.add(generation.id)
                 if generation.id not in world.ended:
                     world.end(
-                        generation.id, "retired" if generation.state == "live" else "abandoned"
+                        generation.id,
+                        "retired" if generation.state in {"live", "building"} else "abandoned",
                     )
             for part in [key for key in world.parts if key[1] == tenant]:
                 del world.parts[part]
