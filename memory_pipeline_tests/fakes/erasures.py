@@ -93,6 +93,7 @@ class FakeErasures:
                 if known.tenant == tenant and known.id in world.erased and gone:
                     world.erased.discard(known.id)
                     world.dropped.add(known.id)
+                    world.deleted.add(known.id)
 
     def pending(
         self, tenant: TenantId | None = None, *, idle_seconds: float = 0.0
@@ -157,7 +158,8 @@ class FakeErasures:
     def unknown(self, generations: Sequence[UUID]) -> list[UUID]:
         """Return those of these that are not registered."""
         with self.world.step("erasures.unknown"):
-            return [g for g in generations if g not in self.world.generations]
+            known = self.world.generations.keys() - self.world.deleted
+            return [g for g in generations if g not in known]
 
     # ---- tenants without memories
 

@@ -165,6 +165,7 @@ class FakeWorld:
         self.dropped: set[UUID] = set()
         self.erasures: dict[TenantId, FakeErasure] = {}
         self.erased: set[UUID] = set()  # generations of forgotten registrations, not dropped yet
+        self.deleted: set[UUID] = set()  # those of them whose rows are gone
         self.parts: dict[tuple[RebuildId, TenantId], FakePart] = {}
         self.failures: dict[tuple[TenantId, MemoryId], FakeFailure] = {}
         self.provenance: dict[MemoryId, Provenance] = {}
