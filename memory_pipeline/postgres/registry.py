@@ -48,16 +48,16 @@ class PostgresRegistry:
         raise PipelineError(f"every partition key of tenant {tenant!r} is taken")
 
     def register_pending(self, tenant: TenantId) -> bool:
-        """Register a tenant that has a pending change; return whether it is registered then.
+        """Register a new tenant that has a pending change; return whether it was registered now.
 
         A tenant without one was forgotten meanwhile, and must not come back by what a worker or a
         run remembers of it.
         """
         for proposed in partition_keys(tenant):
             with self._database.statement() as connection:
-                if queries().partition_key(connection, tenant=tenant) or queries().register_pending(
-                    connection, tenant=tenant, partition_key=proposed
-                ):
+                if queries().partition_key(connection, tenant=tenant):
+                    return False
+                if queries().register_pending(connection, tenant=tenant, partition_key=proposed):
                     return True
                 if not queries().has_changes(connection, tenant=tenant):
                     return False

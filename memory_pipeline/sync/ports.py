@@ -115,7 +115,7 @@ class Registry(Protocol):
     """Tenants and their generations."""
 
     def register_pending(self, tenant: TenantId) -> bool:
-        """Register a tenant that has a pending change; return whether it is registered then."""
+        """Register a new tenant that has a pending change; return whether it was registered."""
         ...
 
     def live(self, tenant: TenantId) -> Generation | None:

@@ -33,14 +33,12 @@ class FakeRegistry:
             return str(tenant)
 
     def register_pending(self, tenant: TenantId) -> bool:
-        """Register a tenant that has a pending change; tell whether it is registered then."""
-        with self.world.step("registry.register"):
-            if tenant in self.world.tenants:
-                return True
-            if not any(c.tenant == tenant for c in self.world.changes.values()):
-                return False
-            self.world.register(tenant)
-            return True
+        """Register a new tenant that has a pending change; tell whether it was registered now."""
+        known = tenant in self.world.tenants
+        if known or not any(c.tenant == tenant for c in self.world.changes.values()):
+            return False
+        self.world.register(tenant)
+        return True
 
     def live(self, tenant: TenantId) -> Generation | None:
         """Return the generation that searches of this tenant go to now."""

@@ -29,6 +29,7 @@ from memory_pipeline.verify.repair import Repair
 from memory_pipeline.verify.tenant import Verify
 from memory_pipeline.worker.tenant_scheduler import TenantScheduler
 from memory_pipeline_tests.fakes import FakeErasures, FakeLetters, FakeRebuilds, FakeRegistry
+from memory_pipeline_tests.fakes.outbox import FakeLease
 from memory_pipeline_tests.simulation.scheduler import (
     NoLock,
     VirtualClock,
@@ -74,7 +75,7 @@ class Core:
         recipe = _recipe(settings)
         clock, prefetch = VirtualClock(world.scheduler), VirtualPrefetch(world.scheduler)
         self.sync = Sync(
-            outbox=self.outbox,
+            outbox=_OutboxOfSync(world),
             memories=self.memories,
             registry=self.registry,
             index=self.index,
@@ -167,6 +168,29 @@ class Core:
         outbox = self.outbox
         clock = VirtualClock(self.world.scheduler)
         return Repair(self.verify, outbox, self.sync, self.rebuild_alone, clock)
+
+
+class _OutboxOfSync(SimulatedOutbox):
+    """Where others may come between the choice of a tenant and its lease.
+
+    It is the moment at which a sync once registered its tenant: with it each seed is the schedule
+    that it was, and the rarest of the planted bugs are noticed by the seeds that are known.
+    """
+
+    def __init__(self, world: SimulatedWorld) -> None:
+        super().__init__(world)
+        self._passed: set[TenantId] = set()
+
+    def acquire_lease(self, tenant: TenantId) -> FakeLease | None:
+        """Take the tenant's lease; None while another holds it, or the tenant is unknown."""
+        if tenant not in self._passed:
+            with self.world.step("registry.register"):
+                pass
+            if tenant not in self.world.tenants:
+                self._passed.add(tenant)  # the sync registers it, and comes again at once
+                return None
+        self._passed.discard(tenant)
+        return super().acquire_lease(tenant)
 
 
 @dataclass(slots=True)

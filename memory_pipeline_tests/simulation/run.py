@@ -29,6 +29,9 @@ CALM_SECONDS = 400.0
 # are as they were: among them are those that notice the rarest of the planted bugs.
 REFUSING_SEEDS = 4
 REFUSING_SEED = 3
+# In these, tenants are forgotten, and retired while they are empty.
+FORGETTING_SEEDS = 4
+FORGETTING_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +155,7 @@ class Simulation:
                 self._process(f"{name}{number}", role)
         if self.vandal:
             self._start("vandal", self.vandal.run)
-        # Drawn apart: a seed without it is the schedule that it was.
-        if Random(f"forgetter {seed}").random() < 0.25:
+        if seed % FORGETTING_SEEDS == FORGETTING_SEED:
             self._process("forgetter", actors.forgetter)
 
     # ---- processes
