@@ -179,7 +179,8 @@ class MemoryStore:
                 not let the memories go.
 
         """
-        return self._pipeline.forget().run(TenantId(tenant), delete_memories=delete_memories)
+        printed = self._pipeline.tenants.canonical(TenantId(tenant))
+        return self._pipeline.forget().run(printed, delete_memories=delete_memories)
 
     def get(self, tenant: str, memory_id: int) -> object | None:
         """Return a memory's current content, parsed; None where the tenant has no such memory.

@@ -55,6 +55,8 @@ LEASE_POLL_SECONDS = 0.05
 LEASE_PATIENCE_SECONDS = 60.0
 # A process that forgets a tenant tries it at least that often.
 IDLE_SECONDS = 30.0
+# A page at a time could take longer than a statement may.
+DELETED_AT_ONCE = 1000
 # In one call of the worker, whose other tasks wait.
 RESUME_SECONDS = 10.0
 
@@ -94,8 +96,10 @@ class Forget:
             )
         self.erasures.request(tenant)  # 2
         for page in pages:  # 3
-            self.erasures.delete_memories(tenant, page)
+            for at in range(0, len(page), DELETED_AT_ONCE):
+                self.erasures.delete_memories(tenant, page[at : at + DELETED_AT_ONCE])
         self._fence(tenant)  # 4
+        self.erasures.forget_orphaned_provenance()
         self._erase(tenant, until=math.inf)  # 5 to 7
         return self.prove(tenant)  # 8
 
@@ -108,10 +112,15 @@ class Forget:
             PostgresUnavailable: nothing can be continued.
 
         """
-        ended = 0
-        for erasure in self.erasures.pending(idle_seconds=idle_seconds):
+        ended, until = 0, self.clock.monotonic() + RESUME_SECONDS
+        pending = self.erasures.pending(idle_seconds=idle_seconds)
+        if pending:
+            self.erasures.forget_orphaned_provenance()
+        for erasure in pending:
+            if self.clock.monotonic() > until:
+                break
             try:
-                reason = self._resume(erasure)
+                reason = self._resume(erasure, until)
             except PostgresUnavailable:
                 raise
             except PipelineError as error:
@@ -157,7 +166,7 @@ class Forget:
 
     # ---- 5 to 7: the collections
 
-    def _resume(self, erasure: PendingErasure) -> str:
+    def _resume(self, erasure: PendingErasure, until: float) -> str:
         """Continue an erasure; return why it has to wait, or nothing."""
         if not erasure.fenced and erasure.memories:
             reason = (
@@ -168,11 +177,10 @@ class Forget:
             return reason
         if not erasure.fenced:
             self._fence(erasure.tenant)
-        return self._erase(erasure.tenant, until=self.clock.monotonic() + RESUME_SECONDS)
+        return self._erase(erasure.tenant, until=until)
 
     def _erase(self, tenant: TenantId, *, until: float) -> str:
         """Drop the collections of a fenced tenant; return why some have to wait, or nothing."""
-        self.erasures.forget_orphaned_provenance()
         troubles = dict.fromkeys(self._drop_known(tenant, until))  # 5
         for erasure in self.erasures.pending(tenant):
             if math.isinf(until):
@@ -204,7 +212,8 @@ class Forget:
             try:
                 for unknown in self.generations.unknown(self._named_after(server, tenant)):
                     stray = Generation(unknown, tenant, server.id, None, "", "", "retired")
-                    drop_in_batches(self.index, stray, until, self.clock)
+                    if not drop_in_batches(self.index, stray, until, self.clock):
+                        yield "a collection is being emptied"
             except Transient as error:
                 yield str(error)
 

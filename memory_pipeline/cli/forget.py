@@ -8,8 +8,8 @@ import typer
 from memory_pipeline.admin.ports import TenantHistory
 from memory_pipeline.cli.console import AsJson, err, out, plain, print_json
 from memory_pipeline.cli.services import name_dagster
+from memory_pipeline.cli.tenants import named
 from memory_pipeline.domain.erasure import Erasure, Place
-from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import EXIT_FINDINGS, EXIT_UNAVAILABLE
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.pipeline import Pipeline, opened
@@ -41,11 +41,12 @@ def forget_tenant(
     """
     with opened(discover(Settings.load())) as pipeline:
         forget = pipeline.forget(_history(pipeline))
+        (named_tenant,) = named(pipeline, [tenant])
         if not yes:
-            memories = forget.count(TenantId(tenant))
-            err.print(plain(f"this erases tenant {tenant}, and {_fate(memories, delete_memories)}"))
+            fate = _fate(forget.count(named_tenant), delete_memories)
+            err.print(plain(f"this erases tenant {named_tenant}, and {fate}"))
             typer.confirm("Erase it?", abort=True, err=True)
-        erasure = forget.run(TenantId(tenant), delete_memories=delete_memories)
+        erasure = forget.run(named_tenant, delete_memories=delete_memories)
     if as_json:
         print_json({**asdict(erasure), "proven": erasure.proven})
     else:

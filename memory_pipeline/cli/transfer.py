@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from memory_pipeline.cli.console import AsJson, err, plain, print_json, progress_bar
+from memory_pipeline.cli.tenants import check_known, named
 from memory_pipeline.domain.outcomes import Stored
-from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import EXIT_FINDINGS, SettingsError
 from memory_pipeline.local.discovery import discover
 from memory_pipeline.pipeline import Pipeline, opened
@@ -165,8 +165,9 @@ def export(
     ] = None,
 ) -> None:
     """Export memories as JSON lines that `import` takes, without their vectors."""
-    tenants = [TenantId(name) for name in tenant] if tenant else None
     with opened(discover(Settings.load())) as pipeline, progress_bar("memories") as bar:
+        tenants = named(pipeline, tenant) or None
+        check_known(pipeline, tenants or ())
         task = bar.add_task("exporting", total=None)
         count = export_file(
             pipeline.transfer,

@@ -7,7 +7,7 @@ import psycopg
 
 from memory_pipeline.domain.erasure import PendingErasure, Traces
 from memory_pipeline.domain.types import Generation, MemoryId, TenantId
-from memory_pipeline.errors import ContractError
+from memory_pipeline.errors import ContractError, PostgresUnavailable
 from memory_pipeline.ports import Lease
 from memory_pipeline.postgres.database import Database, queries
 from memory_pipeline.postgres.lease import lease_lost
@@ -36,6 +36,8 @@ class PostgresErasures:
         try:
             with self._database.statement() as connection:
                 return int(queries().delete_memories(connection, tenant=tenant, ids=list(ids)))
+        except psycopg.errors.LockNotAvailable as error:
+            raise PostgresUnavailable("another transaction holds these memories") from error
         except psycopg.DatabaseError as error:
             raise ContractError(_refusal(error)) from error
 

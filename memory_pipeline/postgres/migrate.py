@@ -172,8 +172,9 @@ def _capture_steps(settings: Settings) -> list[str]:
     named: Any = aiosql.from_path(
         str(folder / "capture.sql"), "psycopg", mandatory_parameters=False
     )
+    table = Table.parse(settings.table)  # another table is another version
     steps = [
-        getattr(named, name).sql
+        with_table(getattr(named, name).sql, table)
         for name in (
             f"tenant_by_{settings.tenant_by}",
             "compare_all_function",
@@ -215,6 +216,9 @@ def _attach(database: Database) -> None:
     with database.transaction() as connection:
         if queries().installation(connection).attached_at is not None:
             return
+        queries().set_first_storage(connection)
+    with database.transaction() as connection:
+        queries().lift_time_limit(connection)
         tenants = [TenantId(row.tenant) for row in queries().existing_tenants(connection)]
     registry = PostgresRegistry(database)
     known = registry.keys()

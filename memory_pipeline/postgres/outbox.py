@@ -52,17 +52,20 @@ class PostgresOutbox:
 
         Whoever looks for work also ends what a clock that was set back would leave waiting.
         """
-        looks = self._clock.monotonic() >= self._look_due
-        if looks:
-            self._clock_steps.shorten_waits()
+        self._look()
         with self._database.transaction() as connection:
-            if looks:
-                queries().note_storage(connection)
-                self._look_due = self._clock.monotonic() + LOOK_SECONDS
-            if queries().fan_out_truncations(connection):
-                queries().reset_new_tenants(connection)
+            _fan_out(connection)
             rows = queries().pending_tenants(connection, paused=paused)
             return [PendingTenant(*row) for row in rows]
+
+    def _look(self) -> None:
+        """Look for a clock that was set back and for rows that no trigger saw, if that is due."""
+        if self._clock.monotonic() < self._look_due:
+            return
+        self._clock_steps.shorten_waits()
+        with self._database.statement() as connection:
+            queries().note_storage(connection)
+        self._look_due = self._clock.monotonic() + LOOK_SECONDS
 
     def acquire_lease(self, tenant: TenantId) -> PostgresLease | None:
         """Take the tenant's lease with a new token; None while another worker holds it."""
@@ -185,8 +188,9 @@ class PostgresOutbox:
 
     def newest_of_all(self) -> int:
         """Return the number of the newest change of all tenants; a TRUNCATE before it counts."""
+        self._look()
         with self._database.transaction() as connection:
-            queries().fan_out_truncations(connection)
+            _fan_out(connection)
             return int(queries().newest_of_all(connection))
 
     def remaining(
@@ -318,3 +322,10 @@ def record_provenance(connection: Connection, updates: Mapping[MemoryId, Provena
         models_before=[p and p.model for p in before],
         vector_hashes_before=[p and p.vector_hash for p in before],
     )
+
+
+def _fan_out(connection: Connection) -> None:
+    """Turn what happened to the whole table into a reset of each tenant."""
+    if queries().fan_out_truncations(connection):
+        queries().lift_time_limit(connection)  # it reads the whole table
+        queries().reset_new_tenants(connection)

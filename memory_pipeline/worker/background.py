@@ -44,6 +44,9 @@ from memory_pipeline.worker.reports import Reports
 log = get_logger("memory_pipeline.worker.background")
 
 REPORT = "report"
+# These read whole tables, in statements that a worker that is asked to end does not wait for.
+SWEEPS = frozenset({"forget", "empty"})
+SWEEP_SECONDS = 5.0
 
 DROPS_AT_ONCE = 3  # the next damaged tenant waits for them
 # A worker that is asked to end waits no longer for Dagster's storage, which may hang.
@@ -76,7 +79,7 @@ class Intervals:
     report_retry_seconds: float = 30.0
     restore_watch_seconds: float = 10.0
     forget_seconds: float = 3600.0
-    empty_seconds: float = 600.0
+    empty_seconds: float = 3600.0
 
 
 DEFAULT_INTERVALS = Intervals()
@@ -186,7 +189,7 @@ class BackgroundTasks:
                 self._rebuilding.stop()
         for thread in self._threads:
             if thread.name != REPORT:
-                thread.join()
+                thread.join(SWEEP_SECONDS if thread.name in SWEEPS else None)
         self._report_last()
         self._while_ending(self._record_freshness)
         self._while_ending(self.workers.deregister)
@@ -234,8 +237,9 @@ class BackgroundTasks:
                 continue
             try:
                 task()
-            except (ContractError, PostgresUnavailable):
-                self.quiet.missed(name)  # the loop logs it
+            except (ContractError, PostgresUnavailable) as error:
+                self.quiet.missed(name)
+                log.info("background_task_postponed", task=name, reason=str(error))
             except Exception:
                 # A bug in one task must not end the worker.
                 log.exception(
@@ -246,7 +250,7 @@ class BackgroundTasks:
 
     def _heartbeat(self) -> None:
         backlog = self.workers.backlog()
-        if backlog.changes:  # also one that waits for later: a confirm, a pause
+        if backlog.changes or backlog.erasures:  # also one that waits for later: a confirm, a pause
             self.quiet.work()
         idle_seconds = self.quiet.idle_seconds()
         rests = self.quiet.is_due() and not self._has_reports(idle_seconds)

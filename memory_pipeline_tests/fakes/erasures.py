@@ -45,7 +45,9 @@ class FakeErasures:
                 if generation.id not in world.ended:
                     world.end(
                         generation.id,
-                        "retired" if generation.state in {"live", "building"} else "abandoned",
+                        "retired"
+                        if generation.state in {"live", "building", "corrupt"}
+                        else "abandoned",
                     )
             for part in [key for key in world.parts if key[1] == tenant]:
                 del world.parts[part]

@@ -125,6 +125,10 @@ def test_the_proof_counts_every_table_that_names_a_tenant(
     """A new table with a tenant in it has to be erased and looked at, too."""
     filled(pipeline, db)
     db.execute("INSERT INTO memory_pipeline.erasure (tenant) VALUES ('ada')")
+    db.execute(
+        "INSERT INTO memory_pipeline.external_id (tenant, external_id_hash, memory_id, content_hash)"
+        " VALUES ('ada', 'id', 1, 'content')"
+    )
     naming = {
         table
         for (table,) in db.execute(
@@ -145,6 +149,7 @@ def test_the_proof_counts_every_table_that_names_a_tenant(
             "verifications",
             "freshness",
             "registrations",
+            "external_ids",
             "erasures",
         )
     )
@@ -492,3 +497,49 @@ def test_the_store_forgets_a_tenant(
         erasure = store.forget_tenant("ada", delete_memories=True)
     assert erasure.proven
     assert mentions(db, "ada") == {}
+
+
+@pytest.mark.parametrize(
+    ("column", "stored", "spelled"),
+    [
+        pytest.param(
+            "uuid",
+            "6f9619ff-8b86-d011-b42d-00c04fc964ff",
+            "6F9619FF-8B86-D011-B42D-00C04FC964FF",
+            id="a uuid in capitals",
+        ),
+        pytest.param("bigint", "7", "007", id="a number with zeros"),
+    ],
+)
+def test_another_spelling_of_a_tenant_is_no_proof_of_another(
+    pipeline: Pipeline, db: psycopg.Connection, column: str, stored: str, spelled: str
+) -> None:
+    """What broke: nothing was found under the other spelling, and the erasure was called proven."""
+    db.execute(f"ALTER TABLE memory_logs ALTER COLUMN user_id TYPE {column} USING NULL".encode())
+    pipeline.database.reconnect()
+    remember(db, stored)
+    drained_well(pipeline)
+    with MemoryStore(pipeline.settings) as store:
+        with pytest.raises(MemoriesRemain):
+            store.forget_tenant(spelled)
+        erasure = store.forget_tenant(spelled, delete_memories=True)
+
+    assert (erasure.tenant, erasure.proven) == (stored, True)
+    assert one(db, "SELECT count(*) FROM memory_logs") == 0
+    assert named_after(pipeline, TenantId(stored)) == []
+
+
+def test_what_others_delete_meanwhile_is_not_left_of_the_tenant(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """What broke: on a busy database no proof succeeded, whatever was repeated."""
+    remember(db, ADA)
+    theirs = remember(db, BOB)
+    drained_well(pipeline)
+    db.execute("DELETE FROM memory_logs WHERE user_id = 'ada'")
+    forget = pipeline.forget()
+    erasure = forget.run(ADA, delete_memories=True)
+    assert erasure.proven
+    db.execute("DELETE FROM memory_logs WHERE id = %s", [theirs])  # its change waits
+
+    assert forget.prove(ADA).proven

@@ -167,6 +167,14 @@ def test_a_renamed_table_is_followed_by_migrate(
     with opened(there, embedder=HashingEmbedder()) as parts:
         drained_well(parts)
         assert len(parts.search.search(TenantId("ada"), "1", k=2)) == 1
+        # What no trigger sees is noticed under the new name as well.
+        assert parts.status.unseen() == []
+        run(empty_database, "ALTER TABLE memories DISABLE TRIGGER ALL")
+        run(empty_database, "INSERT INTO memories (user_id, raw_data) VALUES ('ada', '{}')")
+        for name in ("capture", "truncate"):
+            enable = f"ALTER TABLE memories ENABLE ALWAYS TRIGGER memory_pipeline_{name}"
+            run(empty_database, enable)
+        assert len(parts.status.unseen()) == 1
 
 
 @pytest.mark.parametrize(

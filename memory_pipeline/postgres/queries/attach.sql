@@ -54,6 +54,10 @@ SELECT storage IS NULL
                THEN storage = memory_pipeline.storage() END
 FROM memory_pipeline.installation;
 
+-- name: set_first_storage!
+-- Record the triggers that a DBA has created, and the partitions; the attach covers all rows.
+UPDATE memory_pipeline.installation SET storage = memory_pipeline.storage() WHERE storage IS NULL;
+
 -- name: set_storage!
 -- Record the triggers that have just been created, and the partitions.
 UPDATE memory_pipeline.installation SET storage = memory_pipeline.storage();

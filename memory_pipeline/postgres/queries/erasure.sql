@@ -41,8 +41,8 @@ WITH gone AS (
 )
 UPDATE memory_pipeline.generation
 SET erase = true, ended_at = coalesce(ended_at, clock_timestamp()),
-    state = CASE state WHEN 'live' THEN 'retired' WHEN 'building' THEN 'retired'
-                       WHEN 'new' THEN 'abandoned' ELSE state END
+    state = CASE WHEN state IN ('live', 'building', 'corrupt') THEN 'retired'
+                 WHEN state = 'new' THEN 'abandoned' ELSE state END
 WHERE tenant = %(tenant)s AND dropped_at IS NULL;
 
 -- name: forget_failures!
@@ -134,17 +134,20 @@ WHERE e.tenant = %(tenant)s AND e.fenced_at IS NOT NULL AND e.settles_at <= cloc
   );
 
 -- name: traces^
--- Count what stands of a tenant in each table, in one snapshot.
+-- Count what stands of a tenant in each table, in one snapshot. What another tenant has just deleted
+-- has a pending change, which takes the provenance and the vector along.
 SELECT (SELECT count(*) FROM public.memory_logs m
         WHERE memory_pipeline.tenant_of(m.user_id::text, m.project_id::text) = %(tenant)s)
            AS memories,
        (SELECT count(*) FROM memory_pipeline.change WHERE tenant = %(tenant)s) AS changes,
        (SELECT count(*) FROM memory_pipeline.failure WHERE tenant = %(tenant)s) AS failures,
        (SELECT count(*) FROM memory_pipeline.provenance p
-        WHERE NOT EXISTS (SELECT FROM public.memory_logs m WHERE m.id = p.memory_id))
+        WHERE NOT EXISTS (SELECT FROM public.memory_logs m WHERE m.id = p.memory_id)
+          AND NOT EXISTS (SELECT FROM memory_pipeline.change c WHERE c.memory_id = p.memory_id))
            AS provenance,
        (SELECT count(*) FROM memory_pipeline.vector_backup b
-        WHERE NOT EXISTS (SELECT FROM public.memory_logs m WHERE m.id = b.memory_id)) AS vectors,
+        WHERE NOT EXISTS (SELECT FROM public.memory_logs m WHERE m.id = b.memory_id)
+          AND NOT EXISTS (SELECT FROM memory_pipeline.change c WHERE c.memory_id = b.memory_id)) AS vectors,
        (SELECT count(*) FROM memory_pipeline.external_id WHERE tenant = %(tenant)s)
            AS external_ids,
        (SELECT count(*) FROM memory_pipeline.generation WHERE tenant = %(tenant)s) AS generations,

@@ -18,6 +18,10 @@ WITH gone AS (
 )
 SELECT coalesce(bool_or(reason <> 'truncate'), false) FROM gone;
 
+-- name: lift_time_limit$
+-- Let the rest of this transaction take its time: it reads the whole table.
+SELECT set_config('statement_timeout', '0', true);
+
 -- name: reset_new_tenants!
 -- Enqueue a reset of every tenant that has rows and is not registered yet.
 INSERT INTO memory_pipeline.change (tenant, memory_id)

@@ -74,4 +74,4 @@ ON CONFLICT (tenant) DO UPDATE SET
 SELECT DISTINCT reason FROM memory_pipeline.truncation WHERE reason <> 'truncate'
 UNION
 SELECT 'storage' FROM memory_pipeline.installation i
-WHERE i.storage IS DISTINCT FROM memory_pipeline.storage();
+WHERE i.storage IS DISTINCT FROM memory_pipeline.storage() AND memory_pipeline.storage() IS NOT NULL;

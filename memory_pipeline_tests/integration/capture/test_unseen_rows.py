@@ -278,6 +278,22 @@ def test_every_tenant_is_compared_once_the_columns_are_back(
     assert (held(pipeline, ADA), held(pipeline, BOB)) == ({2}, {3})
 
 
+def test_a_sync_waits_for_the_rows_of_a_new_tenant_too(
+    pipeline: Pipeline, db: psycopg.Connection
+) -> None:
+    """P1. What broke: what asked for the newest change first took the reset, and read no row."""
+    db.execute("ALTER TABLE memory_logs RENAME COLUMN project_id TO project")
+    insert(db, 1, BOB)
+    db.execute("ALTER TABLE memory_logs RENAME COLUMN project TO project_id")
+
+    newest = pipeline.outbox.newest_of_all()
+    waiting = pipeline.outbox.remaining(newest, None)
+
+    assert [(w.tenant, w.changes) for w in waiting] == [(BOB, 1)]
+    drained_well(pipeline)
+    assert held(pipeline, BOB) == {1}
+
+
 def test_a_rolled_back_write_leaves_no_mark(db: psycopg.Connection) -> None:
     """The mark of the transaction goes with the savepoint that made it."""
     db.execute("ALTER TABLE memory_logs RENAME COLUMN project_id TO project")
@@ -441,7 +457,7 @@ def test_status_says_what_cannot_be_right(
 
 def test_a_crash_that_empties_an_unlogged_table_is_noticed(tmp_path: Path) -> None:
     """B7: Postgres empties it at its start, and no trigger sees that."""
-    server = start_postgres(tmp_path / "data", durable=False)
+    server = start_postgres(tmp_path / "data")  # what was committed survives
     try:
         server.create_database("crashing")
         url = server.url("crashing")
