@@ -126,8 +126,8 @@ def test_the_proof_counts_every_table_that_names_a_tenant(
     filled(pipeline, db)
     db.execute("INSERT INTO memory_pipeline.erasure (tenant) VALUES ('ada')")
     db.execute(
-        "INSERT INTO memory_pipeline.external_id (tenant, external_id_hash, memory_id, content_hash)"
-        " VALUES ('ada', 'id', 1, 'content')"
+        "INSERT INTO memory_pipeline.external_id"
+        " (tenant, external_id_hash, memory_id, content_hash) VALUES ('ada', 'id', 1, 'content')"
     )
     naming = {
         table
