@@ -109,18 +109,21 @@ class PipelineCursor(TableCursor):
         self.format = Format.BINARY
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
-        """Execute a query; outside a transaction, in one message and one transaction with limits.
+        """Execute a query; outside a transaction, in a transaction with limits, in one message.
 
-        Postgres runs what arrives up to a Sync message as one transaction, and ends it by itself:
-        its locks do not wait for this process.
+        The COMMIT is already on its way: the locks do not wait for this process.
         """
         connection = self.connection
         if not isinstance(connection, PipelineConnection) or connection.limits is None:
             return super().execute(query, params, **options)
+        control = psycopg.Cursor(connection)
         try:
             with connection.pipeline():
+                # Without BEGIN and COMMIT, psycopg does not know an error of the commit.
+                control.execute("BEGIN", prepare=False)
                 connection.limit(connection.limits)
                 super().execute(query, params, **options)
+                control.execute("COMMIT", prepare=False)
         except psycopg.Error:
             # psycopg takes what it sent along with a statement that failed for prepared.
             connection.close()

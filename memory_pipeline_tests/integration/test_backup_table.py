@@ -24,6 +24,7 @@ from memory_pipeline.pipeline import Pipeline, opened
 from memory_pipeline.settings import Settings
 from memory_pipeline.worker.background import Intervals
 from memory_pipeline_tests.embedders import CountingEmbedder
+from memory_pipeline_tests.integration.capture.words import create_table
 from memory_pipeline_tests.integration.rebuild.words import SECOND, assert_true, rebuilt
 from memory_pipeline_tests.integration.sync.words import settled
 from memory_pipeline_tests.integration.worker.words import living
@@ -250,6 +251,9 @@ def test_migrate_names_the_triggers_of_partitions_too(
     settings: Settings, db: psycopg.Connection
 ) -> None:
     """A backup in a row of theirs fires them."""
-    db.execute("CREATE TABLE part () INHERITS (memory_logs)")
+    db.execute("DROP TABLE memory_logs")
+    assert settings.database_url is not None
+    create_table(settings.database_url.get_secret_value(), tail="PARTITION BY RANGE (id)")
+    db.execute("CREATE TABLE part PARTITION OF memory_logs FOR VALUES FROM (1) TO (100)")
     db.execute(AUDITED.replace("memory_logs", "part").encode())
     assert "trigger audit on part" in migrated(settings)

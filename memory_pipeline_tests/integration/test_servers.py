@@ -323,6 +323,7 @@ def test_new_generations_go_where_the_fewest_memories_are(
 ) -> None:
     """Tenants spread over the servers by their sizes."""
     servers = both()
+    pipeline.registry.register(TENANT)
     large = servers.choose_server()
     for memories in (10, 4, 4):
         placed = servers.choose_server()
@@ -399,6 +400,7 @@ def test_a_lost_server_stops_no_other_and_is_replaced_when_asked(
     old = both()
     old.check_identity()
     well, lost = _at(pipeline, chroma.url), _at(pipeline, second.url)
+    pipeline.registry.register(TENANT)
     generation = pipeline.registry.begin_generation(
         TENANT, lost, model="", config_hash="", memories=1
     )
@@ -639,6 +641,7 @@ def test_status_lists_the_servers_and_what_is_the_matter_with_them(
     """Each with its memories; one line a problem, however many tenants have it."""
     both().check_identity()
     away = _at(pipeline, second.url)
+    pipeline.registry.register(TENANT)
     pipeline.registry.begin_generation(TENANT, away, model="", config_hash="", memories=7)
     second.stop()
     given = pipeline.settings.model_copy(update={"chroma_urls": (second.url,)})

@@ -15,6 +15,7 @@ import pytest
 
 from memory_pipeline.domain.changes import PendingTenant
 from memory_pipeline.domain.outcomes import Outcome
+from memory_pipeline.domain.status import FailingReports
 from memory_pipeline.domain.types import TenantId
 from memory_pipeline.errors import PostgresUnavailable
 from memory_pipeline.local.chroma import ChromaProcess
@@ -207,10 +208,10 @@ def test_a_background_task_that_fails_runs_again(
     errors = {2: PostgresUnavailable("it restarts"), 4: ZeroDivisionError("a fault of ours")}
     over = threading.Event()
 
-    def beat_or_not(*, quiet_seconds: float = 0.0) -> None:
+    def beat_or_not(failing: FailingReports | None = None, *, quiet_seconds: float = 0.0) -> None:
         if (number := next(beats)) in errors:
             raise errors[number]
-        beat(quiet_seconds=quiet_seconds)
+        beat(failing, quiet_seconds=quiet_seconds)
         if number > max(errors):
             over.set()
 
