@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import psycopg
 from pgvector.psycopg.vector import register_vector_info
-from psycopg.pq import Format
+from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 from psycopg.types import TypeInfo
 
@@ -117,17 +117,16 @@ class PipelineCursor(TableCursor):
         if not isinstance(connection, PipelineConnection) or connection.limits is None:
             return super().execute(query, params, **options)
         control = psycopg.Cursor(connection)
-        try:
-            with connection.pipeline():
-                # Without BEGIN and COMMIT, psycopg does not know an error of the commit.
-                control.execute("BEGIN", prepare=False)
-                connection.limit(connection.limits)
-                super().execute(query, params, **options)
-                control.execute("COMMIT", prepare=False)
-        except psycopg.Error:
-            # psycopg takes what it sent along with a statement that failed for prepared.
-            connection.close()
-            raise
+        errors: list[psycopg.Error] = []
+        with _kept(errors), connection.pipeline(), _kept(errors):
+            # Without BEGIN and COMMIT, psycopg does not know an error of the commit.
+            control.execute("BEGIN", prepare=False)
+            connection.limit(connection.limits)
+            super().execute(query, params, **options)
+            control.execute("COMMIT", prepare=False)
+        if errors:
+            connection.end_failed()
+            raise errors[0]
         return self
 
 
@@ -158,6 +157,18 @@ class PipelineConnection(psycopg.Connection[TupleRow]):
         with self.pipeline():
             self.limit(limits)
 
+    def end_failed(self) -> None:
+        """End what a statement that failed has begun.
+
+        psycopg takes a statement for prepared as soon as it has sent it; a rollback has it forget
+        all of them.
+        """
+        status = self.info.transaction_status
+        if status in {TransactionStatus.INERROR, TransactionStatus.INTRANS}:
+            self.rollback()
+        elif status is not TransactionStatus.IDLE:
+            self.close()
+
     def limit(self, limits: Limits) -> None:
         """Limit the transaction under way."""
         psycopg.Cursor(self, row_factory=tuple_row).execute(_LIMITS, limits.parameters)
@@ -170,6 +181,15 @@ class PipelineConnection(psycopg.Connection[TupleRow]):
         self.commit()
         if vector is not None:
             register_vector_info(self, TypeInfo("vector", *vector))
+
+
+@contextmanager
+def _kept(errors: list[psycopg.Error]) -> Iterator[None]:
+    """Keep an error: psycopg logs one that passes through the end of a pipeline."""
+    try:
+        yield
+    except psycopg.Error as error:
+        errors.append(error)
 
 
 def is_pooled(connection: psycopg.Connection[Any]) -> bool:

@@ -28,3 +28,20 @@ def test_a_standby_is_an_outage_and_an_older_schema_says_migrate(
         database.transaction() as connection,
     ):
         psycopg.ClientCursor(connection).execute(statement.encode())
+
+
+def test_an_error_of_the_commit_is_what_it_is(database_url: str, db: psycopg.Connection) -> None:
+    """What broke: a constraint that is checked at the commit was taken for an outage."""
+    db.execute("CREATE TABLE parent (id int PRIMARY KEY)")
+    db.execute("CREATE TABLE child (id int REFERENCES parent DEFERRABLE INITIALLY DEFERRED, n int)")
+    with closing(Database(database_url)) as database:
+        for _ in range(8):  # psycopg prepares a statement after some uses
+            with pytest.raises(psycopg.errors.ForeignKeyViolation), database.statement() as ours:
+                ours.execute("INSERT INTO child VALUES (1, 2)")
+            with pytest.raises(psycopg.errors.DivisionByZero), database.statement() as ours:
+                ours.execute("INSERT INTO child VALUES (1, 2 / 0)")
+        db.execute("INSERT INTO parent VALUES (1)")
+        with database.statement() as ours:
+            ours.execute("INSERT INTO child VALUES (1, 2)")
+
+    assert db.execute("SELECT count(*) FROM child").fetchone() == (1,)
